@@ -1,0 +1,39 @@
+// How guests are loaded: puts images into memory and sets the boot vCPU's registers.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "vmm/cpu/state.h"
+#include "vmm/memory/guest_memory.h"
+#include "vmm/result.h"
+
+namespace retrovisor {
+
+enum class FlatMode : uint8_t { real16, protected32, long64 };
+
+// Everything that is loaded, as bytes in host memory (files are read by the caller: vmm opens no files).
+struct BootImages {
+  std::vector<uint8_t> kernel;
+  std::vector<uint8_t> initrd;                       // empty: none
+  std::vector<std::vector<uint8_t>> modules;         // multiboot modules
+  std::vector<std::string> module_arguments;
+  std::string command_line;
+  // For a flat binary: where it goes and in which mode the CPU starts at its first byte.
+  std::optional<uint64_t> flat_address;
+  FlatMode flat_mode = FlatMode::long64;
+};
+
+struct LoadedGuest {
+  std::string format;    // "bzImage", "PVH", "multiboot", "flat"
+  std::string version;   // kernel version string, where the image tells
+};
+
+// Recognises the kernel's format (flat if flat_address is set), loads it, writes ACPI tables and the boot protocol's
+// structures for `vcpus` processors, and sets `state` to the protocol's entry state. The images are hostile: errors name
+// the offending field and its file offset.
+Result<LoadedGuest> load_guest(const BootImages& images, GuestMemory& memory, CpuState& state, uint32_t vcpus);
+
+}  // namespace retrovisor

@@ -1,0 +1,112 @@
+// The architectural state of one vCPU, in the form both engines share. It is complete and exact whenever no engine is
+// inside run(). The soft engine works on it in place, which is why the general registers come first.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "vmm/cpu/registers.h"
+#include "vmm/state_io.h"
+#include "vmm/types.h"
+
+namespace retrovisor {
+
+struct Segment {
+  uint64_t base = 0;
+  uint32_t limit = 0;       // in bytes, G already applied
+  uint32_t attributes = 0;  // namespace seg
+  uint16_t selector = 0;
+};
+
+struct DescriptorTable {
+  uint64_t base = 0;
+  uint16_t limit = 0;
+};
+
+struct X87Register {
+  uint64_t mantissa = 0;
+  uint16_t sign_exponent = 0;
+};
+
+struct X87State {
+  std::array<X87Register, 8> r{};  // physical registers R0..R7; ST(i) is r[(TOP + i) & 7]; MMi is r[i].mantissa
+  uint16_t fcw = 0x37f;
+  uint16_t fsw = 0;                // with TOP in bits 11-13
+  uint8_t tag = 0;                 // bit i set: Ri is in use (the abridged tag of FXSAVE)
+  uint16_t fop = 0;
+  uint64_t fip = 0;
+  uint64_t fdp = 0;
+  uint16_t fcs = 0;
+  uint16_t fds = 0;
+};
+
+struct alignas(16) Xmm {
+  uint64_t q[2] = {0, 0};
+};
+
+// Interrupt-related activity (what HLT, INIT and shutdown leave a vCPU in).
+enum class Activity : uint8_t { running = 0, halted = 1, wait_for_sipi = 2, shutdown = 3 };
+
+struct alignas(64) CpuState {
+  // Register slots of the soft engine: 0-15 general registers, 16 always zero (absent base or index), 17 RIP.
+  std::array<uint64_t, 16> gpr{};
+  uint64_t zero = 0;
+  uint64_t rip = 0;
+  uint64_t rflags = flag::fixed;
+
+  std::array<Segment, 6> segment{};  // indexed by SegReg
+  Segment ldtr;
+  Segment tr;
+  DescriptorTable gdtr;
+  DescriptorTable idtr;
+
+  uint64_t cr0 = 0, cr2 = 0, cr3 = 0, cr4 = 0;
+  uint64_t efer = 0;
+  uint64_t xcr0 = 1;
+  std::array<uint64_t, 4> dr{};
+  uint64_t dr6 = dr6::fixed, dr7 = dr7::fixed;
+  std::array<uint64_t, 4> pdpte{};  // PAE page directory pointers, loaded by writes of CR3 (SDM 3A 4.4.1)
+
+  uint64_t star = 0, lstar = 0, cstar = 0, sfmask = 0, kernel_gs_base = 0, tsc_aux = 0;
+  uint64_t sysenter_cs = 0, sysenter_esp = 0, sysenter_eip = 0;
+  uint64_t pat = 0x0007040600070406;
+  uint64_t misc_enable = 1;
+  uint64_t tsc_offset = 0;  // guest TSC = clock now (ns) + tsc_offset
+  uint64_t tsc_adjust = 0;
+  uint64_t xss = 0;
+  uint64_t mtrr_def_type = 0;
+  std::array<uint64_t, 16> mtrr_var{};
+  std::array<uint64_t, 11> mtrr_fixed{};
+  uint64_t mcg_status = 0;
+
+  X87State x87;
+  std::array<Xmm, 16> xmm{};
+  uint32_t mxcsr = 0x1f80;
+
+  Activity activity = Activity::running;
+  bool nmi_blocked = false;      // from NMI delivery to IRET
+  bool nmi_pending = false;
+  bool init_pending = false;
+  bool sipi_pending = false;
+  uint8_t sipi_vector = 0;
+  // After STI, MOV SS, POP SS: interrupts stay out until one more instruction has retired, that is while the vCPU's
+  // retired count equals this (SDM 3A 6.8.3). UINT64_MAX: no shadow.
+  uint64_t shadow_position = UINT64_MAX;
+  // MOV SS / POP SS also holds back debug traps.
+  bool shadow_debug = false;
+  // Debug exceptions (DR6 bits) that a MOV SS shadow holds back.
+  uint64_t pending_debug = 0;
+
+  unsigned cpl() const { return segment[SS].attributes >> 5 & 3; }
+  bool long_mode() const { return (efer & efer::LMA) != 0; }
+  bool mode64() const { return long_mode() && (segment[CS].attributes & seg::L) != 0; }
+  bool protected_mode() const { return (cr0 & cr0::PE) != 0; }
+  bool vm86() const { return (rflags & flag::VM) != 0; }
+
+  // State after RESET# (SDM 3A 9.1.1, table 9-1).
+  static CpuState at_reset(VcpuId id);
+  void save(StateWriter& out, VcpuId id) const;
+  void restore(StateReader& in, VcpuId id);
+};
+
+}  // namespace retrovisor

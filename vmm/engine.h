@@ -1,0 +1,48 @@
+// An engine runs one vCPU until a stop. Devices, record, replay and the rest never know which one does.
+#pragma once
+
+#include <array>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "vmm/platform.h"
+#include "vmm/vcpu.h"
+
+namespace retrovisor {
+
+enum class EngineStop : uint8_t {
+  limit,         // the clock stands at the limit
+  yield,         // something outside the engine wants a look: a deadline may have moved, a stop was requested
+  halted,        // HLT (state.activity says so), or wait-for-SIPI
+  triple_fault,
+  stuck,         // exceptions without end and without a retired instruction
+};
+
+// Counters for the run's summary. Never part of machine state.
+struct EngineStatistics {
+  // Instructions the engine does not know, by their bytes in hex: how often each raised #UD.
+  std::map<std::string, uint64_t> unknown_instructions;
+  uint64_t blocks_decoded = 0;
+  uint64_t cache_bytes = 0;
+};
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  virtual std::string_view name() const = 0;
+  // Runs `vcpu` from the clock's position to at most `limit`. On return the vCPU's state and the clock are complete and exact.
+  virtual EngineStop run(Vcpu& vcpu, Position limit) = 0;
+  // The state of `vcpu` was changed from outside (restore, debugger): forget what was derived from it.
+  virtual void state_changed(Vcpu& vcpu) = 0;
+  // Guest memory was changed behind the engine's back in bulk (restore of a snapshot).
+  virtual void memory_changed() = 0;
+  // Dirty flags were cleared: the next write to each page must be seen again.
+  virtual void memory_protected() = 0;
+  virtual const EngineStatistics& statistics() const = 0;
+};
+
+std::unique_ptr<Engine> make_soft_engine(const Platform& platform, uint32_t vcpus);
+
+}  // namespace retrovisor

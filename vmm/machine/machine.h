@@ -1,0 +1,101 @@
+// The machine: vCPUs, memory, devices and a clock, run by an engine as a discrete-event simulation.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "vmm/boundary.h"
+#include "vmm/engine.h"
+#include "vmm/platform.h"
+#include "vmm/result.h"
+#include "vmm/vcpu.h"
+
+namespace retrovisor {
+
+// Raised by every guest-visible change of devices, memory map, CPUID or timing. Traces name it.
+inline constexpr uint32_t kMachineModelVersion = 1;
+
+struct MachineConfig {
+  uint64_t memory_size = uint64_t{512} << 20;
+  uint32_t vcpus = 1;
+  bool stop_on_panic = false;  // stop when the guest's console says it has panicked
+};
+
+class Chipset;  // all devices and their wiring (vmm/devices/chipset.h)
+
+// Digests of a machine state, equal if and only if (up to hash collisions) the states are.
+struct StateDigest {
+  uint64_t cpu = 0;
+  uint64_t memory = 0;
+  uint64_t devices = 0;
+  bool operator==(const StateDigest&) const = default;
+};
+
+class Machine final : public MachineControl {
+ public:
+  // The boundary must outlive the machine.
+  static Result<std::unique_ptr<Machine>> create(const MachineConfig& config, Boundary& boundary);
+  ~Machine() override;
+
+  const MachineConfig& config() const { return config_; }
+  Position position() const { return clock_.position(); }
+  VirtualTime now() const { return clock_.now(); }
+  GuestMemory& memory() { return *memory_; }
+  Vcpu& vcpu(VcpuId id) { return *vcpus_[id.value]; }
+  Journal& journal() { return journal_; }
+  Deadlines& deadlines() { return deadlines_; }
+  Engine& engine() { return *engine_; }
+  Chipset& chipset() { return *chipset_; }
+
+  // Runs until `target` or until the guest stops by itself. The result depends on state and boundary only, never on how
+  // the run is cut into pieces: run_until(a); run_until(b) is run_until(b).
+  Stop run_until(Position target);
+
+  // Registers, clock, deadlines, devices: everything but memory, as named fields.
+  std::vector<uint8_t> save_cpu_state() const;
+  std::vector<uint8_t> save_device_state() const;
+  // Restores what save_*_state() gave. Memory is restored by the caller, before; then call memory_changed().
+  Result<void> restore_state(std::span<const uint8_t> cpu, std::span<const uint8_t> devices);
+  void memory_changed();
+
+  // Digest of the whole state. Memory is hashed incrementally: only pages written since the last call.
+  StateDigest digest();
+  // Hash of one page, as it counted in the last digest (0 for a page of zeroes). For divergence reports.
+  uint64_t page_hash(uint64_t page) const;
+  // Pages (numbers) whose hash changed in the last digest() call, in ascending order.
+  const std::vector<uint64_t>& last_dirty_pages() const { return last_dirty_; }
+
+  void request_stop(Stop stop) override;
+  // Counts since the start, for summaries.
+  uint64_t idle_ns() const { return clock_.now().value - clock_.position().value; }
+
+ private:
+  Machine(const MachineConfig& config, Boundary& boundary);
+  Result<void> build();
+  void poll_input();
+  VcpuId next_runnable() const;
+
+  MachineConfig config_;
+  Boundary& boundary_;
+  Clock clock_;
+  Deadlines deadlines_;
+  Journal journal_{clock_};
+  PortBus ports_{journal_};
+  MmioBus mmio_{journal_};
+  Entropy entropy_;
+  std::unique_ptr<GuestMemory> memory_;
+  std::vector<std::unique_ptr<Vcpu>> vcpus_;
+  std::unique_ptr<Platform> platform_;
+  std::unique_ptr<Chipset> chipset_;
+  std::unique_ptr<Engine> engine_;
+  Deadlines::Timer input_poll_ = 0;
+  std::optional<Stop> stop_request_;
+
+  struct PageHashes;
+  std::unique_ptr<PageHashes> hashes_;
+  std::vector<uint64_t> last_dirty_;
+};
+
+}  // namespace retrovisor

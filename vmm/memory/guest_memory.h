@@ -1,0 +1,96 @@
+// Guest RAM: one lazily touched host mapping, and a byte of flags per page.
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "vmm/result.h"
+#include "vmm/types.h"
+
+namespace retrovisor {
+
+// Physical memory map (machine model). RAM below kLowRamEnd, the rest from 4 GiB up; the legacy video hole is no RAM.
+inline constexpr uint64_t kVideoHoleBegin = 0xa0000;
+inline constexpr uint64_t kVideoHoleEnd = 0xc0000;
+inline constexpr uint64_t kLowRamEnd = 0xc0000000;     // 3 GiB: MMIO (APICs) lies between here and 4 GiB
+inline constexpr uint64_t kHighRamBegin = 0x100000000;
+inline constexpr uint64_t kMinRam = uint64_t{16} << 20;
+inline constexpr uint64_t kMaxRam = uint64_t{64} << 30;
+
+// Flags of one guest page.
+namespace page_flag {
+inline constexpr uint8_t dirty = 1;  // written since clear_dirty()
+inline constexpr uint8_t code = 2;   // holds decoded code: writes must be reported to the engine
+}  // namespace page_flag
+
+// Told of writes that happen behind an engine's back to pages flagged `code`.
+class CodeWriteObserver {
+ public:
+  virtual ~CodeWriteObserver() = default;
+  virtual void code_written(PhysRange range) = 0;
+};
+
+class GuestMemory {
+ public:
+  // `size` in bytes: a multiple of the page size, kMinRam..kMaxRam.
+  static Result<std::unique_ptr<GuestMemory>> create(uint64_t size);
+  ~GuestMemory();
+  GuestMemory(const GuestMemory&) = delete;
+  GuestMemory& operator=(const GuestMemory&) = delete;
+
+  uint64_t size() const { return size_; }
+  uint64_t low_end() const { return low_end_; }    // end of RAM below 4 GiB
+  uint64_t high_end() const { return high_end_; }  // end of RAM above 4 GiB; kHighRamBegin if none
+  // One past the highest guest-physical page number that can be RAM.
+  uint64_t page_limit() const { return page_limit_; }
+
+  bool is_ram(PhysAddr addr) const {
+    const uint64_t a = addr.value;
+    return a < low_end_ ? (a < kVideoHoleBegin || a >= kVideoHoleEnd) : (a >= kHighRamBegin && a < high_end_);
+  }
+  // Host address of a guest byte; only for addresses for which is_ram() holds, valid to the end of that page.
+  uint8_t* host(PhysAddr addr) const { return base_ + addr.value; }
+  uint8_t& flags(uint64_t page) const { return flags_[page]; }
+
+  // Copies that may cross pages; false (and nothing guaranteed about the part before) if any byte is no RAM.
+  bool read(PhysAddr addr, std::span<uint8_t> out) const;
+  // Marks pages dirty and reports writes to code pages. For loaders, DMA, debuggers.
+  bool write(PhysAddr addr, std::span<const uint8_t> data);
+
+  void mark_dirty(PhysAddr addr) { flags_[addr.value >> kPageShift] |= page_flag::dirty; }
+  void set_observer(CodeWriteObserver* observer) { observer_ = observer; }
+
+  // Calls `visit(page)` for every dirty page in ascending order and clears the flag.
+  // After this engines must drop their write permissions (SoftEngine::memory_protected).
+  template <class Visit>
+  void take_dirty(Visit&& visit) {
+    scan_dirty(0, low_end_ >> kPageShift, visit);
+    scan_dirty(kHighRamBegin >> kPageShift, high_end_ >> kPageShift, visit);
+  }
+
+ private:
+  GuestMemory() = default;
+  template <class Visit>
+  void scan_dirty(uint64_t begin, uint64_t end, Visit&& visit) {
+    for (uint64_t page = begin; page < end; page += 8) {
+      uint64_t eight = 0;
+      __builtin_memcpy(&eight, flags_ + page, 8);  // flags_ is padded to a multiple of 8
+      if ((eight & 0x0101010101010101) == 0) continue;
+      for (uint64_t p = page; p < page + 8 && p < end; ++p) {
+        if ((flags_[p] & page_flag::dirty) == 0) continue;
+        flags_[p] = static_cast<uint8_t>(flags_[p] & ~page_flag::dirty);
+        visit(p);
+      }
+    }
+  }
+
+  uint8_t* base_ = nullptr;
+  uint8_t* flags_ = nullptr;
+  uint64_t size_ = 0;
+  uint64_t low_end_ = 0;
+  uint64_t high_end_ = 0;
+  uint64_t page_limit_ = 0;
+  CodeWriteObserver* observer_ = nullptr;
+};
+
+}  // namespace retrovisor

@@ -1,0 +1,64 @@
+// What a machine offers to the engine and the devices inside it. All references outlive them.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "vmm/bus.h"
+#include "vmm/clock.h"
+#include "vmm/journal.h"
+#include "vmm/memory/guest_memory.h"
+#include "vmm/types.h"
+
+namespace retrovisor {
+
+// Why a machine stopped running.
+enum class StopReason : uint8_t {
+  position,        // reached the position asked for
+  power_off,       // the guest switched the machine off (ACPI S5)
+  reset,           // the guest asked for a reset (0xcf9, keyboard controller, ACPI)
+  triple_fault,    // shutdown of the (boot) vCPU
+  debug_exit,      // isa-debug-exit; detail is the exit code ((value << 1) | 1)
+  guest_panic,     // the guest's panic message was seen and the user asked to stop on it
+  halted_forever,  // every vCPU is halted and nothing will ever wake one
+  stuck,           // the guest takes exceptions forever without retiring an instruction
+  host_request,    // the host asked: Ctrl-C, time limit
+};
+std::string_view to_string(StopReason reason);
+
+struct Stop {
+  StopReason reason = StopReason::position;
+  uint64_t detail = 0;
+};
+
+// How a device asks the machine to stop. The machine stops after the instruction that caused it.
+class MachineControl {
+ public:
+  virtual ~MachineControl() = default;
+  virtual void request_stop(Stop stop) = 0;
+};
+
+// The machine's own random generator (xoshiro256**), seeded through the boundary; answers RDRAND and RDSEED.
+class Entropy {
+ public:
+  void seed(const std::array<uint64_t, 4>& seed) { s_ = seed; }
+  uint64_t next();
+  void save(StateWriter& out) const;
+  void restore(StateReader& in);
+
+ private:
+  std::array<uint64_t, 4> s_{1, 2, 3, 4};
+};
+
+struct Platform {
+  GuestMemory& memory;
+  PortBus& ports;
+  MmioBus& mmio;
+  Clock& clock;
+  Deadlines& deadlines;
+  Journal& journal;
+  Entropy& entropy;
+  MachineControl& control;
+};
+
+}  // namespace retrovisor

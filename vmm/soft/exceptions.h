@@ -1,0 +1,29 @@
+// Delivery of exceptions and interrupts (SDM 3A chapter 6), in all modes.
+#pragma once
+
+#include "vmm/soft/soft_cpu.h"
+
+namespace retrovisor::soft {
+
+enum class EventType : uint8_t {
+  external,   // INTR or NMI
+  exception,  // raised by the CPU
+  software,   // INT n: gate DPL is checked, the pushed RIP is behind the instruction
+  software_int3,  // INT3, INTO: the same, but not subject to vm86 redirection
+  software_icebp, // INT1: like an exception, without DPL check
+};
+
+// Delivers `fault` (an exception of the instruction at s.rip) with double- and triple-fault logic (SDM 3A 6.15,
+// interrupt 8). RF is set in the pushed flags for faults; #DB is given its DR6 bits from fault.address.
+// False: triple fault; s.activity is Activity::shutdown.
+bool deliver_fault(SoftCpu& cpu);
+
+// Delivers an interrupt at an instruction boundary (s.rip is the next instruction). If the delivery itself faults,
+// goes on with that fault. False: triple fault.
+bool deliver_interrupt(SoftCpu& cpu, uint8_t vector, EventType type);
+
+// INT n, INT3, INTO, INT1 from their Execs: s.rip is the instruction, `next_rip` the one behind it.
+// False: cpu.fault is set, nothing changed.
+bool software_interrupt(SoftCpu& cpu, const Op& op, uint8_t vector, EventType type, uint64_t next_rip);
+
+}  // namespace retrovisor::soft

@@ -1,0 +1,31 @@
+// A virtual CPU: its architectural state, and the lines that come to it from the interrupt controllers.
+#pragma once
+
+#include "vmm/cpu/state.h"
+#include "vmm/types.h"
+
+namespace retrovisor {
+
+// What a vCPU asks of its interrupt controller. Implemented by the local APIC device (and, through it, the PIC on LINT0).
+class VcpuInterrupts {
+ public:
+  virtual ~VcpuInterrupts() = default;
+  // Interrupt acknowledge: the vector to deliver. Only called while Vcpu::intr is set.
+  virtual uint8_t acknowledge() = 0;
+  // CR8: bits 7-4 of the task priority register.
+  virtual uint8_t cr8() const = 0;
+  virtual void set_cr8(uint8_t value) = 0;
+  // IA32_APIC_BASE, IA32_TSC_DEADLINE and the x2APIC range. False: #GP.
+  virtual bool read_msr(uint32_t index, uint64_t& value) = 0;
+  virtual bool write_msr(uint32_t index, uint64_t value) = 0;
+};
+
+struct Vcpu {
+  VcpuId id;
+  CpuState state;
+  // INTR: an interrupt is ready to be delivered (its priority is above the task priority). Level; set by the local APIC.
+  bool intr = false;
+  VcpuInterrupts* interrupts = nullptr;
+};
+
+}  // namespace retrovisor
