@@ -1,5 +1,7 @@
 #include "vmm/clock.h"
 
+#include <algorithm>
+
 namespace retrovisor {
 
 Deadlines::Timer Deadlines::add(std::string name, std::function<void(VirtualTime)> fire) {
@@ -10,6 +12,7 @@ Deadlines::Timer Deadlines::add(std::string name, std::function<void(VirtualTime
 void Deadlines::arm(Timer timer, VirtualTime when) {
   RV_ASSERT(timer < timers_.size());
   timers_[timer].when = when;
+  ++changes_;
   find_next();
 }
 

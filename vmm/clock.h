@@ -61,6 +61,8 @@ class Deadlines {
   void run_due(VirtualTime now);
   // Called for each timer that fires, before its own function (for the journal).
   void set_observer(std::function<void(Timer, VirtualTime)> observer) { observer_ = std::move(observer); }
+  // Counts arm() and cancel() calls: an engine that sees it change returns, since its limit may be out of date. Not state.
+  uint64_t changes() const { return changes_; }
   const std::string& name(Timer timer) const { return timers_[timer].name; }
 
   // Armed deadlines are state of the machine. Devices do not save them.
@@ -77,6 +79,7 @@ class Deadlines {
 
   std::vector<Entry> timers_;
   VirtualTime next_ = kNever;
+  uint64_t changes_ = 0;
   std::function<void(Timer, VirtualTime)> observer_;
 };
 

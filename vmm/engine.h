@@ -32,6 +32,8 @@ class Engine {
  public:
   virtual ~Engine() = default;
   virtual std::string_view name() const = 0;
+  // Where the engine keeps the state of vCPU `id`; Vcpu::state refers to it. Complete and exact outside of run().
+  virtual CpuState& vcpu_state(VcpuId id) = 0;
   // Runs `vcpu` from the clock's position to at most `limit`. On return the vCPU's state and the clock are complete and exact.
   virtual EngineStop run(Vcpu& vcpu, Position limit) = 0;
   // The state of `vcpu` was changed from outside (restore, debugger): forget what was derived from it.

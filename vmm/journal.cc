@@ -21,6 +21,7 @@ std::string_view to_string(EventKind kind) {
     case EventKind::idle_wait: return "idle-wait";
     case EventKind::packet: return "packet";
     case EventKind::disk_read: return "disk-read";
+    case EventKind::host_stop: return "host-stop";
   }
   return "unknown";
 }

@@ -23,13 +23,14 @@ enum class EventKind : uint8_t {
   dma = 8,          // a: guest-physical address, b: size in bytes, c: XXH3-64 of the data
   vcpu_switch = 9,  // a: vCPU that runs from here on
   exception = 10,   // a: vector, b: error code, c: CR2 (for #PF)
-  // Boundary events: what a replay needs. Always written.
+  // Boundary events: what a replay needs. Always written; c: guest time in ns (while halted the position stands still).
   wall_clock = 32,    // a: seconds since 1970
   entropy = 33,       // data: bytes
-  console_input = 34, // data: bytes
+  console_input = 34, // a: channel, b: how many polls of it came before at the same moment; data: bytes
   idle_wait = 35,     // a: ns asked for, b: ns waited; only when they differ
   packet = 36,        // a: interface; data: frame
   disk_read = 37,     // a: disk, b: LBA; data: sectors
+  host_stop = 38,     // the host asked for a stop in a call to the boundary. a: 0 poll, 1 idle wait; b: as console_input
 };
 inline constexpr unsigned kEventKinds = 64;
 std::string_view to_string(EventKind kind);
@@ -69,6 +70,8 @@ class Journal {
     if (wants(kind)) [[unlikely]] sink_->event({kind, vcpu_, clock_.position(), a, b, c});
   }
   void set_vcpu(VcpuId vcpu) { vcpu_ = vcpu; }
+  // The vCPU that runs now: whose local APIC answers at the APIC page.
+  VcpuId vcpu() const { return vcpu_; }
 
  private:
   const Clock& clock_;

@@ -36,6 +36,7 @@ class MachineControl {
  public:
   virtual ~MachineControl() = default;
   virtual void request_stop(Stop stop) = 0;
+  virtual bool stop_requested() const = 0;
 };
 
 // The machine's own random generator (xoshiro256**), seeded through the boundary; answers RDRAND and RDSEED.

@@ -1,7 +1,10 @@
 // A virtual CPU: its architectural state, and the lines that come to it from the interrupt controllers.
 #pragma once
 
+#include <memory>
+
 #include "vmm/cpu/state.h"
+#include "vmm/journal.h"
 #include "vmm/types.h"
 
 namespace retrovisor {
@@ -12,6 +15,10 @@ class VcpuInterrupts {
   virtual ~VcpuInterrupts() = default;
   // Interrupt acknowledge: the vector to deliver. Only called while Vcpu::intr is set.
   virtual uint8_t acknowledge() = 0;
+  // Who would answer acknowledge() now; ask before (for the journal).
+  virtual InterruptSource source() const { return InterruptSource::local_apic; }
+  // The vCPU's tsc_offset has changed: a TSC deadline is due at another time.
+  virtual void tsc_changed() {}
   // CR8: bits 7-4 of the task priority register.
   virtual uint8_t cr8() const = 0;
   virtual void set_cr8(uint8_t value) = 0;
@@ -21,8 +28,13 @@ class VcpuInterrupts {
 };
 
 struct Vcpu {
+  explicit Vcpu(VcpuId vcpu_id = VcpuId{}) : id(vcpu_id), own_state(std::make_unique<CpuState>()), state(*own_state) {}
+  // The engine that runs this vCPU owns the storage and works on it in place.
+  Vcpu(VcpuId vcpu_id, CpuState& engine_state) : id(vcpu_id), state(engine_state) {}
+
   VcpuId id;
-  CpuState state;
+  std::unique_ptr<CpuState> own_state;  // null if an engine owns it
+  CpuState& state;
   // INTR: an interrupt is ready to be delivered (its priority is above the task priority). Level; set by the local APIC.
   bool intr = false;
   VcpuInterrupts* interrupts = nullptr;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 #include "vmm/cpu/state.h"
 
@@ -9,6 +10,14 @@ namespace retrovisor {
 
 inline constexpr std::string_view kCpuModelName = "retrovisor-v2";
 inline constexpr uint64_t kTscHz = 1'000'000'000;  // one tick per ns of guest time
+
+// What the model implements, for the checks of control registers and MSRs.
+inline constexpr unsigned kPhysicalBits = 40;
+inline constexpr uint64_t kCr4Supported = cr4::VME | cr4::PVI | cr4::TSD | cr4::DE | cr4::PSE | cr4::PAE | cr4::MCE | cr4::PGE | cr4::PCE |
+                                          cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::UMIP | cr4::FSGSBASE | cr4::OSXSAVE | cr4::SMEP | cr4::SMAP;
+inline constexpr uint64_t kEferSupported = efer::SCE | efer::LME | efer::LMA | efer::NXE;
+inline constexpr uint64_t kXcr0Supported = 3;  // x87, SSE
+inline constexpr uint32_t kXsaveSize = 576;    // legacy area and header
 
 struct CpuidResult {
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;

@@ -12,7 +12,8 @@
 
 namespace retrovisor {
 
-class LocalApic;
+class ApicBus;
+class Rtc;
 class Uart16550;
 
 class Chipset {
@@ -37,9 +38,11 @@ class Chipset {
   D& add(Args&&... args);
 
   std::vector<std::unique_ptr<Device>> devices_;  // in order of registration: the order of state
+  std::unique_ptr<ApicBus> apic_bus_;             // messages between the IO-APIC and the local APICs
+  std::unique_ptr<IrqSink> pic_output_;           // fans INTR of the PICs out to LINT0 of every local APIC and the IO-APIC
   std::unique_ptr<IrqSink> isa_irqs_;             // fans each ISA line out to the PICs and the IO-APIC
   Uart16550* serial_ = nullptr;
-  class Rtc* rtc_ = nullptr;
+  Rtc* rtc_ = nullptr;
 };
 
 }  // namespace retrovisor

@@ -7,15 +7,15 @@
 #include <vector>
 
 #include "vmm/boundary.h"
+#include "vmm/digest.h"
 #include "vmm/engine.h"
+#include "vmm/machine/panic_watch.h"
+#include "vmm/model.h"
 #include "vmm/platform.h"
 #include "vmm/result.h"
 #include "vmm/vcpu.h"
 
 namespace retrovisor {
-
-// Raised by every guest-visible change of devices, memory map, CPUID or timing. Traces name it.
-inline constexpr uint32_t kMachineModelVersion = 1;
 
 struct MachineConfig {
   uint64_t memory_size = uint64_t{512} << 20;
@@ -23,15 +23,8 @@ struct MachineConfig {
   bool stop_on_panic = false;  // stop when the guest's console says it has panicked
 };
 
+class PageHashes;
 class Chipset;  // all devices and their wiring (vmm/devices/chipset.h)
-
-// Digests of a machine state, equal if and only if (up to hash collisions) the states are.
-struct StateDigest {
-  uint64_t cpu = 0;
-  uint64_t memory = 0;
-  uint64_t devices = 0;
-  bool operator==(const StateDigest&) const = default;
-};
 
 class Machine final : public MachineControl {
  public:
@@ -51,7 +44,9 @@ class Machine final : public MachineControl {
 
   // Runs until `target` or until the guest stops by itself. The result depends on state and boundary only, never on how
   // the run is cut into pieces: run_until(a); run_until(b) is run_until(b).
-  Stop run_until(Position target);
+  // `time`: if every vCPU is halted at `target`, idle on until guest time has come to this (a recording can end inside an
+  // idle wait, where the position stands still).
+  Stop run_until(Position target, VirtualTime time = {});
 
   // Registers, clock, deadlines, devices: everything but memory, as named fields.
   std::vector<uint8_t> save_cpu_state() const;
@@ -68,6 +63,7 @@ class Machine final : public MachineControl {
   const std::vector<uint64_t>& last_dirty_pages() const { return last_dirty_; }
 
   void request_stop(Stop stop) override;
+  bool stop_requested() const override { return stop_request_.has_value(); }
   // Counts since the start, for summaries.
   uint64_t idle_ns() const { return clock_.now().value - clock_.position().value; }
 
@@ -75,7 +71,9 @@ class Machine final : public MachineControl {
   Machine(const MachineConfig& config, Boundary& boundary);
   Result<void> build();
   void poll_input();
-  VcpuId next_runnable() const;
+  Vcpu* runnable();
+  bool wakeable() const;
+  void restore_devices(StateReader& in);
 
   MachineConfig config_;
   Boundary& boundary_;
@@ -90,10 +88,10 @@ class Machine final : public MachineControl {
   std::unique_ptr<Platform> platform_;
   std::unique_ptr<Chipset> chipset_;
   std::unique_ptr<Engine> engine_;
-  Deadlines::Timer input_poll_ = 0;
+  VirtualTime next_poll_;  // when to look for console input; idle waits do not end for it
+  PanicWatch panic_watch_;
   std::optional<Stop> stop_request_;
 
-  struct PageHashes;
   std::unique_ptr<PageHashes> hashes_;
   std::vector<uint64_t> last_dirty_;
 };

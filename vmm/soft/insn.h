@@ -19,6 +19,7 @@ inline constexpr uint8_t kRipBase = 0xfe;  // Insn::base of a RIP-relative opera
 struct Insn {
   uint8_t length = 0;          // bytes, prefixes included
   uint8_t mode = 0;            // block_mode::code16, code32, code64
+  bool flat = false;           // set by the engine: block_mode::flat
   OpMap map = OpMap::one_byte;
   uint8_t opcode = 0;          // last opcode byte
   uint8_t operand_size = 0;    // 2, 4 or 8 after prefixes, REX.W and mode; 8 where 64-bit mode forces or defaults it (push, near jumps, ...)
@@ -65,10 +66,11 @@ enum class Emit : uint8_t {
   unknown,  // not of this group, or no such form: #UD
   next,     // execution falls through to the next Op
   end,      // ends the block
+  branch,   // ends the block; the handler gets the Block in op.imm and finds the branch target in Block::target
 };
 
 // What CR0 and CR4 have to allow before the instruction runs.
-enum class FpuClass : uint8_t { none, x87, wait, mmx, sse };
+enum class FpuClass : uint8_t { none, x87, wait, mmx, sse, fxsave };  // fxsave: FXSAVE and FXRSTOR, #NM for EM or TS
 
 // Emitters choose the handler. When they are called, op's addressing fields (base, index, scale, ea, disp, seg_off),
 // length, ip_offset and remaining are filled, r0 and r1 hold insn.reg and insn.rm as slot_of() offsets, imm holds

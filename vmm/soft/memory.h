@@ -70,6 +70,13 @@ struct EaSlow {
   static uint64_t linear(SoftCpu* cpu, const Op* op, unsigned size, Access access) { return ea_slow(*cpu, *op, size, access); }
 };
 
+// Which policy an op needs.
+enum class EaForm : uint8_t { base, general, slow };
+inline EaForm ea_form(const Op& op) {
+  if ((op.ea & (ea::legacy | ea::wide)) != 0 || (op.ea >> ea::size_shift & ea::size_mask) != 2) return EaForm::slow;
+  return op.index == kZeroSlot && op.seg_off == kZeroSlot ? EaForm::base : EaForm::general;
+}
+
 // The offset part alone (LEA): no segment, wrapped to the address size.
 uint64_t effective_offset(const SoftCpu& cpu, const Op& op);
 // The linear address of the memory operand whichever form it has; kFaultAddress if a segment check fails.

@@ -41,6 +41,7 @@ namespace ea {
 inline constexpr uint8_t seg_mask = 7;      // bits 0-2: SegReg
 inline constexpr uint8_t size_shift = 4;    // bits 4-5: address size: 0: 16 bit, 1: 32 bit, 2: 64 bit
 inline constexpr uint8_t size_mask = 3;
+inline constexpr uint8_t wide = 1 << 6;     // 2^32 is to be added to disp: a RIP-relative displacement that grew past 31 bits
 inline constexpr uint8_t legacy = 1 << 7;   // not 64-bit mode: segment limits and types are checked
 }  // namespace ea
 
@@ -80,7 +81,8 @@ RV_HANDLER op_call(SoftCpu* cpu, const Op* op) {
 
 // The same for instructions that end a block (anything that changes RIP, CPL, mode, paging or interruptibility, all
 // port I/O). When F is entered, s.rip is the address of the instruction itself, position and clock are exact
-// (this instruction not counted). On success F has moved s.rip on (advance_rip() for those that fall through).
+// (this instruction not counted); emitters make the displacement of a RIP-relative operand relative to the instruction then,
+// not to the block. On success F has moved s.rip on (advance_rip() for those that fall through).
 bool call_end(SoftCpu& cpu, const Op& op, Exec f);
 template <Exec F>
 RV_HANDLER op_call_end(SoftCpu* cpu, const Op* op) {

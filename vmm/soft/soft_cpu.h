@@ -21,8 +21,12 @@ struct TlbEntry {
   uint64_t read_tag;
   uint64_t write_tag;
   uint64_t addend;   // host address = linear address + addend
-  uint64_t global;   // 1 if the mapping is global (survives a load of CR3)
+  uint64_t flags;    // namespace tlb_flag; the bits from 12 up are the size of a large page, 0 for 4 KiB
 };
+namespace tlb_flag {
+inline constexpr uint64_t global = 1;    // survives a load of CR3
+inline constexpr uint64_t writable = 2;  // writes are allowed (D is set), even where write_tag does not say so
+}  // namespace tlb_flag
 inline constexpr uint64_t kNoTag = 1;
 inline constexpr size_t kTlbEntries = 512;
 struct Tlb {
@@ -33,6 +37,7 @@ struct Tlb {
 struct CodeTlbEntry {
   uint64_t tag;    // linear page address, or kNoTag
   uint64_t phys;   // guest-physical page address
+  uint64_t page_size;
   bool user;       // CPL 3 may fetch from it
   bool supervisor; // CPL 0-2 may (SMEP)
   bool global;
@@ -46,12 +51,25 @@ struct JumpCacheEntry {
 };
 inline constexpr size_t kJumpCacheEntries = 4096;
 
+// What a vCPU remembers of page tables and code; all of it can be thrown away at any time.
+struct Translations {
+  // By privilege: user, supervisor (also for implicit accesses), supervisor with SMAP lifted by AC; and one that stays
+  // empty, in use while every access has to be looked at (alignment checks, data breakpoints).
+  enum Kind : unsigned { user, supervisor, supervisor_ac, none, kinds };
+  Tlb tlb[kinds];
+  CodeTlbEntry code[kCodeTlbEntries];
+  JumpCacheEntry jump[kJumpCacheEntries];
+  uint64_t generation[2] = {0, 0};  // of the jump cache, for lower-half and upper-half addresses
+  bool upper_half_local = false;    // code has run from a non-global page of the upper half
+};
+
 // An exception that an instruction raised (or, during delivery, another exception).
 struct Fault {
   uint8_t vector = 0;
   bool has_error = false;
   uint32_t error = 0;
   uint64_t address = 0;  // becomes CR2 for #PF, DR6 bits for #DB
+  bool trap = false;     // #DB reported behind the instruction: RF is not set in the pushed flags
 };
 
 // Why a block was left.
@@ -83,7 +101,10 @@ struct alignas(64) SoftCpu {
   uint64_t jump_stamp[2] = {0, 0};  // for lower-half and upper-half addresses
   Block* chain_from = nullptr;      // the block just left through a direct jump that is not linked yet
   unsigned chain_slot = 0;
-  JumpCacheEntry* jump_cache = nullptr;
+  Translations* translations = nullptr;
+  bool address_fault = false;       // ea_slow() failed: the kFaultAddress it returned is not the guest's
+  bool event_delivered = false;     // the instruction was INT n, SYSCALL or the like: TF's new value decides about a trap
+  uint32_t debug_hits = 0;          // DR6 bits of data and I/O breakpoints hit by the present instruction
   Fault fault;
   Vcpu* vcpu = nullptr;
   const Platform* platform = nullptr;
@@ -129,8 +150,8 @@ inline void set_rflags(SoftCpu& cpu, uint64_t rflags) {
 }
 
 // Raise an exception: sets cpu.fault and returns false, so that an Exec can say `return raise_gp(cpu, 0);`.
-inline bool raise(SoftCpu& cpu, uint8_t vector) { cpu.fault = {vector, false, 0, 0}; cpu.exit = Exit::fault; return false; }
-inline bool raise(SoftCpu& cpu, uint8_t vector, uint32_t error) { cpu.fault = {vector, true, error, 0}; cpu.exit = Exit::fault; return false; }
+inline bool raise(SoftCpu& cpu, uint8_t vector) { cpu.fault = {vector, false, 0, 0, false}; cpu.exit = Exit::fault; return false; }
+inline bool raise(SoftCpu& cpu, uint8_t vector, uint32_t error) { cpu.fault = {vector, true, error, 0, false}; cpu.exit = Exit::fault; return false; }
 inline bool raise_gp(SoftCpu& cpu, uint32_t error) { return raise(cpu, vec::GP, error); }
 inline bool raise_ud(SoftCpu& cpu) { return raise(cpu, vec::UD); }
 
@@ -159,6 +180,7 @@ namespace block_mode {
 inline constexpr uint8_t code_mask = 3;          // 0: 16 bit, 1: 32 bit, 2: 64 bit
 inline constexpr uint8_t code16 = 0, code32 = 1, code64 = 2;
 inline constexpr uint8_t stack32 = 4;            // SS.B (legacy modes)
+inline constexpr uint8_t flat = 16;              // 64-bit code, or 32-bit code with base 0 and limit 4 GiB: RIP is the linear address
 inline constexpr uint8_t fpu_trap = 8;           // CR0.EM or TS set, or CR4.OSFXSR clear: x87/MMX/SSE need a check
 }  // namespace block_mode
 

@@ -1,0 +1,165 @@
+#include "vmm/boot/acpi_tables.h"
+
+#include <array>
+#include <numeric>
+
+#include "vmm/boot/aml.h"
+#include "vmm/boot/load_plan.h"
+#include "vmm/devices/machine_map.h"
+
+namespace retrovisor {
+namespace {
+
+constexpr std::string_view kOemId = "RETROV";
+constexpr std::string_view kOemTableId = "RETROVSR";
+constexpr uint32_t kOemRevision = 1;
+constexpr size_t kHeaderSize = 36;
+constexpr size_t kRsdpSize = 36;
+constexpr size_t kFacsSize = 64;
+
+uint8_t checksum(std::span<const uint8_t> bytes) {
+  return static_cast<uint8_t>(-std::accumulate(bytes.begin(), bytes.end(), 0));
+}
+
+// A system description table: the 36-byte header (5.2.6) around `body`.
+std::vector<uint8_t> table(std::string_view signature, uint8_t revision, std::span<const uint8_t> body) {
+  ByteBuilder out;
+  out.text(signature).u32(kHeaderSize + body.size()).u8(revision).u8(0).text(kOemId).text(kOemTableId).u32(kOemRevision);
+  out.text("RVSR").u32(1).bytes(body);
+  out.data()[9] = checksum(out.data());
+  return out.data();
+}
+
+// Generic address structure (5.2.3.2) of I/O ports. `access` is the size of one access: 1 byte, 2 word, 3 dword.
+void io_address(ByteBuilder& out, uint16_t port, uint8_t bits, uint8_t access) {
+  out.u8(bits == 0 ? 0 : 1).u8(bits).u8(0).u8(access).u64(port);
+}
+
+std::vector<uint8_t> make_fadt(uint64_t facs, uint64_t dsdt) {
+  // Flags (table 5.10).
+  constexpr uint32_t WBINVD = 1 << 0, PROC_C1 = 1 << 2, PWR_BUTTON = 1 << 4, SLP_BUTTON = 1 << 5, FIX_RTC = 1 << 6,
+                     RESET_REG_SUP = 1 << 10;
+  constexpr uint32_t TMR_VAL_EXT = 1 << 8;
+  constexpr uint32_t kTimerFlag = machine_map::kPmTimerBits == 32 ? TMR_VAL_EXT : 0;
+  // PWR_BUTTON, SLP_BUTTON and FIX_RTC mean that the button or the clock's alarm is not in the fixed registers.
+  constexpr uint32_t kFlags = WBINVD | PROC_C1 | PWR_BUTTON | SLP_BUTTON | FIX_RTC | RESET_REG_SUP | kTimerFlag;
+  // IA-PC boot architecture flags (table 5.11). There is no VGA, no PCI (so no MSI and ASPM) and no keyboard; the CMOS clock
+  // is there.
+  constexpr uint16_t LEGACY_DEVICES = 1 << 0, NO_VGA = 1 << 2, NO_MSI = 1 << 3, NO_ASPM = 1 << 4;
+
+  ByteBuilder b;
+  b.u32(facs).u32(dsdt).u8(0).u8(0).u16(machine_map::kSciIrq);
+  b.u32(0).u8(0).u8(0).u8(0).u8(0);  // SMI_CMD 0: the machine is always in ACPI mode
+  b.u32(machine_map::kPm1aEvent).u32(0).u32(machine_map::kPm1aControl).u32(0);
+  b.u32(0).u32(machine_map::kPmTimer).u32(0).u32(0);  // PM2_CNT, PM_TMR, GPE0, GPE1
+  b.u8(4).u8(2).u8(0).u8(4).u8(0).u8(0).u8(0).u8(
+      0);                       // lengths: PM1_EVT, PM1_CNT, PM2_CNT, PM_TMR, GPE0, GPE1; GPE1 base; CST_CNT
+  b.u16(0xfff).u16(0xfff);      // P_LVL2_LAT, P_LVL3_LAT: above 100 and 1000 mean no C2, C3
+  b.u16(0).u16(0).u8(0).u8(0);  // FLUSH_SIZE, FLUSH_STRIDE, DUTY_OFFSET, DUTY_WIDTH
+  b.u8(0).u8(0).u8(0x32);       // DAY_ALRM, MON_ALRM: none; CENTURY: CMOS register
+  b.u16(LEGACY_DEVICES | NO_VGA | NO_MSI | NO_ASPM).u8(0).u32(kFlags);
+  io_address(b, machine_map::kResetControl, 8, 1);
+  b.u8(machine_map::kResetValue).u16(0).u8(0);  // RESET_VALUE, ARM_BOOT_ARCH, minor version
+  b.u64(0).u64(0);                              // X_FIRMWARE_CTRL, X_DSDT: the 32-bit fields above are in use
+  io_address(b, machine_map::kPm1aEvent, 32, 2);
+  io_address(b, 0, 0, 0);
+  io_address(b, machine_map::kPm1aControl, 16, 2);
+  io_address(b, 0, 0, 0);
+  io_address(b, 0, 0, 0);
+  io_address(b, machine_map::kPmTimer, 32, 3);
+  io_address(b, 0, 0, 0);
+  io_address(b, 0, 0, 0);
+  io_address(b, 0, 0, 0);             // SLEEP_CONTROL_REG
+  io_address(b, 0, 0, 0);             // SLEEP_STATUS_REG
+  b.text("RETROVSR");                 // hypervisor vendor identity
+  return table("FACP", 6, b.data());  // 276 bytes
+}
+
+std::vector<uint8_t> make_madt(uint32_t vcpus) {
+  constexpr uint32_t PCAT_COMPAT = 1;
+  constexpr uint16_t kActiveHigh = 1, kEdge = 1 << 2, kLevel = 3 << 2;  // MPS INTI flags (table 5.26)
+  ByteBuilder b;
+  b.u32(machine_map::kLocalApicBase).u32(PCAT_COMPAT);
+  for (uint32_t id = 0; id < vcpus; ++id) b.u8(0).u8(8).u8(id).u8(id).u32(1);
+  b.u8(1).u8(12).u8(machine_map::kIoApicId).u8(0).u32(machine_map::kIoApicBase).u32(machine_map::kGsiBase);
+  // The PIT is wired to input 2 of the IO-APIC; the SCI is level-triggered, active high. Others keep the bus's defaults
+  // (edge, high).
+  b.u8(2).u8(10).u8(0).u8(0).u32(machine_map::kPitGsi).u16(kActiveHigh | kEdge);
+  b.u8(2).u8(10).u8(0).u8(machine_map::kSciIrq).u32(machine_map::kSciGsi).u16(kActiveHigh | kLevel);
+  b.u8(4).u8(6).u8(0xff).u16(0).u8(1);  // NMI at LINT1 of every local APIC
+  return table("APIC", 5, b.data());
+}
+
+std::vector<uint8_t> make_facs() {
+  ByteBuilder b;
+  b.text("FACS").u32(kFacsSize).zeros(24).u8(2);  // version 2
+  b.zeros(kFacsSize - b.size());
+  return b.data();
+}
+
+std::vector<uint8_t> make_rsdp(uint64_t rsdt, uint64_t xsdt) {
+  ByteBuilder b;
+  b.text("RSD PTR ").u8(0).text(kOemId).u8(2).u32(rsdt).u32(kRsdpSize).u64(xsdt).u8(0).zeros(3);
+  b.data()[8] = checksum(std::span(b.data()).first(20));  // of the ACPI 1.0 part
+  b.data()[32] = checksum(b.data());
+  return b.data();
+}
+
+}  // namespace
+
+std::vector<uint8_t> make_dsdt_aml() {
+  using namespace aml;
+  const auto serial =
+      device("COM1", join({name("_HID", eisa_id("PNP0501")), name("_UID", integer(1)), name("_STA", integer(0xf)),
+                           name("_CRS", resources(join({io(machine_map::kSerialPort, 8), irq(machine_map::kSerialIrq)})))}));
+  const auto clock =
+      device("RTC0", join({name("_HID", eisa_id("PNP0B00")),
+                           name("_CRS", resources(join({io(machine_map::kRtcIndex, 2), irq(machine_map::kRtcIrq)})))}));
+  // \_S5: SLP_TYP of PM1a_CNT and PM1b_CNT, two reserved (7.4.2).
+  const auto s5 = name(
+      "_S5_", package({integer(machine_map::kSleepTypeS5), integer(machine_map::kSleepTypeS5), integer(0), integer(0)}));
+  return join({s5, scope("\\_SB_", join({serial, clock}))});
+}
+
+AcpiTables make_acpi_tables(uint64_t base, uint32_t vcpus) {
+  const std::vector<uint8_t> madt = make_madt(vcpus);
+  const std::vector<uint8_t> facs = make_facs();
+  const std::vector<uint8_t> dsdt = table("DSDT", 2, make_dsdt_aml());
+  const std::vector<uint8_t> fadt_shape = make_fadt(0, 0);
+
+  // Order and addresses: RSDP, then each table on a 64-byte boundary, as the FACS must be.
+  uint64_t next = base;
+  const auto place = [&next](size_t size) {
+    const uint64_t at = next;
+    next = (at + size + 63) & ~uint64_t{63};
+    return at;
+  };
+  constexpr size_t kRootEntries = 2;
+  place(kRsdpSize);
+  const uint64_t xsdt_at = place(kHeaderSize + 8 * kRootEntries);
+  const uint64_t rsdt_at = place(kHeaderSize + 4 * kRootEntries);
+  const uint64_t fadt_at = place(fadt_shape.size());
+  const uint64_t madt_at = place(madt.size());
+  const uint64_t facs_at = place(facs.size());
+  const uint64_t dsdt_at = place(dsdt.size());
+
+  AcpiTables out{base, std::vector<uint8_t>(next - base, 0)};
+  const auto put = [&out](uint64_t at, std::span<const uint8_t> bytes) {
+    std::copy(bytes.begin(), bytes.end(), out.bytes.begin() + static_cast<std::ptrdiff_t>(at - out.base));
+  };
+  ByteBuilder xsdt, rsdt;
+  for (const uint64_t at : {fadt_at, madt_at}) {
+    xsdt.u64(at);
+    rsdt.u32(at);
+  }
+  put(base, make_rsdp(rsdt_at, xsdt_at));
+  put(xsdt_at, table("XSDT", 1, xsdt.data()));
+  put(rsdt_at, table("RSDT", 1, rsdt.data()));
+  put(fadt_at, make_fadt(facs_at, dsdt_at));
+  put(madt_at, madt);
+  put(facs_at, facs);
+  put(dsdt_at, dsdt);
+  return out;
+}
+
+}  // namespace retrovisor

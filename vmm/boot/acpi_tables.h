@@ -1,0 +1,21 @@
+// The ACPI tables that describe the machine. Source: ACPI Specification 6.5, chapters 5 and 20.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace retrovisor {
+
+struct AcpiTables {
+  uint64_t base = 0;           // physical address of the first byte; the RSDP lies there
+  std::vector<uint8_t> bytes;  // RSDP, XSDT, RSDT, FADT, MADT, FACS, DSDT
+};
+
+// Tables for `vcpus` processors, to be placed at `base` (64-byte aligned, below 4 GiB). Interrupt controllers, ports and
+// interrupts are those of vmm/devices/machine_map.h.
+AcpiTables make_acpi_tables(uint64_t base, uint32_t vcpus);
+
+// What the DSDT holds: the sleep state S5 and the devices that the operating system cannot find by itself.
+std::vector<uint8_t> make_dsdt_aml();
+
+}  // namespace retrovisor

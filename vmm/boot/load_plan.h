@@ -1,0 +1,104 @@
+// Where things go in guest memory at boot: which ranges are taken, and the memory map that the guest is told.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "vmm/memory/guest_memory.h"
+#include "vmm/result.h"
+
+namespace retrovisor {
+
+// The BIOS area. ACPI tables lie at its end, where operating systems look for the RSDP (ACPI 6.5, 5.2.5.1).
+inline constexpr uint64_t kBiosAreaEnd = 0x100000;
+inline constexpr uint64_t kAcpiBegin = 0xe0000;
+inline constexpr uint64_t kAcpiSize = kBiosAreaEnd - kAcpiBegin;
+
+// Types of memory as INT 15h, E820h numbers them (ACPI 6.5, table 15.4); PVH and multiboot use the same numbers.
+enum class MemoryType : uint32_t { ram = 1, reserved = 2 };
+
+struct MemoryMapEntry {
+  uint64_t begin = 0;
+  uint64_t size = 0;
+  MemoryType type = MemoryType::ram;
+};
+
+// Ascending, without overlaps: RAM below the video hole; the hole and the BIOS area; RAM up to 3 GiB; the interrupt
+// controllers; RAM above 4 GiB.
+std::vector<MemoryMapEntry> memory_map(const GuestMemory& memory);
+
+// Keeps what is loaded apart, and writes it. Every range handed out or claimed is RAM and outside of the BIOS area.
+class LoadPlan {
+ public:
+  explicit LoadPlan(GuestMemory& memory);
+
+  // Takes a fixed range. `what` and `where` describe it for the error message.
+  Result<void> claim(uint64_t begin, uint64_t size, std::string_view what, std::string where);
+  // Whether claim() would succeed.
+  bool is_free(uint64_t begin, uint64_t size) const;
+  // Takes the highest free range that ends at or below `end` (and below 3 GiB). `align` is a power of two.
+  Result<uint64_t> place_high(uint64_t size, uint64_t align, uint64_t end, std::string_view what);
+  // Takes a range below 640 KiB if there is room, else any below 3 GiB: for the small structures of boot protocols.
+  Result<uint64_t> place_low(uint64_t size, uint64_t align, std::string_view what);
+  // place_low() and write.
+  Result<uint64_t> put_low(std::span<const uint8_t> bytes, uint64_t align, std::string_view what);
+  // A string and its NUL.
+  Result<uint64_t> put_string(std::string_view text, std::string_view what);
+
+  // The range must have been claimed or placed.
+  void write(uint64_t begin, std::span<const uint8_t> bytes);
+  // Zeroes a claimed range; leaves pages that are zero already untouched.
+  void clear(uint64_t begin, uint64_t size);
+
+  GuestMemory& memory() { return memory_; }
+
+ private:
+  struct Range {
+    uint64_t begin;
+    uint64_t end;
+    std::string what;
+  };
+  bool is_ram(uint64_t begin, uint64_t size) const;
+  const Range* overlap(uint64_t begin, uint64_t end) const;
+  bool find_below(uint64_t size, uint64_t align, uint64_t end, uint64_t& begin) const;
+
+  GuestMemory& memory_;
+  std::vector<Range> taken_;
+};
+
+// Little-endian bytes, for building tables.
+class ByteBuilder {
+ public:
+  ByteBuilder& u8(uint64_t v) { return number(v, 1); }
+  ByteBuilder& u16(uint64_t v) { return number(v, 2); }
+  ByteBuilder& u32(uint64_t v) { return number(v, 4); }
+  ByteBuilder& u64(uint64_t v) { return number(v, 8); }
+  ByteBuilder& text(std::string_view s) {
+    data_.insert(data_.end(), s.begin(), s.end());
+    return *this;
+  }
+  ByteBuilder& bytes(std::span<const uint8_t> b) {
+    data_.insert(data_.end(), b.begin(), b.end());
+    return *this;
+  }
+  ByteBuilder& zeros(size_t n) {
+    data_.insert(data_.end(), n, 0);
+    return *this;
+  }
+  size_t size() const { return data_.size(); }
+  std::vector<uint8_t>& data() { return data_; }
+  const std::vector<uint8_t>& data() const { return data_; }
+
+ private:
+  ByteBuilder& number(uint64_t v, unsigned size) {
+    for (unsigned i = 0; i < size; ++i) data_.push_back(static_cast<uint8_t>(v >> (8 * i)));
+    return *this;
+  }
+
+  std::vector<uint8_t> data_;
+};
+
+}  // namespace retrovisor

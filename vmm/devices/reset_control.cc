@@ -1,0 +1,36 @@
+#include "vmm/devices/reset_control.h"
+
+#include "vmm/devices/machine_map.h"
+
+namespace retrovisor {
+namespace {
+
+// SRST: a hard (1) or soft (0) reset follows; RCPU: its rising edge is the reset; FRST: with a power cycle. Both kinds end
+// this run of the machine.
+constexpr uint8_t SRST = 2, RCPU = 4, FRST = 8, kWritable = SRST | RCPU | FRST;
+
+}  // namespace
+
+uint32_t ResetControl::read(uint16_t port, unsigned size) {
+  return port == machine_map::kResetControl && size == 1 ? value_ : 0xffffffff;
+}
+
+void ResetControl::write(uint16_t port, unsigned size, uint32_t value) {
+  if (port != machine_map::kResetControl || size != 1) return;
+  const bool was_set = (value_ & RCPU) != 0;
+  value_ = static_cast<uint8_t>(value & kWritable);
+  if (!was_set && (value_ & RCPU) != 0) control_.request_stop({StopReason::reset, value_});
+}
+
+void ResetControl::save(StateWriter& out) const {
+  out.section(name());
+  out.u8("RC", value_);
+}
+
+void ResetControl::restore(StateReader& in) {
+  in.section(name());
+  in.u8("RC", value_);
+  in.check("RC", (value_ & ~kWritable) == 0);
+}
+
+}  // namespace retrovisor

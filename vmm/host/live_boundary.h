@@ -1,0 +1,51 @@
+// The boundary of a machine that really runs: the host's clock, its random source, its console. The only place in vmm that
+// may look at the host.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "vmm/boundary.h"
+#include "vmm/host/console.h"
+#include "vmm/host/stop_source.h"
+
+namespace retrovisor {
+
+struct LiveOptions {
+  std::optional<uint64_t> wall_clock;  // seconds since 1970 that the RTC starts at; none: the host's clock
+  std::optional<uint64_t> seed;        // entropy is made of it; none: the host's random source
+  bool real_time = false;              // idle waits last as long as they say; else they are skipped
+};
+
+class LiveBoundary final : public Boundary {
+ public:
+  // `stop` outlives the boundary.
+  LiveBoundary(const LiveOptions& options, std::unique_ptr<Console> console, StopSource& stop);
+
+  // Called from inside the machine's run when `stop` was requested (typically: Machine::request_stop).
+  void on_stop(std::function<void()> handler) { on_stop_ = std::move(handler); }
+  Console& console() { return *console_; }
+
+  uint64_t wall_clock(Moment at) override;
+  void entropy(Moment at, std::span<uint8_t> out) override;
+  size_t poll_input(Moment at, Channel channel, std::span<uint8_t> out) override;
+  // For nothing due at all (UINT64_MAX): waits for input if any can come, else returns UINT64_MAX: nothing will ever happen.
+  IdleWait idle_wait(Moment at, uint64_t ns, bool input_wanted) override;
+  void output(Moment at, Channel channel, std::span<const uint8_t> bytes) override;
+
+ private:
+  uint64_t wait(Moment at, uint64_t ns, bool input_wanted);
+  uint64_t sleep_ns(uint64_t ns, int input_fd);
+  bool check_stop();
+
+  LiveOptions options_;
+  std::unique_ptr<Console> console_;
+  StopSource& stop_;
+  std::function<void()> on_stop_;
+  uint64_t seed_state_ = 0;
+  uint64_t overslept_ns_ = 0;
+};
+
+}  // namespace retrovisor

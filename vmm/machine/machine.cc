@@ -1,0 +1,221 @@
+#include "vmm/machine/machine.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "vmm/devices/chipset.h"
+#include "vmm/machine/page_hashes.h"
+
+namespace retrovisor {
+namespace {
+
+// How often a running machine looks for console input, in guest time. Part of the machine model.
+constexpr uint64_t kInputPollNs = 1'000'000;
+
+// Lets a failed assertion say where the machine was.
+class AssertionContext {
+ public:
+  AssertionContext(const Clock& clock, const Engine& engine) : clock_(clock), engine_(engine) {
+    assertion_context = print;
+    assertion_cookie = this;
+  }
+  ~AssertionContext() { assertion_context = nullptr; }
+  AssertionContext(const AssertionContext&) = delete;
+  AssertionContext& operator=(const AssertionContext&) = delete;
+
+ private:
+  static void print(void* cookie) {
+    const auto& self = *static_cast<const AssertionContext*>(cookie);
+    std::fprintf(stderr, "retrovisor: at or after position %llu, engine %s\n",
+                 static_cast<unsigned long long>(self.clock_.position().value), self.engine_.name().data());
+  }
+  const Clock& clock_;
+  const Engine& engine_;
+};
+
+}  // namespace
+
+Machine::Machine(const MachineConfig& config, Boundary& boundary) : config_(config), boundary_(boundary) {}
+
+Machine::~Machine() = default;
+
+Result<std::unique_ptr<Machine>> Machine::create(const MachineConfig& config, Boundary& boundary) {
+  if (config.vcpus < 1 || config.vcpus > kMaxVcpus)
+    return Error{ErrorCode::bad_argument, "a machine has 1 to 16 vCPUs", "--vcpus"};
+  std::unique_ptr<Machine> machine(new Machine(config, boundary));
+  RV_TRY(machine->build());
+  return machine;
+}
+
+Result<void> Machine::build() {
+  auto memory = GuestMemory::create(config_.memory_size);
+  if (!memory) return std::move(memory).error();
+  memory_ = std::move(*memory);
+  hashes_ = std::make_unique<PageHashes>(memory_->page_limit());
+  platform_ = std::make_unique<Platform>(Platform{*memory_, ports_, mmio_, clock_, deadlines_, journal_, entropy_, *this});
+  engine_ = make_soft_engine(*platform_, config_.vcpus);
+  for (uint32_t i = 0; i < config_.vcpus; ++i) {
+    vcpus_.push_back(std::make_unique<Vcpu>(VcpuId(i), engine_->vcpu_state(VcpuId(i))));
+    if (i != 0) vcpus_.back()->state.activity = Activity::wait_for_sipi;
+  }
+  chipset_ = std::make_unique<Chipset>(*platform_, vcpus_, [this](Channel channel, std::span<const uint8_t> bytes) {
+    boundary_.output({position(), now()}, channel, bytes);
+    if (channel == Channel::serial0 && panic_watch_.see(bytes) && config_.stop_on_panic) request_stop({StopReason::guest_panic, 0});
+  });
+  deadlines_.set_observer([this](Deadlines::Timer timer, VirtualTime when) { journal_.log(EventKind::timer, timer, when.value); });
+
+  const Moment start{position(), now()};
+  chipset_->reset(boundary_.wall_clock(start));
+  std::array<uint64_t, 4> seed{};
+  boundary_.entropy(start, std::span(reinterpret_cast<uint8_t*>(seed.data()), sizeof seed));
+  if (seed == std::array<uint64_t, 4>{}) seed[0] = 1;  // the generator's one bad state
+  entropy_.seed(seed);
+  next_poll_ = VirtualTime(kInputPollNs);
+  return {};
+}
+
+void Machine::request_stop(Stop stop) {
+  if (!stop_request_) stop_request_ = stop;
+}
+
+// The vCPUs of a machine run one at a time. Until the scheduler has policies, that is the lowest one that can run.
+Vcpu* Machine::runnable() {
+  for (const auto& v : vcpus_) {
+    const CpuState& s = v->state;
+    if (s.activity == Activity::running) return v.get();
+    if (s.activity == Activity::wait_for_sipi && s.sipi_pending) return v.get();
+    if (s.activity == Activity::halted && ((v->intr && (s.rflags & flag::IF) != 0) || (s.nmi_pending && !s.nmi_blocked) || s.init_pending))
+      return v.get();
+  }
+  return nullptr;
+}
+
+void Machine::poll_input() {
+  next_poll_ = now() + kInputPollNs;
+  uint8_t buffer[64];
+  const size_t room = std::min(chipset_->input_room(Channel::serial0), sizeof buffer);
+  if (room == 0) return;
+  const size_t n = boundary_.poll_input({position(), now()}, Channel::serial0, std::span(buffer, room));
+  RV_ASSERT(n <= room);
+  if (n != 0) chipset_->input(Channel::serial0, std::span<const uint8_t>(buffer, n));
+}
+
+Stop Machine::run_until(Position target, VirtualTime time) {
+  const AssertionContext context(clock_, *engine_);
+  for (;;) {
+    if (stop_request_) {
+      const Stop stop = *stop_request_;
+      stop_request_.reset();
+      return stop;
+    }
+    if (position() >= target && (now() >= time || runnable() != nullptr)) return {};
+    deadlines_.run_due(now());
+    if (now() >= next_poll_) poll_input();
+    if (stop_request_) continue;
+
+    Vcpu* vcpu = runnable();
+    if (vcpu == nullptr) {
+      const VirtualTime due = deadlines_.next();
+      const uint64_t ns = due == kNever ? UINT64_MAX : due - now();
+      const bool input_wanted = chipset_->input_room(Channel::serial0) != 0 && wakeable();
+      if (due == kNever && !input_wanted) return {StopReason::halted_forever, 0};
+      const IdleWait wait = boundary_.idle_wait({position(), now()}, ns, input_wanted);
+      if (wait.waited_ns == UINT64_MAX) return {StopReason::halted_forever, 0};
+      RV_ASSERT(wait.waited_ns <= ns);
+      clock_.add_idle(wait.waited_ns);
+      deadlines_.run_due(now());
+      if (wait.waited_ns < ns) poll_input();
+      if (wait.host_wants_control) return {StopReason::host_request, 0};
+      continue;
+    }
+    const Position limit = std::min({target, clock_.position_of(deadlines_.next()), clock_.position_of(next_poll_)});
+    if (limit <= position()) continue;
+    journal_.set_vcpu(vcpu->id);
+    switch (engine_->run(*vcpu, limit)) {
+      case EngineStop::limit:
+      case EngineStop::yield:
+      case EngineStop::halted: break;
+      case EngineStop::triple_fault: return {StopReason::triple_fault, 0};
+      case EngineStop::stuck: return {StopReason::stuck, 0};
+    }
+  }
+}
+
+// Can an interrupt wake any vCPU? A HLT with interrupts off, or a shutdown, ends only by NMI, INIT or reset.
+bool Machine::wakeable() const {
+  return std::any_of(vcpus_.begin(), vcpus_.end(), [](const auto& v) {
+    return v->state.activity == Activity::halted && (v->state.rflags & flag::IF) != 0;
+  });
+}
+
+std::vector<uint8_t> Machine::save_cpu_state() const {
+  StateWriter out;
+  clock_.save(out);
+  for (const auto& v : vcpus_) v->state.save(out, v->id);
+  return out.take();
+}
+
+std::vector<uint8_t> Machine::save_device_state() const {
+  StateWriter out;
+  deadlines_.save(out);
+  entropy_.save(out);
+  out.section("machine");
+  out.u64("next_poll_ns", next_poll_.value);
+  panic_watch_.save(out);
+  chipset_->save(out);
+  return out.take();
+}
+
+Result<void> Machine::restore_state(std::span<const uint8_t> cpu, std::span<const uint8_t> devices) {
+  StateReader cpu_in(cpu);
+  clock_.restore(cpu_in);
+  for (const auto& v : vcpus_) v->state.restore(cpu_in, v->id);
+  RV_TRY(cpu_in.finish());
+  StateReader in(devices);
+  restore_devices(in);
+  RV_TRY(in.finish());
+  if (!cpu_in.at_end() || !in.at_end()) return Error{ErrorCode::bad_trace, "machine state has more fields than this machine", ""};
+  for (const auto& v : vcpus_) engine_->state_changed(*v);
+  stop_request_.reset();
+  return {};
+}
+
+void Machine::restore_devices(StateReader& in) {
+  // Devices may arm timers while they restore; the saved deadlines are what counts, so they are read twice: first to get
+  // past them, and again at the end.
+  StateReader deadlines_in = in;
+  deadlines_.restore(in);
+  entropy_.restore(in);
+  in.section("machine");
+  in.u64("next_poll_ns", next_poll_.value);
+  panic_watch_.restore(in);
+  chipset_->restore(in);
+  deadlines_.restore(deadlines_in);
+}
+
+void Machine::memory_changed() {
+  engine_->memory_changed();
+  engine_->memory_protected();
+}
+
+StateDigest Machine::digest() {
+  last_dirty_.clear();
+  memory_->take_dirty([this](uint64_t page) {
+    hashes_->update(*memory_, page);
+    last_dirty_.push_back(page);
+  });
+  if (!last_dirty_.empty()) engine_->memory_protected();
+  StateDigest d;
+  const auto cpu = save_cpu_state();
+  const auto devices = save_device_state();
+  d.cpu = XXH3_64bits(cpu.data(), cpu.size());
+  d.devices = XXH3_64bits(devices.data(), devices.size());
+  d.memory = hashes_->sum();
+  return d;
+}
+
+uint64_t Machine::page_hash(uint64_t page) const { return page < memory_->page_limit() ? hashes_->of(page) : 0; }
+
+}  // namespace retrovisor

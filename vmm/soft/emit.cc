@@ -1,0 +1,96 @@
+// From a decoded instruction to an Op: addressing fields, the emitter groups, and the checks of CR0 and CR4.
+#include "vmm/soft/pick.h"
+#include "vmm/soft/soft_engine.h"
+
+namespace retrovisor::soft {
+namespace {
+
+// x87, MMX and SSE while CR0 or CR4 may forbid them (SDM 3A 2.5, table 11-1 of volume 1). Blocks decoded in such a mode
+// have an op with this check before the op proper; when all is allowed the mode is another one, and costs nothing.
+bool fpu_allowed(SoftCpu& cpu, FpuClass fpu) {
+  const uint64_t cr0 = cpu.s.cr0;
+  const bool em = (cr0 & cr0::EM) != 0, ts = (cr0 & cr0::TS) != 0;
+  switch (fpu) {
+    case FpuClass::none: return true;
+    case FpuClass::x87: return em || ts ? raise(cpu, vec::NM) : true;
+    case FpuClass::wait: return ts && (cr0 & cr0::MP) != 0 ? raise(cpu, vec::NM) : true;
+    case FpuClass::mmx: return em ? raise_ud(cpu) : ts ? raise(cpu, vec::NM) : true;
+    case FpuClass::sse:
+      if (em || (cpu.s.cr4 & cr4::OSFXSR) == 0) return raise_ud(cpu);
+      return ts ? raise(cpu, vec::NM) : true;
+    case FpuClass::fxsave: return em || ts ? raise(cpu, vec::NM) : true;
+  }
+  return true;
+}
+
+template <FpuClass C>
+RV_HANDLER op_fpu_check(SoftCpu* cpu, const Op* op) {
+  if (!fpu_allowed(*cpu, C)) RV_FAULT;
+  RV_NEXT;
+}
+
+}  // namespace
+
+Handler fpu_check_handler(FpuClass fpu) {
+  switch (fpu) {
+    case FpuClass::x87: return op_fpu_check<FpuClass::x87>;
+    case FpuClass::wait: return op_fpu_check<FpuClass::wait>;
+    case FpuClass::mmx: return op_fpu_check<FpuClass::mmx>;
+    case FpuClass::fxsave: return op_fpu_check<FpuClass::fxsave>;
+    default: return op_fpu_check<FpuClass::sse>;
+  }
+}
+
+void prepare_op(const Insn& insn, unsigned ip_offset, Op& op) {
+  op = Op{};
+  op.length = insn.length;
+  op.ip_offset = static_cast<uint16_t>(ip_offset);
+  op.imm = insn.imm;
+  op.r0 = slot_of(insn.reg);
+  op.r1 = slot_of(insn.rm);
+  op.base = insn.base == kNoRegister ? kZeroSlot : slot_of(insn.base);
+  op.index = insn.index == kNoRegister ? kZeroSlot : slot_of(insn.index);
+  op.scale = insn.scale;
+  op.disp = static_cast<int32_t>(insn.disp);
+  op.seg_off = kZeroSlot;
+  const bool code64 = insn.mode == block_mode::code64;
+  if (code64 && insn.segment >= FS) {
+    op.seg_off = static_cast<uint16_t>(offsetof(CpuState, segment) + insn.segment * sizeof(Segment) + offsetof(Segment, base));
+  }
+  const unsigned size = insn.address_size == 2 ? 0 : insn.address_size == 4 ? 1 : 2;
+  op.ea = static_cast<uint8_t>(insn.segment | size << ea::size_shift | (code64 ? 0u : unsigned{ea::legacy}));
+  if (insn.base == kRipBase) {
+    op.base = kRipSlot;
+    const int64_t disp = insn.disp + static_cast<int64_t>(ip_offset) + insn.length;
+    op.disp = static_cast<int32_t>(static_cast<uint32_t>(disp));
+    if (disp != op.disp) op.ea |= ea::wide;
+  }
+}
+
+Emit emit_integer(const Insn& insn, Op& op) {
+  for (const auto group : {emit_alu, emit_move, emit_branch, emit_stack, emit_shift, emit_multiply, emit_bits, emit_string}) {
+    const Op before = op;
+    const Emit result = group(insn, op);
+    if (result != Emit::unknown) return result;
+    op = before;
+  }
+  return Emit::unknown;
+}
+
+Emit emit(const Insn& insn, FpuClass& fpu, Op& op) {
+  fpu = FpuClass::none;
+  const Op before = op;
+  Emit result = emit_integer(insn, op);
+  if (result != Emit::unknown) return result;
+  op = before;
+  result = emit_system(insn, op);
+  if (result != Emit::unknown) return result;
+  op = before;
+  result = emit_x87(insn, op, fpu);
+  if (result != Emit::unknown) return result;
+  op = before;
+  fpu = FpuClass::none;
+  return emit_sse(insn, op, fpu);
+}
+
+}  // namespace retrovisor::soft

@@ -1,0 +1,35 @@
+// Entry to the MMX and SSE groups.
+#include "vmm/soft/sse_common.h"
+
+namespace retrovisor::soft {
+
+bool sse_misaligned(SoftCpu& cpu, const Op& op, uint64_t linear, Access access) {
+  const int64_t top = static_cast<int64_t>(linear) >> 47;
+  if (top != 0 && top != -1) {
+    // Not canonical, or kFaultAddress: mem_access raises (or keeps) the fault of the address.
+    Xmm none;
+    return mem_access(cpu, op, linear, &none, sizeof none, access) && raise_gp(cpu, 0);
+  }
+  return raise_gp(cpu, 0);
+}
+
+Emit emit_sse(const Insn& insn, Op& op, FpuClass& fpu) {
+  if (insn.lock || insn.map == OpMap::one_byte) return Emit::unknown;
+  SsePrefix prefix = insn.prefix66 ? SsePrefix::p66 : SsePrefix::none;
+  if (insn.rep == 0xf3) prefix = SsePrefix::f3;
+  if (insn.rep == 0xf2) prefix = SsePrefix::f2;
+  const SseForm form{insn, op, fpu, prefix};
+
+  using Group = Emit (*)(const SseForm&);
+  static constexpr Group kGroups[] = {
+      emit_sse_move,    emit_sse_int,     emit_sse_int38,   emit_sse_shuffle, emit_sse_fp,
+      emit_sse_convert, emit_sse_fp_misc, emit_mmx_move,    emit_sse_string,  emit_sse_state,
+  };
+  for (const Group group : kGroups) {
+    const Emit result = group(form);
+    if (result != Emit::unknown) return result;
+  }
+  return Emit::unknown;
+}
+
+}  // namespace retrovisor::soft

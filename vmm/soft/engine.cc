@@ -1,0 +1,554 @@
+#include <algorithm>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "vmm/cpu/page_walk.h"
+#include "vmm/soft/exceptions.h"
+#include "vmm/soft/memory.h"
+#include "vmm/soft/soft_engine.h"
+
+namespace retrovisor {
+
+std::unique_ptr<Engine> make_soft_engine(const Platform& platform, uint32_t vcpus) {
+  return std::make_unique<soft::SoftEngine>(platform, vcpus);
+}
+
+namespace soft {
+namespace {
+
+// Bytes of decoded blocks to keep. A Debian boot to a shell decodes about 20 MB.
+constexpr size_t kCacheLimit = size_t{48} << 20;
+// Exceptions delivered in a row without one retired instruction before the guest counts as stuck. A real CPU would
+// go on for ever; the longest legitimate chain is a handful.
+constexpr unsigned kMaxExceptionChain = 1 << 20;
+constexpr size_t kMaxUnknown = 256;
+
+void clear_translations(Translations& t) {
+  for (Tlb& tlb : t.tlb)
+    for (TlbEntry& e : tlb.entry) e = {kNoTag, kNoTag, 0, 0};
+  for (CodeTlbEntry& e : t.code) e = {kNoTag, 0, kPageSize, false, false, false};
+  for (JumpCacheEntry& e : t.jump) e = {0, 0, nullptr};
+}
+
+// The op that ends a block finds the block it belongs to in its immediate.
+void bind_last(Block& block, Op* ops) {
+  if (block.bound) ops[block.ops_count - 1].imm = static_cast<int64_t>(reinterpret_cast<intptr_t>(&block));
+}
+
+constexpr uint8_t kFirstStamp = 1;  // generation 0 is never current, so an empty jump cache entry never matches
+
+}  // namespace
+
+SoftEngine::SoftEngine(const Platform& platform, uint32_t vcpus)
+    : platform_(platform), cache_(platform.memory, kCacheLimit), scratch_{} {
+  for (uint32_t i = 0; i < vcpus; ++i) {
+    auto context = std::make_unique<Context>();
+    clear_translations(context->translations);
+    context->translations.generation[0] = context->translations.generation[1] = kFirstStamp;
+    context->cpu.s = CpuState::at_reset(VcpuId(i));
+    context->cpu.translations = &context->translations;
+    context->cpu.platform = &platform_;
+    context->cpu.engine = this;
+    context->cpu.vcpus = vcpus;
+    contexts_.push_back(std::move(context));
+  }
+  platform.memory.set_observer(this);
+}
+
+SoftEngine::~SoftEngine() { platform_.memory.set_observer(nullptr); }
+
+void SoftEngine::state_changed(Vcpu& vcpu) { tlb_flush(contexts_[vcpu.id.value]->cpu, false); }
+
+void SoftEngine::memory_changed() {
+  cache_.flush();
+  forget_jumps();
+  for (auto& c : contexts_) tlb_flush(c->cpu, false);
+}
+
+void SoftEngine::memory_protected() {
+  for (auto& c : contexts_)
+    for (Tlb& tlb : c->translations.tlb)
+      for (TlbEntry& e : tlb.entry) e.write_tag = kNoTag;
+}
+
+const EngineStatistics& SoftEngine::statistics() const {
+  statistics_.cache_bytes = cache_.bytes();
+  return statistics_;
+}
+
+void SoftEngine::forget_jumps() {
+  for (auto& c : contexts_) {
+    for (unsigned half = 0; half < 2; ++half) ++c->translations.generation[half];
+    mode_changed(c->cpu);
+  }
+}
+
+void SoftEngine::code_written(PhysRange range) {
+  if (cache_.invalidate(range.begin.value, range.size)) forget_jumps();
+}
+
+bool SoftEngine::before_code_write(const Op& op, uint64_t phys, uint64_t size) {
+  if (!cache_.overlaps(phys, size)) return true;
+  if (op.remaining > 1) return false;
+  cache_.invalidate(phys, size);
+  forget_jumps();
+  return true;
+}
+
+void SoftEngine::count_unknown(SoftCpu& cpu, uint64_t rip) {
+  uint64_t phys = 0;
+  std::string hex;
+  const uint64_t linear = cpu.s.mode64() ? rip : (cpu.s.segment[CS].base + rip) & 0xffffffff;
+  for (unsigned i = 0; i < 8; ++i) {
+    const PageWalk walk = walk_page(cpu.s, platform_.memory, LinearAddr(linear + i), {}, false);
+    phys = walk.phys.value;
+    if (!walk.ok || !platform_.memory.is_ram(PhysAddr(phys))) break;
+    hex += fmt::format("{:02x}", *platform_.memory.host(PhysAddr(phys)));
+  }
+  if (statistics_.unknown_instructions.size() < kMaxUnknown || statistics_.unknown_instructions.contains(hex))
+    ++statistics_.unknown_instructions[hex];
+}
+
+// --- finding code ---------------------------------------------------------------------------------------------------
+
+// Guest-physical address of the code page at `linear`. False: cpu.fault is set.
+bool SoftEngine::fetch_page(SoftCpu& cpu, uint64_t linear, uint64_t& phys) {
+  const bool user = cpu.s.cpl() == 3;
+  CodeTlbEntry& e = cpu.translations->code[(linear >> kPageShift) % kCodeTlbEntries];
+  const uint64_t page = linear & kPageMask;
+  if (e.tag != page || !(user ? e.user : e.supervisor)) {
+    const PageWalk walk = walk_page(cpu.s, platform_.memory, LinearAddr(linear), {.write = false, .user = user, .fetch = true});
+    if (!walk.ok) {
+      cpu.fault = {vec::PF, true, walk.error, linear, false};
+      cpu.exit = Exit::fault;
+      return false;
+    }
+    if (e.tag != page) e = {page, walk.phys.value & kPageMask, walk.page_size, false, false, walk.global};
+    (user ? e.user : e.supervisor) = true;
+    if ((linear >> 63) != 0 && !walk.global) cpu.translations->upper_half_local = true;
+  }
+  phys = e.phys | (linear & ~kPageMask);
+  return true;
+}
+
+// Guest-physical address of the instruction at CS:RIP.
+bool SoftEngine::code_address(SoftCpu& cpu, uint64_t& phys) {
+  const CpuState& s = cpu.s;
+  uint64_t linear = s.rip;
+  if (s.mode64()) {
+    if (static_cast<uint64_t>(static_cast<int64_t>(linear << 16) >> 16) != linear) return raise_gp(cpu, 0);
+  } else {
+    if (s.rip > s.segment[CS].limit) return raise_gp(cpu, 0);
+    linear = (s.segment[CS].base + s.rip) & 0xffffffff;
+  }
+  return fetch_page(cpu, linear, phys);
+}
+
+// Does the second page of a page-crossing block still lie where it did?
+bool SoftEngine::crossing_matches(SoftCpu& cpu, const Block* block) {
+  uint64_t linear = cpu.s.mode64() ? cpu.s.rip : cpu.s.segment[CS].base + cpu.s.rip;
+  linear = (linear & kPageMask) + kPageSize;
+  if (!cpu.s.mode64()) linear &= 0xffffffff;
+  uint64_t phys = 0;
+  return fetch_page(cpu, linear, phys) && phys == block->phys2;
+}
+
+// The cached block at CS:RIP, built if need be; null with cpu.exit == fault if the code cannot be fetched, and null
+// with cpu.exit == lookup if it cannot be cached (run it from scratch).
+Block* SoftEngine::find_block(SoftCpu& cpu) {
+  const bool flat = (cpu.mode & block_mode::flat) != 0;
+  JumpCacheEntry& jump = cpu.translations->jump[jump_index(cpu.s.rip)];
+  if (flat && jump.rip == cpu.s.rip && jump.stamp == cpu.jump_stamp[cpu.s.rip >> 63]) return jump.block;
+
+  uint64_t phys = 0;
+  cpu.exit = Exit::lookup;
+  if (!code_address(cpu, phys)) return nullptr;
+  if (!platform_.memory.is_ram(PhysAddr(phys))) return nullptr;
+  Block* block = cache_.find(phys, cpu.mode);
+  if (block != nullptr && block->phys2 != Block::kOnePage && !crossing_matches(cpu, block)) {
+    if (cpu.exit == Exit::fault) return nullptr;
+    cache_.invalidate(block->phys, 1);  // another second page now: decode it again
+    forget_jumps();
+    block = nullptr;
+  }
+  if (block == nullptr) {
+    Block fresh;
+    const unsigned ops = build(cpu, phys, kMaxBlockInsns, fresh, scratch_.ops);
+    if (ops == 0) return nullptr;
+    if (fresh.phys2 != Block::kOnePage && !platform_.memory.is_ram(PhysAddr(fresh.phys2))) return nullptr;
+    const uint64_t flushes = cache_.flushes();
+    block = cache_.insert(fresh, scratch_.ops, ops);
+    if (cache_.flushes() != flushes) {
+      forget_jumps();
+      cpu.chain_from = nullptr;
+    }
+    protect_code_page(phys);
+    if (fresh.phys2 != Block::kOnePage) protect_code_page(fresh.phys2);
+    bind_last(*block, block->ops());
+    ++statistics_.blocks_decoded;
+  }
+  if (!flat) return block->size - 1u <= cpu.s.segment[CS].limit - cpu.s.rip ? block : nullptr;
+  if (block->phys2 == Block::kOnePage) jump = {cpu.s.rip, cpu.jump_stamp[cpu.s.rip >> 63], block};
+  return block;
+}
+
+// A page has come to hold code: stores to it must take the slow path from now on.
+void SoftEngine::protect_code_page(uint64_t phys) {
+  const auto host = reinterpret_cast<uint64_t>(platform_.memory.host(PhysAddr(phys & kPageMask)));
+  for (auto& c : contexts_)
+    for (Tlb& tlb : c->translations.tlb)
+      for (TlbEntry& e : tlb.entry)
+        if (e.write_tag != kNoTag && e.write_tag + e.addend == host) e.write_tag = kNoTag;
+}
+
+// Decodes the instruction at `offset` of a block at CS:RIP. False: cpu.fault is set (only for offset 0), or the block has
+// to end before it (offset != 0).
+bool SoftEngine::decode_at(SoftCpu& cpu, uint64_t phys, unsigned offset, Insn& insn, Block& block, DecodeStatus& status) {
+  const uint8_t code = cpu.mode & block_mode::code_mask;
+  GuestMemory& memory = platform_.memory;
+  const uint64_t at = phys + offset;
+  // Bytes to the end of the page, and never beyond the code segment's limit (SDM 3A 5.3).
+  const uint64_t in_page = kPageSize - (at & ~kPageMask);
+  const uint64_t within_limit =
+      cpu.s.mode64() ? kPageSize : uint64_t{cpu.s.segment[CS].limit} + 1 - std::min<uint64_t>(cpu.s.rip + offset, uint64_t{cpu.s.segment[CS].limit} + 1);
+  const uint64_t available = std::min(in_page, within_limit);
+  uint8_t buffer[2 * kMaxInsnLength];
+  std::memset(buffer, 0xff, sizeof buffer);  // what nobody answers reads as ones
+  const bool ram = memory.is_ram(PhysAddr(phys));
+  const uint8_t* bytes = ram ? memory.host(PhysAddr(at)) : buffer;
+  status = decode(bytes, std::min<uint64_t>(available, kMaxInsnLength), code, insn);
+  if (status == DecodeStatus::truncated && available < kMaxInsnLength) {
+    if (offset != 0) return false;
+    if (within_limit <= in_page) return raise_gp(cpu, 0);
+    // The instruction goes on in the next page.
+    if (ram) std::memcpy(buffer, bytes, available);
+    uint64_t linear = (cpu.s.mode64() ? cpu.s.rip : cpu.s.segment[CS].base + cpu.s.rip) + available;
+    if (!cpu.s.mode64()) linear &= 0xffffffff;
+    else if (linear == uint64_t{1} << 47) return raise_gp(cpu, 0);
+    uint64_t phys2 = 0;
+    if (!fetch_page(cpu, linear, phys2)) return false;
+    const uint64_t rest = std::min<uint64_t>(kMaxInsnLength, within_limit - available);
+    if (memory.is_ram(PhysAddr(phys2))) std::memcpy(buffer + available, memory.host(PhysAddr(phys2)), rest);
+    status = decode(buffer, std::min<uint64_t>(available + rest, kMaxInsnLength), code, insn);
+    block.phys2 = phys2;
+  }
+  if (status == DecodeStatus::ok || status == DecodeStatus::invalid) return true;
+  // Longer than 15 bytes, or running into the segment's limit.
+  return offset == 0 ? raise_gp(cpu, 0) : false;
+}
+
+namespace {
+
+// Branches with a fast form: the relative ones.
+bool is_conditional(const Insn& insn) {
+  return (insn.map == OpMap::one_byte && insn.opcode >> 4 == 7) || (insn.map == OpMap::map_0f && insn.opcode >> 4 == 8);
+}
+
+}  // namespace
+
+// Decodes from CS:RIP (at guest-physical `phys`) until something ends the block. Returns the number of ops; 0 with
+// cpu.exit == fault if the first instruction cannot be fetched.
+unsigned SoftEngine::build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Block& block, Op* ops) {
+  block = Block{};
+  block.phys = phys;
+  block.mode = cpu.mode;
+  const uint64_t in_page = phys & ~kPageMask;
+  const bool flat = (cpu.mode & block_mode::flat) != 0;
+  unsigned count = 0, n = 0, offset = 0;
+  Emit kind = Emit::next;
+  while (kind == Emit::next) {
+    Insn insn;
+    DecodeStatus status{};
+    if (!decode_at(cpu, phys, offset, insn, block, status)) {
+      if (count == 0) return 0;
+      break;
+    }
+    Op& op = ops[n];
+    if (n > 0 && status == DecodeStatus::ok && flat && count < max_insns && is_conditional(insn) && fuse_compare_branch(ops[n - 1], insn)) {
+      kind = Emit::branch;
+    } else {
+      insn.flat = flat;
+      prepare_op(insn, offset, op);
+      op.remaining = static_cast<uint8_t>(count);  // turned round below
+      FpuClass fpu = FpuClass::none;
+      kind = status == DecodeStatus::ok ? emit(insn, fpu, op) : Emit::unknown;
+      if (kind == Emit::unknown) op.fn = op_call<exec_undefined>;
+      ++n;
+      if (fpu != FpuClass::none && (cpu.mode & block_mode::fpu_trap) != 0) {  // the check goes first
+        ops[n] = op;
+        op.fn = fpu_check_handler(fpu);
+        ++n;
+      }
+    }
+    offset += insn.length;
+    ++count;
+    if (kind == Emit::branch) block.target = static_cast<int64_t>(offset) + insn.imm;
+    const bool page_done = in_page + offset >= kPageSize;
+    if (count == max_insns || page_done || cache_.ends_block(phys + ops[n - 1].ip_offset)) break;
+  }
+  block.size = static_cast<uint16_t>(offset);
+  block.count = static_cast<uint16_t>(count);
+  for (unsigned i = 0; i < n; ++i) ops[i].remaining = static_cast<uint8_t>(count - ops[i].remaining);
+  if (kind == Emit::next) {
+    Op& last = ops[n++];
+    last = Op{};
+    last.fn = op_fallthrough;
+    last.ip_offset = static_cast<uint16_t>(offset);
+  }
+  block.bound = kind == Emit::branch || kind == Emit::next;
+  block.ops_count = static_cast<uint8_t>(n);
+  if (flat && block.phys2 == Block::kOnePage) {
+    if (kind == Emit::branch && static_cast<uint64_t>(static_cast<int64_t>(in_page) + block.target) < kPageSize) block.linkable |= 1;
+    if (in_page + offset < kPageSize) block.linkable |= 2;
+  }
+  return n;
+}
+
+// --- running --------------------------------------------------------------------------------------------------------
+
+void SoftEngine::run_block(SoftCpu& cpu, const Block& block, const Op* op) {
+  cpu.budget -= block.count;
+  cpu.exit = Exit::lookup;
+  cpu.chain_from = nullptr;
+#if RV_TAIL_CALLS
+  op->fn(&cpu, op);
+#else
+  while (op != nullptr) op = op->fn(&cpu, op);
+#endif
+}
+
+// Runs at most `max_insns` instructions from a block that is thrown away afterwards.
+bool SoftEngine::run_scratch(SoftCpu& cpu, unsigned max_insns) {
+  uint64_t phys = 0;
+  cpu.exit = Exit::lookup;
+  if (!code_address(cpu, phys)) return false;
+  if (build(cpu, phys, std::min(max_insns, kMaxBlockInsns), scratch_.block, scratch_.ops) == 0) return false;
+  scratch_.block.linkable = 0;
+  bind_last(scratch_.block, scratch_.ops);
+  run_block(cpu, scratch_.block, scratch_.ops);
+  return true;
+}
+
+// The instruction at CS:RIP turned out to touch MMIO, or code of its own block, from the middle of a block. It runs
+// alone now, and ends its block when that is decoded again.
+void SoftEngine::split_block(SoftCpu& cpu) {
+  uint64_t phys = 0;
+  if (!code_address(cpu, phys)) return;
+  cache_.mark_mmio_site(phys);
+  if (cache_.invalidate(phys, 1)) forget_jumps();
+  run_scratch(cpu, 1);
+}
+
+// A vCPU that does not run: does anything wake it?
+bool SoftEngine::wake(SoftCpu& cpu) {
+  CpuState& s = cpu.s;
+  if (s.activity == Activity::shutdown) return false;
+  if (s.activity == Activity::wait_for_sipi) {
+    if (!s.sipi_pending) return false;
+    s.sipi_pending = false;
+    // SDM 3A 8.4.4.1: the application processor starts at 000VV000h.
+    s.segment[CS].selector = static_cast<uint16_t>(s.sipi_vector << 8);
+    s.segment[CS].base = static_cast<uint64_t>(s.sipi_vector) << 12;
+    s.rip = 0;
+    s.activity = Activity::running;
+    mode_changed(cpu);
+    return true;
+  }
+  const bool interrupt = cpu.vcpu->intr && (s.rflags & flag::IF) != 0;
+  if (!interrupt && !(s.nmi_pending && !s.nmi_blocked) && !s.init_pending) return false;
+  s.activity = Activity::running;
+  return true;
+}
+
+SoftEngine::Interrupt SoftEngine::take_interrupt(SoftCpu& cpu, uint64_t position) {
+  CpuState& s = cpu.s;
+  if (s.init_pending) {  // SDM 3A 9.1, table 9-1: INIT keeps the FPU, caches, TSC, MSRs of memory types
+    CpuState fresh = CpuState::at_reset(cpu.vcpu->id);
+    fresh.x87 = s.x87;
+    std::copy(s.xmm.begin(), s.xmm.end(), fresh.xmm.begin());
+    fresh.mxcsr = s.mxcsr;
+    fresh.cr0 = (fresh.cr0 & ~(cr0::CD | cr0::NW)) | (s.cr0 & (cr0::CD | cr0::NW));
+    fresh.tsc_offset = s.tsc_offset;
+    fresh.tsc_adjust = s.tsc_adjust;
+    fresh.pat = s.pat;
+    fresh.mtrr_def_type = s.mtrr_def_type;
+    fresh.mtrr_var = s.mtrr_var;
+    fresh.mtrr_fixed = s.mtrr_fixed;
+    fresh.nmi_pending = s.nmi_pending;
+    fresh.sipi_pending = s.sipi_pending;
+    fresh.sipi_vector = s.sipi_vector;
+    if (cpu.vcpu->id.value != 0) fresh.activity = Activity::wait_for_sipi;
+    s = fresh;
+    cpu.cc = cc_of_flags(s.rflags);
+    mode_changed(cpu);
+    tlb_flush(cpu, false);
+    return Interrupt::delivered;
+  }
+  const bool nmi = s.nmi_pending && !s.nmi_blocked;
+  const bool intr = cpu.vcpu->intr && (s.rflags & flag::IF) != 0;
+  if (!nmi && !intr) return Interrupt::none;
+  if (s.shadow_position == position) return Interrupt::shadowed;
+  platform_.clock.set_position(Position(position));
+  uint8_t vector = vec::NMI;
+  InterruptSource source = InterruptSource::nmi;
+  if (nmi) {
+    s.nmi_pending = false;
+    s.nmi_blocked = true;
+  } else {
+    source = cpu.vcpu->interrupts->source();
+    vector = cpu.vcpu->interrupts->acknowledge();
+  }
+  platform_.journal.log(EventKind::interrupt, vector, static_cast<uint64_t>(source));
+  return deliver_interrupt(cpu, vector, EventType::external) ? Interrupt::delivered : Interrupt::triple_fault;
+}
+
+// One instruction with TF, RF or breakpoints armed (SDM 3B 17.3). A fault is left in cpu.exit and cpu.fault.
+void SoftEngine::step_slowly(SoftCpu& cpu) {
+  CpuState& s = cpu.s;
+  const uint64_t position = cpu.limit - static_cast<uint64_t>(cpu.budget);
+  const bool held_back = s.shadow_debug && s.shadow_position == position;
+  const bool resume = (s.rflags & flag::RF) != 0;
+  if (!resume && !held_back && (s.dr7 & 0xff) != 0) {
+    const uint64_t linear = s.mode64() ? s.rip : (s.segment[CS].base + s.rip) & 0xffffffff;
+    uint64_t hits = 0;
+    for (unsigned i = 0; i < 4; ++i)
+      if ((s.dr7 >> (2 * i) & 3) != 0 && (s.dr7 >> (16 + 4 * i) & 3) == 0 && s.dr[i] == linear) hits |= uint64_t{1} << i;
+    if (hits != 0) {
+      cpu.fault = {vec::DB, false, 0, hits, false};
+      cpu.exit = Exit::fault;
+      return;
+    }
+  }
+  s.rflags &= ~flag::RF;
+  const bool single_step = (s.rflags & flag::TF) != 0;
+  cpu.debug_hits = 0;
+  cpu.event_delivered = false;
+  cpu.limit = position + 1;
+  cpu.budget = 1;
+  if (!run_scratch(cpu, 1) || cpu.exit == Exit::fault) {
+    if (resume) s.rflags |= flag::RF;  // the instruction has not completed
+    mode_changed(cpu);
+    return;
+  }
+  const uint64_t now = cpu.limit - static_cast<uint64_t>(cpu.budget);
+  const bool trap = single_step && (!cpu.event_delivered || (s.rflags & flag::TF) != 0);
+  uint64_t bits = s.pending_debug | cpu.debug_hits | (trap ? dr6::BS : 0);
+  s.pending_debug = 0;
+  if (s.shadow_debug && s.shadow_position == now) {
+    s.pending_debug = bits & ~dr6::BS;  // MOV SS, POP SS: wait for the next instruction
+    bits = 0;
+  }
+  mode_changed(cpu);
+  if (bits != 0) {
+    if (s.activity == Activity::halted) s.activity = Activity::running;
+    cpu.fault = {vec::DB, false, 0, bits, true};
+    cpu.exit = Exit::fault;
+  }
+}
+
+EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
+  CpuState& s = cpu.s;
+  const uint64_t deadline_changes = platform_.deadlines.changes();
+  uint64_t last_position = kNoPosition.value;
+  unsigned exceptions = 0;
+  for (;;) {
+    const uint64_t position = cpu.limit - static_cast<uint64_t>(cpu.budget);
+    if (position != last_position) {
+      last_position = position;
+      exceptions = 0;
+    }
+    cpu.limit = end;
+    cpu.budget = static_cast<int64_t>(end - position);
+    if (platform_.deadlines.changes() != deadline_changes || platform_.control.stop_requested()) return EngineStop::yield;
+    if (position == end) return EngineStop::limit;
+    if (s.activity != Activity::running && !wake(cpu)) return EngineStop::halted;
+
+    unsigned at_most = kMaxBlockInsns;
+    if (cpu.vcpu->intr || s.nmi_pending || s.init_pending) [[unlikely]] {
+      switch (take_interrupt(cpu, position)) {
+        case Interrupt::none: break;
+        case Interrupt::triple_fault: return EngineStop::triple_fault;
+        case Interrupt::shadowed: at_most = 1; break;
+        case Interrupt::delivered:
+          cpu.chain_from = nullptr;
+          if (++exceptions > kMaxExceptionChain) return EngineStop::stuck;
+          continue;
+      }
+    }
+
+    if (cpu.slow) [[unlikely]] {
+      step_slowly(cpu);
+    } else if (at_most == 1) [[unlikely]] {
+      run_scratch(cpu, 1);
+    } else {
+      Block* from = cpu.exit == Exit::lookup ? cpu.chain_from : nullptr;
+      const unsigned slot = cpu.chain_slot;
+      cpu.chain_from = from;
+      Block* block = find_block(cpu);
+      if (block != nullptr && cpu.budget >= block->count) {
+        if (cpu.chain_from != nullptr && from->live && block->live && block->phys2 == Block::kOnePage) CodeCache::link(from, slot, block);
+        run_block(cpu, *block, block->ops());
+      } else {
+        cpu.chain_from = nullptr;
+        if (block != nullptr || cpu.exit != Exit::fault) run_scratch(cpu, static_cast<unsigned>(std::min<int64_t>(cpu.budget, kMaxBlockInsns)));
+      }
+    }
+    if (cpu.exit == Exit::lookup) [[likely]] continue;
+    if (cpu.exit == Exit::split) split_block(cpu);
+    if (cpu.exit == Exit::fault) {
+      if (++exceptions > kMaxExceptionChain) return EngineStop::stuck;
+      platform_.clock.set_position(Position(cpu.limit - static_cast<uint64_t>(cpu.budget)));
+      if (!deliver_fault(cpu)) return EngineStop::triple_fault;
+      cpu.exit = Exit::lookup;
+      cpu.chain_from = nullptr;
+    }
+    if (cpu.exit == Exit::yield) {
+      cpu.exit = Exit::lookup;
+      return EngineStop::yield;
+    }
+  }
+}
+
+EngineStop SoftEngine::run(Vcpu& vcpu, Position limit) {
+  SoftCpu& cpu = contexts_[vcpu.id.value]->cpu;
+  CpuState& s = cpu.s;
+  RV_ASSERT(&vcpu.state == &s);
+  const uint64_t position = platform_.clock.position().value;
+  RV_ASSERT(position <= limit.value && limit.value < (uint64_t{1} << 62));
+  cpu.vcpu = &vcpu;
+  set_rflags(cpu, s.rflags);
+  mode_changed(cpu);
+  cpu.limit = limit.value;
+  cpu.budget = static_cast<int64_t>(limit.value - position);
+  cpu.exit = Exit::lookup;
+  cpu.chain_from = nullptr;
+  const EngineStop stop = loop(cpu, limit.value);
+  platform_.clock.set_position(Position(cpu.limit - static_cast<uint64_t>(cpu.budget)));
+  s.rflags = get_rflags(cpu);
+  return stop;
+}
+
+// --- op.h -----------------------------------------------------------------------------------------------------------
+
+RV_HANDLER op_fault(SoftCpu* cpu, const Op* op) {
+  cpu->s.rip += op->ip_offset;
+  cpu->budget += op->remaining;
+  RV_LEAVE;
+}
+
+bool call_end(SoftCpu& cpu, const Op& op, Exec f) {
+  cpu.s.rip += op.ip_offset;
+  sync_clock(cpu, op);
+  const bool done = f(cpu, op);
+  if (!done) cpu.budget += op.remaining;
+  return done;
+}
+
+bool exec_undefined(SoftCpu& cpu, const Op& op) {
+  cpu.engine->count_unknown(cpu, instruction_rip(cpu, op));
+  return raise_ud(cpu);
+}
+
+}  // namespace soft
+}  // namespace retrovisor

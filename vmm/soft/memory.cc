@@ -1,0 +1,313 @@
+#include "vmm/soft/memory.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "vmm/cpu/page_walk.h"
+#include "vmm/soft/soft_engine.h"
+
+namespace retrovisor::soft {
+namespace {
+
+bool canonical(uint64_t linear) { return static_cast<uint64_t>(static_cast<int64_t>(linear << 16) >> 16) == linear; }
+
+bool raise_page_fault(SoftCpu& cpu, uint64_t linear, uint32_t error) {
+  cpu.fault = {vec::PF, true, error, linear, false};
+  cpu.exit = Exit::fault;
+  return false;
+}
+
+// An access or fetch beyond the segment or the canonical range: #SS for the stack segment, else #GP.
+bool raise_segment(SoftCpu& cpu, unsigned segment) { return raise(cpu, segment == SS ? vec::SS : vec::GP, 0); }
+
+Translations::Kind privilege_of(const SoftCpu& cpu, bool user) {
+  if (user) return Translations::user;
+  return (cpu.s.rflags & flag::AC) != 0 && (cpu.s.cr4 & cr4::SMAP) != 0 ? Translations::supervisor_ac : Translations::supervisor;
+}
+
+// Where an access goes: a host address, or a guest-physical address of no RAM.
+struct Target {
+  uint8_t* host = nullptr;
+  uint64_t phys = 0;
+};
+
+// Translates one access that does not cross a page. Fills the TLB of `kind`.
+bool translate(SoftCpu& cpu, uint64_t linear, bool write, Translations::Kind kind, bool implicit, Target& out) {
+  TlbEntry& e = cpu.translations->tlb[kind].entry[(linear >> kPageShift) % kTlbEntries];
+  const uint64_t page = linear & kPageMask;
+  GuestMemory& memory = cpu.platform->memory;
+  if (e.read_tag == page && (!write || (e.flags & tlb_flag::writable) != 0)) {
+    out.host = reinterpret_cast<uint8_t*>(linear + e.addend);
+    out.phys = static_cast<uint64_t>(out.host - memory.host(PhysAddr(0)));
+  } else {
+    const PageAccess access{.write = write, .user = kind == Translations::user, .fetch = false, .implicit = implicit};
+    const PageWalk walk = walk_page(cpu.s, memory, LinearAddr(linear), access);
+    if (!walk.ok) return raise_page_fault(cpu, linear, walk.error);
+    out.phys = walk.phys.value;
+    if (!memory.is_ram(walk.phys)) {
+      out.host = nullptr;
+      return true;
+    }
+    out.host = memory.host(walk.phys);
+    e.read_tag = page;
+    e.write_tag = kNoTag;
+    e.addend = reinterpret_cast<uint64_t>(out.host) - linear;
+    e.flags = (walk.global ? tlb_flag::global : 0) | (walk.writable ? tlb_flag::writable : 0) |
+              (walk.page_size > kPageSize ? walk.page_size : 0);
+  }
+  const uint8_t flags = memory.flags(out.phys >> kPageShift);
+  if ((flags & page_flag::code) == 0 && (e.flags & tlb_flag::writable) != 0) {
+    if (write) memory.mark_dirty(PhysAddr(out.phys));
+    if (write || (flags & page_flag::dirty) != 0) e.write_tag = page;
+  }
+  return true;
+}
+
+bool mmio(SoftCpu& cpu, const Op& op, uint64_t phys, void* data, unsigned size, bool write) {
+  if (op.remaining != 1) {
+    cpu.exit = Exit::split;
+    return false;
+  }
+  sync_clock(cpu, op);
+  auto* bytes = static_cast<uint8_t*>(data);
+  for (unsigned done = 0; done < size;) {
+    unsigned part = 8;
+    while (part > size - done || (part > 1 && ((phys + done) & (part - 1)) != 0 && size - done != part)) part /= 2;
+    uint64_t value = 0;
+    if (write) {
+      std::memcpy(&value, bytes + done, part);
+      cpu.platform->mmio.write(PhysAddr(phys + done), part, value);
+    } else {
+      value = cpu.platform->mmio.read(PhysAddr(phys + done), part);
+      std::memcpy(bytes + done, &value, part);
+    }
+    done += part;
+  }
+  // The access may have raised an interrupt or moved a deadline: leave at the next block border.
+  cpu.limit -= static_cast<uint64_t>(cpu.budget);
+  cpu.budget = 0;
+  return true;
+}
+
+// Does the access hit a data breakpoint? (SDM 3B 17.2.5)
+void match_breakpoints(SoftCpu& cpu, uint64_t linear, unsigned size, bool write) {
+  for (unsigned i = 0; i < 4; ++i) {
+    const uint64_t control = cpu.s.dr7 >> (16 + 4 * i);
+    if ((cpu.s.dr7 >> (2 * i) & 3) == 0) continue;
+    const unsigned type = control & 3;
+    if (!(type == 3 || (type == 1 && write))) continue;
+    static constexpr unsigned kLengths[4] = {1, 2, 8, 4};
+    const unsigned length = kLengths[control >> 2 & 3];
+    const uint64_t base = cpu.s.dr[i] & ~uint64_t{length - 1};
+    if (linear < base + length && base < linear + size) cpu.debug_hits |= 1u << i;
+  }
+}
+
+// The part of an access that lies in one page, already translated.
+bool perform(SoftCpu& cpu, const Op& op, const Target& target, void* data, unsigned size, bool write) {
+  if (target.host == nullptr) return mmio(cpu, op, target.phys, data, size, write);
+  if (write) {
+    GuestMemory& memory = cpu.platform->memory;
+    if ((memory.flags(target.phys >> kPageShift) & page_flag::code) != 0 &&
+        !cpu.engine->before_code_write(op, target.phys, size)) {
+      cpu.exit = Exit::split;
+      return false;
+    }
+    memory.mark_dirty(PhysAddr(target.phys));
+    std::memcpy(target.host, data, size);
+  } else {
+    std::memcpy(data, target.host, size);
+  }
+  return true;
+}
+
+bool access_with(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsigned size, Access access, Translations::Kind kind,
+                 bool implicit) {
+  const bool write_rights = access != Access::read;
+  const bool write = access == Access::write;
+  if (cpu.s.long_mode()) {
+    // In compatibility mode linear addresses have 32 bits and are always canonical.
+    if (!canonical(linear) || !canonical(linear + size - 1)) return raise_segment(cpu, op.ea & ea::seg_mask);
+  } else {
+    linear &= 0xffffffff;
+  }
+  const unsigned first = static_cast<unsigned>(std::min<uint64_t>(size, kPageSize - (linear & ~kPageMask)));
+  Target head, tail;
+  if (!translate(cpu, linear, write_rights, kind, implicit, head)) return false;
+  if (first == size) return perform(cpu, op, head, data, size, write);
+  uint64_t next = linear + first;
+  if (!cpu.s.long_mode()) next &= 0xffffffff;
+  if (!translate(cpu, next, write_rights, kind, implicit, tail)) return false;
+  // Both parts can only be held back by `split`, and then the first part is simply written again with the same bytes.
+  auto* bytes = static_cast<uint8_t*>(data);
+  return perform(cpu, op, head, bytes, first, write) && perform(cpu, op, tail, bytes + first, size - first, write);
+}
+
+}  // namespace
+
+bool mem_access(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsigned size, Access access) {
+  if (cpu.address_fault) {
+    cpu.address_fault = false;
+    return false;
+  }
+  const bool user = cpu.s.cpl() == 3;
+  if (cpu.tlb == &cpu.translations->tlb[Translations::none]) {
+    if (user && (cpu.s.cr0 & cr0::AM) != 0 && (cpu.s.rflags & flag::AC) != 0 && size <= 8 && (linear & (size - 1)) != 0 &&
+        (!cpu.s.long_mode() || canonical(linear)))
+      return raise(cpu, vec::AC, 0);
+    if (!access_with(cpu, op, linear, data, size, access, privilege_of(cpu, user), false)) return false;
+    match_breakpoints(cpu, linear, size, access != Access::read);
+    return true;
+  }
+  return access_with(cpu, op, linear, data, size, access, privilege_of(cpu, user), false);
+}
+
+bool system_access(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsigned size, Access access) {
+  if (cpu.address_fault) {
+    cpu.address_fault = false;
+    return false;
+  }
+  return access_with(cpu, op, linear, data, size, access, Translations::supervisor, true);
+}
+
+bool probe_write(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size, bool user) {
+  if (cpu.address_fault) {
+    cpu.address_fault = false;
+    return false;
+  }
+  if (size == 0) return true;
+  if (cpu.s.long_mode() && (!canonical(linear) || !canonical(linear + size - 1))) return raise_segment(cpu, op.ea & ea::seg_mask);
+  if (!cpu.s.long_mode()) linear &= 0xffffffff;
+  const Translations::Kind kind = privilege_of(cpu, user);
+  Target target;
+  for (uint64_t done = 0; done < size;) {
+    uint64_t at = linear + done;
+    if (!cpu.s.long_mode()) at &= 0xffffffff;
+    if (!translate(cpu, at, true, kind, false, target)) return false;
+    // Code and MMIO would hold the parts back: better before the first of them.
+    const uint64_t part = std::min<uint64_t>(size - done, kPageSize - (at & ~kPageMask));
+    if (op.remaining != 1 && (target.host == nullptr || (cpu.platform->memory.flags(target.phys >> kPageShift) & page_flag::code) != 0)) {
+      cpu.exit = Exit::split;
+      return false;
+    }
+    done += part;
+  }
+  return true;
+}
+
+uint64_t effective_offset(const SoftCpu& cpu, const Op& op) {
+  uint64_t offset = get<uint64_t>(&cpu, op.base) + (get<uint64_t>(&cpu, op.index) << op.scale) +
+                    static_cast<uint64_t>(static_cast<int64_t>(op.disp)) + ((op.ea & ea::wide) != 0 ? uint64_t{1} << 32 : 0);
+  switch (op.ea >> ea::size_shift & ea::size_mask) {
+    case 0: return offset & 0xffff;
+    case 1: return offset & 0xffffffff;
+    default: return offset;
+  }
+}
+
+uint64_t segment_address(SoftCpu& cpu, SegReg segment, uint64_t offset, unsigned size, Access access) {
+  const Segment& s = cpu.s.segment[segment];
+  if (cpu.s.mode64()) return segment >= FS ? s.base + offset : offset;
+  // Protected mode, real mode and vm86 alike check the cached descriptor (SDM 3A 5.3, 5.4).
+  bool ok = (s.attributes & seg::unusable) == 0;
+  const uint32_t type = s.attributes & seg::type_mask;
+  if (cpu.s.protected_mode() && !cpu.s.vm86()) {
+    if (access != Access::read) ok = ok && (type & seg::code) == 0 && (type & seg::readable_or_writable) != 0;
+    else ok = ok && ((type & seg::code) == 0 || (type & seg::readable_or_writable) != 0);
+  }
+  const uint64_t last = offset + size - 1;
+  if ((type & seg::code) == 0 && (type & seg::conforming_or_down) != 0 && cpu.s.protected_mode() && !cpu.s.vm86()) {
+    const uint64_t top = (s.attributes & seg::DB) != 0 ? 0xffffffff : 0xffff;
+    ok = ok && offset > s.limit && last <= top && last >= offset;
+  } else {
+    ok = ok && last <= s.limit && last >= offset;
+  }
+  if (!ok) {
+    raise(cpu, segment == SS ? vec::SS : vec::GP, 0);
+    cpu.address_fault = true;
+    return kFaultAddress;
+  }
+  return (s.base + offset) & 0xffffffff;
+}
+
+uint64_t ea_slow(SoftCpu& cpu, const Op& op, unsigned size, Access access) {
+  return segment_address(cpu, static_cast<SegReg>(op.ea & ea::seg_mask), effective_offset(cpu, op), size, access);
+}
+
+uint64_t operand_address(SoftCpu& cpu, const Op& op, unsigned size, Access access) { return ea_slow(cpu, op, size, access); }
+
+uint64_t ip_mask(const SoftCpu& cpu) {
+  switch (cpu.mode & block_mode::code_mask) {
+    case block_mode::code16: return 0xffff;
+    case block_mode::code32: return 0xffffffff;
+    default: return ~uint64_t{0};
+  }
+}
+
+namespace {
+
+void bump(SoftCpu& cpu, unsigned half) {
+  Translations& t = *cpu.translations;
+  ++t.generation[half];
+  cpu.jump_stamp[half] = t.generation[half] << 8 | (cpu.s.cpl() == 3 ? 0x80u : 0u) | cpu.mode;
+}
+
+}  // namespace
+
+void mode_changed(SoftCpu& cpu) {
+  const CpuState& s = cpu.s;
+  uint8_t mode;
+  if (s.mode64()) {
+    mode = block_mode::code64 | block_mode::flat;
+  } else {
+    const Segment& cs = s.segment[CS];
+    mode = (cs.attributes & seg::DB) != 0 ? block_mode::code32 : block_mode::code16;
+    if ((s.segment[SS].attributes & seg::DB) != 0) mode |= block_mode::stack32;
+    if (mode % 4 == block_mode::code32 && cs.base == 0 && cs.limit == 0xffffffff) mode |= block_mode::flat;
+  }
+  if ((s.cr0 & (cr0::EM | cr0::TS)) != 0 || (s.cr4 & cr4::OSFXSR) == 0) mode |= block_mode::fpu_trap;
+  cpu.mode = mode;
+
+  const bool user = s.cpl() == 3;
+  const bool breakpoints = (s.dr7 & 0xff) != 0;
+  const bool check_alignment = user && (s.cr0 & cr0::AM) != 0 && (s.rflags & flag::AC) != 0;
+  cpu.tlb = &cpu.translations->tlb[breakpoints || check_alignment ? Translations::none : privilege_of(cpu, user)];
+  cpu.slow = breakpoints || (s.rflags & (flag::TF | flag::RF)) != 0 || s.pending_debug != 0;
+  for (unsigned half = 0; half < 2; ++half)
+    cpu.jump_stamp[half] = cpu.translations->generation[half] << 8 | (user ? 0x80u : 0u) | mode;
+}
+
+void tlb_flush(SoftCpu& cpu, bool keep_global) {
+  Translations& t = *cpu.translations;
+  for (unsigned kind = 0; kind < Translations::none; ++kind) {
+    for (TlbEntry& e : t.tlb[kind].entry) {
+      const bool keep = keep_global && (e.flags & tlb_flag::global) != 0;
+      e.read_tag = keep ? e.read_tag : kNoTag;
+      e.write_tag = keep ? e.write_tag : kNoTag;
+    }
+  }
+  for (CodeTlbEntry& e : t.code)
+    if (!keep_global || !e.global) e.tag = kNoTag;
+  bump(cpu, 0);
+  if (!keep_global || t.upper_half_local) {
+    bump(cpu, 1);
+    t.upper_half_local = false;
+  }
+}
+
+void tlb_flush_page(SoftCpu& cpu, uint64_t linear) {
+  const uint64_t page = linear & kPageMask;
+  Translations& t = *cpu.translations;
+  for (unsigned kind = 0; kind < Translations::none; ++kind) {
+    for (TlbEntry& e : t.tlb[kind].entry) {
+      // A large page may have left many 4 KiB entries; INVLPG ends all of them (SDM 3A 4.10.4.1).
+      const uint64_t size = std::max<uint64_t>(e.flags & kPageMask, kPageSize);
+      if (((e.read_tag ^ page) & ~(size - 1)) == 0) e.read_tag = e.write_tag = kNoTag;
+    }
+  }
+  for (CodeTlbEntry& e : t.code)
+    if (((e.tag ^ page) & ~(e.page_size - 1)) == 0) e.tag = kNoTag;
+  bump(cpu, linear >> 63);
+}
+
+}  // namespace retrovisor::soft

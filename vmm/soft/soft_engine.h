@@ -1,0 +1,85 @@
+// The software engine: looks up or builds blocks, runs them, and does between them what happens between instructions.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "vmm/engine.h"
+#include "vmm/soft/code_cache.h"
+#include "vmm/soft/insn.h"
+#include "vmm/soft/soft_cpu.h"
+
+namespace retrovisor::soft {
+
+class SoftEngine final : public Engine, public CodeWriteObserver {
+ public:
+  SoftEngine(const Platform& platform, uint32_t vcpus);
+  ~SoftEngine() override;
+
+  std::string_view name() const override { return "soft"; }
+  CpuState& vcpu_state(VcpuId id) override { return contexts_[id.value]->cpu.s; }
+  EngineStop run(Vcpu& vcpu, Position limit) override;
+  void state_changed(Vcpu& vcpu) override;
+  void memory_changed() override;
+  void memory_protected() override;
+  const EngineStatistics& statistics() const override;
+
+  void code_written(PhysRange range) override;
+
+  // For the slow path of stores: a write to a page with code is about to happen.
+  // True: go ahead (whatever was made of the bytes is gone); false: the storing instruction must run as the last of its block.
+  bool before_code_write(const Op& op, uint64_t phys, uint64_t size);
+  // exec_undefined: the instruction at `rip` is not known.
+  void count_unknown(SoftCpu& cpu, uint64_t rip);
+
+ private:
+  struct Context {
+    SoftCpu cpu;
+    Translations translations;
+  };
+  // A block that is not cached: cut short by the limit, or made of one instruction that has to run alone.
+  struct ScratchBlock {
+    Block block;
+      Op ops[2 * kMaxBlockInsns + 1];  // an instruction may take two
+
+  };
+
+  EngineStop loop(SoftCpu& cpu, uint64_t end);
+  static void run_block(SoftCpu& cpu, const Block& block, const Op* op);
+  bool run_scratch(SoftCpu& cpu, unsigned max_insns);
+  void step_slowly(SoftCpu& cpu);
+  bool wake(SoftCpu& cpu);
+  enum class Interrupt : uint8_t { none, delivered, shadowed, triple_fault };
+  Interrupt take_interrupt(SoftCpu& cpu, uint64_t position);
+
+  Block* find_block(SoftCpu& cpu);
+  bool code_address(SoftCpu& cpu, uint64_t& phys);
+  bool fetch_page(SoftCpu& cpu, uint64_t linear, uint64_t& phys);
+  unsigned build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Block& block, Op* ops);
+  bool decode_at(SoftCpu& cpu, uint64_t phys, unsigned offset, Insn& insn, Block& block, DecodeStatus& status);
+  bool crossing_matches(SoftCpu& cpu, const Block* block);
+  void protect_code_page(uint64_t phys);
+  void forget_jumps();
+  void split_block(SoftCpu& cpu);
+
+  const Platform& platform_;
+  CodeCache cache_;
+  std::vector<std::unique_ptr<Context>> contexts_;
+  ScratchBlock scratch_;
+  mutable EngineStatistics statistics_;
+};
+
+// Makes `op` out of `insn`: asks the emitter groups in turn. `fpu`: what CR0 and CR4 have to allow first.
+Emit emit(const Insn& insn, FpuClass& fpu, Op& op);
+// An op to put before one of class `fpu` in blocks of block_mode::fpu_trap: raises #NM or #UD if CR0 or CR4 say so.
+Handler fpu_check_handler(FpuClass fpu);
+// Fills the addressing fields, length and ip_offset.
+void prepare_op(const Insn& insn, unsigned ip_offset, Op& op);
+// Ends a block that does not end in a branch: moves RIP behind it and goes on with the next block (op.imm: the Block).
+RV_HANDLER op_fallthrough(SoftCpu* cpu, const Op* op);
+// Turns a compare and the conditional branch behind it into one op. True if it did; then `branch` is void.
+bool fuse_compare_branch(Op& compare, const Insn& branch);
+
+inline size_t jump_index(uint64_t rip) { return (rip ^ rip >> 12) % kJumpCacheEntries; }
+
+}  // namespace retrovisor::soft
