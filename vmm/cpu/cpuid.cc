@@ -20,17 +20,18 @@ constexpr uint32_t kHypervisorBase = 0x40000000;
 constexpr uint32_t bit(unsigned n) { return uint32_t{1} << n; }
 
 // Leaf 1 (SDM 2 tables 3-10, 3-11).
-constexpr uint32_t kFeaturesEdx = bit(0) /* FPU */ | bit(1) /* VME */ | bit(2) /* DE */ | bit(3) /* PSE */ | bit(4) /* TSC */ |
-                                  bit(5) /* MSR */ | bit(6) /* PAE */ | bit(7) /* MCE */ | bit(8) /* CX8 */ | bit(9) /* APIC */ |
-                                  bit(11) /* SEP */ | bit(12) /* MTRR */ | bit(13) /* PGE */ | bit(14) /* MCA */ | bit(15) /* CMOV */ |
-                                  bit(16) /* PAT */ | bit(17) /* PSE36 */ | bit(19) /* CLFSH */ | bit(23) /* MMX */ | bit(24) /* FXSR */ |
-                                  bit(25) /* SSE */ | bit(26) /* SSE2 */ | bit(27) /* SS */;
-constexpr uint32_t kFeaturesEcx = bit(0) /* SSE3 */ | bit(9) /* SSSE3 */ | bit(13) /* CX16 */ | bit(19) /* SSE4.1 */ | bit(20) /* SSE4.2 */ |
-                                  bit(23) /* POPCNT */ | bit(24) /* TSC-deadline */ | bit(26) /* XSAVE */ | bit(30) /* RDRAND */ |
-                                  bit(31) /* hypervisor */;
+constexpr uint32_t kFeaturesEdx =
+    bit(0) /* FPU */ | bit(1) /* VME */ | bit(2) /* DE */ | bit(3) /* PSE */ | bit(4) /* TSC */ | bit(5) /* MSR */ |
+    bit(6) /* PAE */ | bit(7) /* MCE */ | bit(8) /* CX8 */ | bit(9) /* APIC */ | bit(11) /* SEP */ | bit(12) /* MTRR */ |
+    bit(13) /* PGE */ | bit(14) /* MCA */ | bit(15) /* CMOV */ | bit(16) /* PAT */ | bit(17) /* PSE36 */ |
+    bit(19) /* CLFSH */ | bit(23) /* MMX */ | bit(24) /* FXSR */ | bit(25) /* SSE */ | bit(26) /* SSE2 */ | bit(27) /* SS */;
+constexpr uint32_t kFeaturesEcx = bit(0) /* SSE3 */ | bit(9) /* SSSE3 */ | bit(13) /* CX16 */ | bit(19) /* SSE4.1 */ |
+                                  bit(20) /* SSE4.2 */ | bit(23) /* POPCNT */ | bit(24) /* TSC-deadline */ |
+                                  bit(26) /* XSAVE */ | bit(30) /* RDRAND */ | bit(31) /* hypervisor */;
 constexpr uint32_t kOsxsave = bit(27);
 // Leaf 7.
-constexpr uint32_t kLeaf7Ebx = bit(0) /* FSGSBASE */ | bit(1) /* TSC_ADJUST */ | bit(7) /* SMEP */ | bit(18) /* RDSEED */ | bit(20) /* SMAP */;
+constexpr uint32_t kLeaf7Ebx =
+    bit(0) /* FSGSBASE */ | bit(1) /* TSC_ADJUST */ | bit(7) /* SMEP */ | bit(18) /* RDSEED */ | bit(20) /* SMAP */;
 constexpr uint32_t kLeaf7Ecx = bit(2) /* UMIP */;
 // Leaf 80000001h.
 constexpr uint32_t kExtendedEcx = bit(0) /* LAHF in 64-bit mode */;

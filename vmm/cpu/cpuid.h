@@ -13,8 +13,9 @@ inline constexpr uint64_t kTscHz = 1'000'000'000;  // one tick per ns of guest t
 
 // What the model implements, for the checks of control registers and MSRs.
 inline constexpr unsigned kPhysicalBits = 40;
-inline constexpr uint64_t kCr4Supported = cr4::VME | cr4::PVI | cr4::TSD | cr4::DE | cr4::PSE | cr4::PAE | cr4::MCE | cr4::PGE | cr4::PCE |
-                                          cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::UMIP | cr4::FSGSBASE | cr4::OSXSAVE | cr4::SMEP | cr4::SMAP;
+inline constexpr uint64_t kCr4Supported = cr4::VME | cr4::PVI | cr4::TSD | cr4::DE | cr4::PSE | cr4::PAE | cr4::MCE |
+                                          cr4::PGE | cr4::PCE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::UMIP | cr4::FSGSBASE |
+                                          cr4::OSXSAVE | cr4::SMEP | cr4::SMAP;
 inline constexpr uint64_t kEferSupported = efer::SCE | efer::LME | efer::LMA | efer::NXE;
 inline constexpr uint64_t kXcr0Supported = 3;  // x87, SSE
 inline constexpr uint32_t kXsaveSize = 576;    // legacy area and header

@@ -156,8 +156,10 @@ void CpuState::restore(StateReader& in, VcpuId id) {
   zero = 0;
 
   const bool lma = (efer & efer::LMA) != 0;
-  in.check("rflags", (rflags & ~(flag::all | flag::fixed)) == 0 && (rflags & flag::fixed) != 0 && !(lma && (rflags & flag::VM) != 0));
-  in.check("cr0", (cr0 & ~cr0::all) == 0 && (cr0 & (cr0::PG | cr0::PE)) != cr0::PG && (cr0 & (cr0::CD | cr0::NW)) != cr0::NW);
+  in.check("rflags",
+           (rflags & ~(flag::all | flag::fixed)) == 0 && (rflags & flag::fixed) != 0 && !(lma && (rflags & flag::VM) != 0));
+  in.check("cr0",
+           (cr0 & ~cr0::all) == 0 && (cr0 & (cr0::PG | cr0::PE)) != cr0::PG && (cr0 & (cr0::CD | cr0::NW)) != cr0::NW);
   in.check("cr4", (cr4 & ~kCr4Supported) == 0);
   in.check("cr3", (cr3 >> kPhysicalBits) == 0);
   in.check("efer", (efer & ~kEferSupported) == 0 && lma == ((efer & efer::LME) != 0 && (cr0 & cr0::PG) != 0) &&

@@ -29,8 +29,8 @@ constexpr uint16_t with_byte(uint16_t old, unsigned index, uint8_t value) {
 
 AcpiPm::AcpiPm(const Clock& clock, Deadlines& deadlines, MachineControl& control, IrqLine sci)
     : clock_(clock), deadlines_(deadlines), control_(control), sci_(sci),
-      timer_(deadlines.add("acpi_pm.timer", [this](VirtualTime deadline) {
-        sync(deadline.value);
+      timer_(deadlines.add("acpi_pm.timer", [this](VirtualTime) {
+        sync(clock_.now().value);
         update();
       })) {}
 
@@ -52,7 +52,8 @@ void AcpiPm::sync(uint64_t now) {
 void AcpiPm::update() {
   sci_.set((status_ & enable_) != 0 && (control_register_ & pm1_cnt::SCI_EN) != 0);
   VirtualTime when = kNever;
-  if ((enable_ & pm1_en::TMR) != 0 && (status_ & pm1_sts::TMR) == 0) when = kTimer.time_of((carries(synced_) + 1) << kCarryBit);
+  if ((enable_ & pm1_en::TMR) != 0 && (status_ & pm1_sts::TMR) == 0)
+    when = kTimer.time_of((carries(synced_) + 1) << kCarryBit);
   if (deadlines_.deadline(timer_) != when) deadlines_.arm(timer_, when);
 }
 
@@ -80,7 +81,8 @@ void AcpiPm::write(uint16_t port, unsigned, uint32_t wide) {
   } else {
     const uint16_t written = with_byte(control_register_, byte, value);
     control_register_ = written & pm1_cnt::writable;
-    if ((written & pm1_cnt::SLP_EN) != 0 && (written & pm1_cnt::SLP_TYP) >> pm1_cnt::slp_typ_shift == machine_map::kSleepTypeS5)
+    if ((written & pm1_cnt::SLP_EN) != 0 &&
+        (written & pm1_cnt::SLP_TYP) >> pm1_cnt::slp_typ_shift == machine_map::kSleepTypeS5)
       control_.request_stop({StopReason::power_off, 0});
   }
   update();

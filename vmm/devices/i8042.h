@@ -1,8 +1,8 @@
 // Keyboard controller (8042) with nothing plugged into either port, and port 0x92. Source: IBM PS/2 Technical Reference,
 // "Keyboard and Auxiliary Device Controller"; port 92h: PIIX4 / ISA System Architecture "System Control Port A".
 //
-// Bytes sent to the absent devices come back as 0xfe with the time-out bit, as from a controller whose device does not clock.
-// The A20 gate is a bit that can be written and read; addresses are never masked by it.
+// Bytes sent to the absent devices come back as 0xfe with the time-out bit, as from a controller whose device does not
+// clock. The A20 gate is a bit that can be written and read; addresses are never masked by it.
 #pragma once
 
 #include <array>

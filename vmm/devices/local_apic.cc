@@ -257,7 +257,7 @@ bool LocalApic::tsc_deadline_mode() const { return (lvt_[TIMER] & lvt::timer_mod
 
 void LocalApic::timer_fired(uint64_t deadline) {
   if (tsc_deadline_mode()) {
-    if (tsc_deadline_ != 0 && deadline + vcpu_.state.tsc_offset >= tsc_deadline_) {
+    if (tsc_deadline_ != 0 && tsc() >= tsc_deadline_) {
       tsc_deadline_ = 0;
       deliver_lvt(TIMER);
     }
@@ -265,7 +265,7 @@ void LocalApic::timer_fired(uint64_t deadline) {
     return;
   }
   deliver_lvt(TIMER);
-  const uint64_t next = masked(TIMER) ? UINT64_MAX : count_.next_expiry(deadline);
+  const uint64_t next = masked(TIMER) ? UINT64_MAX : count_.next_expiry(std::max(deadline, now()));
   deadlines_.arm(timer_, VirtualTime(next));
 }
 

@@ -4,8 +4,8 @@
 // move its page, but not over RAM, which keeps priority. x2APIC mode is absent: IA32_APIC_BASE.EXTD cannot be set and its
 // MSRs raise #GP. The lines of LINT0 (INTR of the 8259A pair) are carried as asserted or not: polarity has no effect.
 //
-// The boot vCPU starts as firmware leaves it, in virtual wire mode (MultiProcessor Specification 1.4, 3.6.2.2): enabled, LINT0
-// ExtINT, LINT1 NMI. INIT gives the state of SDM 3A 10.4.7.3.
+// The boot vCPU starts as firmware leaves it, in virtual wire mode (MultiProcessor Specification 1.4, 3.6.2.2): enabled,
+// LINT0 ExtINT, LINT1 NMI. INIT gives the state of SDM 3A 10.4.7.3.
 #pragma once
 
 #include <array>

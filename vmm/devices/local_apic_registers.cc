@@ -102,7 +102,8 @@ void LocalApic::write_register(unsigned index, uint32_t value) {
       break;
     default:
       // Read-only registers ignore writes.
-      if (!(index >= ISR && index < ESR) && index != VERSION && index != APR && index != PPR && index != RRD && index != CURRENT_COUNT)
+      if (!(index >= ISR && index < ESR) && index != VERSION && index != APR && index != PPR && index != RRD &&
+          index != CURRENT_COUNT)
         error(esr::illegal_register);
       break;
   }
@@ -111,7 +112,8 @@ void LocalApic::write_register(unsigned index, uint32_t value) {
 uint64_t LocalApic::mmio_read(uint64_t offset, unsigned size) {
   LocalApic* apic = bus_.current();
   // The page of another vCPU's APIC, or of one that is switched off, is empty space.
-  if (apic == nullptr || !apic->enabled() || (apic->base_ & apic_base::address) != (base_ & apic_base::address)) return ~uint64_t{0};
+  if (apic == nullptr || !apic->enabled() || (apic->base_ & apic_base::address) != (base_ & apic_base::address))
+    return ~uint64_t{0};
   // Registers are 32 bits wide at multiples of 16 bytes (10.4.1); what lies between reads as zero.
   const uint64_t byte = offset & 0xf;
   if (byte >= 4) return 0;

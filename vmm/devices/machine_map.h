@@ -33,7 +33,7 @@ inline constexpr uint16_t kPmTimer = 0x608;             // PM_TMR; 4 bytes, 32 b
 inline constexpr uint64_t kPmTimerHz = 3'579'545;
 inline constexpr unsigned kPmTimerBits = 32;
 inline constexpr uint8_t kSleepTypeS5 = 5;              // SLP_TYP for soft-off: \_S5 = Package { 5, 5, 0, 0 }
-inline constexpr uint8_t kResetValue = 0x06;            // written to kResetControl resets the machine (FADT RESET_REG, RESET_VALUE)
+inline constexpr uint8_t kResetValue = 0x06;  // written to kResetControl resets the machine (FADT RESET_REG, RESET_VALUE)
 
 // ISA interrupt lines. Line n is IO-APIC pin (= GSI) n, active high, edge; with these overrides (MADT type 2):
 inline constexpr unsigned kPitIrq = 0, kPitGsi = 2; // 8254 counter 0: edge, active high

@@ -63,7 +63,8 @@ int Pic8259::Chip::candidate(bool master) const {
   const auto rank = [this](int l) { return (static_cast<unsigned>(l) - lowest - 1u) & 7; };
   if (rank(line) < rank(serving)) return line;
   // Special fully nested mode: a slave in service is not locked out (its own logic knows what is higher).
-  if (master && (icw4 & icw4::SFNM) != 0 && line == serving && (cascade & bit(static_cast<unsigned>(line))) != 0) return line;
+  if (master && (icw4 & icw4::SFNM) != 0 && line == serving && (cascade & bit(static_cast<unsigned>(line))) != 0)
+    return line;
   return -1;
 }
 

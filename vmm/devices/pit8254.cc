@@ -8,6 +8,7 @@ namespace {
 constexpr uint16_t kControlPort = machine_map::kPit + 3;
 // The PC refreshes memory every 18 ticks (counter 1 as the firmware sets it up); port 0x61 bit 4 toggles each time.
 constexpr uint64_t kRefreshTicks = 18;
+constexpr uint64_t kMaxLag = 1 << 17;
 
 namespace port61 {
 constexpr uint8_t gate2 = 1, writable = 0xf, refresh = 0x10, out2 = 0x20;
@@ -19,14 +20,21 @@ constexpr uint8_t no_count = 0x20, no_status = 0x10;
 }  // namespace
 
 Pit8254::Pit8254(const Clock& clock, Deadlines& deadlines, IrqLine irq0)
-    : clock_(clock), deadlines_(deadlines), irq0_(irq0), timer_(deadlines.add("pit0", [this](VirtualTime deadline) {
-        update(ticks_.ticks(deadline));
-      })) {}
+    : clock_(clock),
+      deadlines_(deadlines),
+      irq0_(irq0),
+      timer_(deadlines.add("pit0", [this](VirtualTime deadline) { edge_due(ticks_.ticks(deadline)); })) {}
 
 void Pit8254::reset() {
   for (unsigned i = 0; i < 3; ++i) counters_[i].reset(i != 2);  // GATE 0 and 1 are tied high
   control_b_ = 0;
   update(0);
+}
+
+// Every edge is made, also when the call comes late; but a restored state cannot ask for an endless number of them.
+void Pit8254::edge_due(uint64_t due) {
+  const uint64_t now = tick();
+  update(now > due && now - due > kMaxLag ? now : due);
 }
 
 void Pit8254::update(uint64_t now) {

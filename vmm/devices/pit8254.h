@@ -86,6 +86,7 @@ class Pit8254 final : public PortDevice {
  private:
   uint64_t tick() const { return ticks_.ticks(clock_.now()); }
   void write_control(uint8_t value, uint64_t now);
+  void edge_due(uint64_t due);
   // Drives IRQ 0 and asks to be called at its next edge.
   void update(uint64_t now);
 

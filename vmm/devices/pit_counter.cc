@@ -155,7 +155,7 @@ void PitCounter::write(uint8_t value, uint64_t tick) {
     write_high_ = true;
     if (mode_ == 0 && active_) {  // the first byte stops the count and OUT goes low (mode 0)
       before_ = count(tick);
-      active_ = false;
+      active_ = frozen_ = false;
     }
     return;
   }

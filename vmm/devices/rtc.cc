@@ -10,8 +10,21 @@ namespace retrovisor {
 namespace {
 
 enum Register : unsigned {
-  SECONDS = 0, SECONDS_ALARM = 1, MINUTES = 2, MINUTES_ALARM = 3, HOURS = 4, HOURS_ALARM = 5, WEEKDAY = 6, DAY = 7, MONTH = 8,
-  YEAR = 9, A = 10, B = 11, C = 12, D = 13, CENTURY = 0x32,
+  SECONDS = 0,
+  SECONDS_ALARM = 1,
+  MINUTES = 2,
+  MINUTES_ALARM = 3,
+  HOURS = 4,
+  HOURS_ALARM = 5,
+  WEEKDAY = 6,
+  DAY = 7,
+  MONTH = 8,
+  YEAR = 9,
+  A = 10,
+  B = 11,
+  C = 12,
+  D = 13,
+  CENTURY = 0x32,
 };
 namespace reg_a {
 constexpr uint8_t UIP = 0x80, DV = 0x70, RS = 0x0f, running = 0x20, divider_reset = 0x60;
@@ -36,9 +49,9 @@ Rtc::Rtc(const Clock& clock, Deadlines& deadlines, IrqLine irq8, uint64_t memory
       deadlines_(deadlines),
       irq_(irq8),
       memory_size_(memory_size),
-      periodic_(deadlines.add("rtc.periodic", [this](VirtualTime t) { fire(t); })),
-      alarm_(deadlines.add("rtc.alarm", [this](VirtualTime t) { fire(t); })),
-      update_ended_(deadlines.add("rtc.update", [this](VirtualTime t) { fire(t); })) {}
+      periodic_(deadlines.add("rtc.periodic", [this](VirtualTime) { fire(); })),
+      alarm_(deadlines.add("rtc.alarm", [this](VirtualTime) { fire(); })),
+      update_ended_(deadlines.add("rtc.update", [this](VirtualTime) { fire(); })) {}
 
 void Rtc::reset() {
   ram_.fill(0);
@@ -54,7 +67,8 @@ void Rtc::reset() {
   set_time(0);
 }
 
-// Memory sizes where PC firmware leaves them: base memory in KiB, memory above 1 MiB in KiB, above 16 MiB and above 4 GiB in 64 KiB.
+// Memory sizes where PC firmware leaves them: base memory in KiB, memory above 1 MiB in KiB, above 16 MiB and above 4 GiB in
+// 64 KiB.
 void Rtc::fill_memory_size() {
   const auto put = [this](unsigned low, uint64_t value) {
     ram_[low] = static_cast<uint8_t>(value);
@@ -213,8 +227,8 @@ void Rtc::update() {
   arm(alarm_, boundary + ahead * kNsPerSecond, ahead != 0);
 }
 
-void Rtc::fire(VirtualTime deadline) {
-  sync(deadline.value);
+void Rtc::fire() {
+  sync(clock_.now().value);
   update();
 }
 

@@ -1,12 +1,11 @@
-// MC146818A real-time clock with 128 bytes of CMOS memory. Source: Motorola MC146818A data sheet (register names are its own);
-// century byte at 0x32 and memory size bytes as PC firmware leaves them.
+// MC146818A real-time clock with 128 bytes of CMOS memory. Source: Motorola MC146818A data sheet (register names are its
+// own); century byte at 0x32 and memory size bytes as PC firmware leaves them.
 //
-// The time is wall clock at reset plus guest time since. Flags, count and update cycle are functions of guest time; deadlines
-// are armed only while an interrupt is enabled and not yet signalled.
+// The time is wall clock at reset plus guest time since. Flags, count and update cycle are functions of guest time;
+// deadlines are armed only while an interrupt is enabled and not yet signalled.
 #pragma once
 
 #include <array>
-#include <string>
 
 #include "vmm/bus.h"
 #include "vmm/clock.h"
@@ -54,7 +53,7 @@ class Rtc final : public PortDevice {
   void sync(uint64_t now);
   // IRQ line and deadlines.
   void update();
-  void fire(VirtualTime deadline);
+  void fire();
   void arm(Deadlines::Timer timer, uint64_t when, bool wanted);
   uint8_t read_register(unsigned index);
   void write_register(unsigned index, uint8_t value);

@@ -11,7 +11,8 @@ namespace ier {
 constexpr uint8_t ERBFI = 1, ETBEI = 2, ELSI = 4, EDSSI = 8, all = 0x0f;
 }
 namespace iir {  // bits 3-0, in order of priority
-constexpr uint8_t line_status = 6, data_available = 4, time_out = 0xc, thr_empty = 2, modem_status = 0, none = 1, fifos = 0xc0;
+constexpr uint8_t line_status = 6, data_available = 4, time_out = 0xc, thr_empty = 2, modem_status = 0, none = 1,
+                  fifos = 0xc0;
 }
 namespace fcr {
 constexpr uint8_t enable = 1, receiver_reset = 2, trigger = 0xc0;

@@ -1,7 +1,7 @@
 // 16550A serial port. Source: National Semiconductor PC16550D data sheet (register names and numbers are its own).
 //
-// Sending takes no time: THR and the transmitter are empty as soon as they are written, and the byte is out. Receiving is from
-// outside through input(); the receive time-out runs at the programmed character time. A terminal is always connected
+// Sending takes no time: THR and the transmitter are empty as soon as they are written, and the byte is out. Receiving is
+// from outside through input(); the receive time-out runs at the programmed character time. A terminal is always connected
 // (CTS, DSR and DCD are on). As on a PC, the interrupt output is gated by OUT2, which is off in loopback mode.
 #pragma once
 

@@ -13,6 +13,9 @@ namespace {
 
 // How often a running machine looks for console input, in guest time. Part of the machine model.
 constexpr uint64_t kInputPollNs = 1'000'000;
+// HLT with interrupts off while timers go on ticking: only an NMI could end it. A guest that none has reached in this
+// time counts as halted for ever.
+constexpr uint64_t kDeadHaltNs = 10'000'000'000;
 
 // Lets a failed assertion say where the machine was.
 class AssertionContext {
@@ -104,6 +107,7 @@ void Machine::poll_input() {
 
 Stop Machine::run_until(Position target, VirtualTime time) {
   const AssertionContext context(clock_, *engine_);
+  VirtualTime idle_since = kNever;
   for (;;) {
     if (stop_request_) {
       const Stop stop = *stop_request_;
@@ -117,10 +121,12 @@ Stop Machine::run_until(Position target, VirtualTime time) {
 
     Vcpu* vcpu = runnable();
     if (vcpu == nullptr) {
+      if (idle_since == kNever) idle_since = now();
       const VirtualTime due = deadlines_.next();
       const uint64_t ns = due == kNever ? UINT64_MAX : due - now();
       const bool input_wanted = chipset_->input_room(Channel::serial0) != 0 && wakeable();
       if (due == kNever && !input_wanted) return {StopReason::halted_forever, 0};
+      if (!wakeable() && now() - idle_since > kDeadHaltNs) return {StopReason::halted_forever, 0};
       const IdleWait wait = boundary_.idle_wait({position(), now()}, ns, input_wanted);
       if (wait.waited_ns == UINT64_MAX) return {StopReason::halted_forever, 0};
       RV_ASSERT(wait.waited_ns <= ns);
@@ -130,6 +136,7 @@ Stop Machine::run_until(Position target, VirtualTime time) {
       if (wait.host_wants_control) return {StopReason::host_request, 0};
       continue;
     }
+    idle_since = kNever;
     const Position limit = std::min({target, clock_.position_of(deadlines_.next()), clock_.position_of(next_poll_)});
     if (limit <= position()) continue;
     journal_.set_vcpu(vcpu->id);

@@ -77,9 +77,9 @@ class CodeCache {
   void kill(Block* block);
   void remove_from_page(uint64_t page, Block* block);
   void* allocate(size_t bytes);
-  static size_t hash(uint64_t phys, uint8_t mode) { return ((phys ^ (phys >> 15)) * 8 + mode) % kBuckets; }
+  static size_t hash(uint64_t phys, uint8_t mode) { return ((phys * 0x9e3779b97f4a7c15) >> 47 ^ mode) % kBuckets; }  // 2^64 / phi
 
-  static constexpr size_t kBuckets = 1 << 16;
+  static constexpr size_t kBuckets = 1 << 17;
   static constexpr size_t kArena = size_t{1} << 20;
   static constexpr size_t kMaxSites = 1 << 14;
   GuestMemory& memory_;

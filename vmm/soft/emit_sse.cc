@@ -3,14 +3,14 @@
 
 namespace retrovisor::soft {
 
-bool sse_misaligned(SoftCpu& cpu, const Op& op, uint64_t linear, Access access) {
+void sse_misaligned(SoftCpu& cpu, const Op& op, uint64_t linear, Access access) {
   const int64_t top = static_cast<int64_t>(linear) >> 47;
   if (top != 0 && top != -1) {
     // Not canonical, or kFaultAddress: mem_access raises (or keeps) the fault of the address.
     Xmm none;
-    return mem_access(cpu, op, linear, &none, sizeof none, access) && raise_gp(cpu, 0);
+    if (!mem_access(cpu, op, linear, &none, sizeof none, access)) return;
   }
-  return raise_gp(cpu, 0);
+  raise_gp(cpu, 0);
 }
 
 Emit emit_sse(const Insn& insn, Op& op, FpuClass& fpu) {

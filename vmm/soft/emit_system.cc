@@ -86,6 +86,9 @@ class SystemEmitter {
     op_.imm = immediate ? insn_.imm & 0xff : -1;
     return end<F>();
   }
+  unsigned source_segment() const {
+    return insn_.segment_override != kNoRegister ? unsigned{insn_.segment_override} : unsigned{DS};
+  }
   template <Exec F>
   Emit string_io(unsigned segment) {
     port_size();
@@ -109,7 +112,7 @@ class SystemEmitter {
         op_.imm = slot_of(insn_.reg);
         return next<exec_arpl>();
       case 0x6c: case 0x6d: return string_io<exec_ins>(ES);
-      case 0x6e: case 0x6f: return string_io<exec_outs>(insn_.segment_override != kNoRegister ? insn_.segment_override : DS);
+      case 0x6e: case 0x6f: return string_io<exec_outs>(source_segment());
       case 0x8c:
         if (insn_.reg_field() > GS) return Emit::unknown;
         register_or_memory();
@@ -189,7 +192,8 @@ class SystemEmitter {
   template <Exec F>
   Emit control_register(bool debug) {
     const unsigned number = insn_.reg;
-    if (!debug && number != 0 && number != 2 && number != 3 && number != 4 && !(number == 8 && code64())) return Emit::unknown;
+    if (!debug && number != 0 && number != 2 && number != 3 && number != 4 && !(number == 8 && code64()))
+      return Emit::unknown;
     op_.imm = number;
     op_.r1 = slot_of((insn_.modrm & 7u) | (insn_.rex & 1u) << 3);
     return end<F>();

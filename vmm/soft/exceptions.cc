@@ -111,8 +111,9 @@ bool deliver_protected(SoftCpu& cpu, const Op& op, const Event& e) {
   gate.linear = (s.idtr.base + e.vector * 8u) & 0xffffffff;
   if (!system_access(cpu, op, gate.linear, &gate.low, 8, Access::read)) return false;
   const uint32_t type = gate.type();
-  const bool is_gate = gate.system() && (type == sys::task_gate || type == sys::interrupt_gate16 || type == sys::trap_gate16 ||
-                                         type == sys::interrupt_gate32 || type == sys::trap_gate32);
+  const bool is_gate =
+      gate.system() && (type == sys::task_gate || type == sys::interrupt_gate16 || type == sys::trap_gate16 ||
+                        type == sys::interrupt_gate32 || type == sys::trap_gate32);
   if (!is_gate) return raise_gp(cpu, idt_error(e));
   if (is_software(e) && gate.dpl() < s.cpl()) return raise_gp(cpu, idt_error(e));
   if (!gate.present()) return raise(cpu, vec::NP, idt_error(e));
@@ -138,7 +139,8 @@ bool deliver_protected(SoftCpu& cpu, const Op& op, const Event& e) {
   uint32_t stack_error = 0;
   if (inner) {
     uint16_t ss_selector = 0;
-    if (!read_inner_stack(cpu, op, cpl, ss_selector, sp) || !check_stack_segment(cpu, op, ss_selector, cpl, vec::TS, ss)) return false;
+    if (!read_inner_stack(cpu, op, cpl, ss_selector, sp) || !check_stack_segment(cpu, op, ss_selector, cpl, vec::TS, ss))
+      return false;
     stack_error = selector_error(ss_selector);
   }
   Stack stack(cpu, op, ss, sp, false, inner, stack_error);
@@ -175,10 +177,13 @@ bool deliver_protected(SoftCpu& cpu, const Op& op, const Event& e) {
 
 bool deliver(SoftCpu& cpu, const Op& op, const Event& e) {
   const CpuState& s = cpu.s;
-  const bool done = !s.protected_mode() ? deliver_real(cpu, op, e) : s.long_mode() ? deliver_long(cpu, op, e) : deliver_protected(cpu, op, e);
+  const bool done = !s.protected_mode() ? deliver_real(cpu, op, e)
+                    : s.long_mode()     ? deliver_long(cpu, op, e)
+                                        : deliver_protected(cpu, op, e);
   if (done) return true;
   // EXT: the fault came up while delivering something the program did not ask for (SDM 3A 6.13).
-  if (!is_software(e) && cpu.exit == Exit::fault && cpu.fault.vector >= vec::TS && cpu.fault.vector <= vec::GP) cpu.fault.error |= 1;
+  if (!is_software(e) && cpu.exit == Exit::fault && cpu.fault.vector >= vec::TS && cpu.fault.vector <= vec::GP)
+    cpu.fault.error |= 1;
   return false;
 }
 

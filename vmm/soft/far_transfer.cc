@@ -47,7 +47,8 @@ bool check_system_target(SoftCpu& cpu, const Descriptor& d, uint16_t selector) {
 bool jump_to_task(SoftCpu& cpu, const Op& op, uint16_t selector, const Descriptor& d, TaskSwitch why) {
   const uint64_t back = next_rip(cpu, op);
   if (d.type() == sys::task_gate) {
-    return check_system_target(cpu, d, selector) && task_gate(cpu, op, d, why, back, get_rflags(cpu)) && report_task_trap(cpu);
+    return check_system_target(cpu, d, selector) && task_gate(cpu, op, d, why, back, get_rflags(cpu)) &&
+           report_task_trap(cpu);
   }
   if ((selector & 4) != 0 || (d.type() & sys::busy) != 0) return raise_gp(cpu, selector_error(selector));
   return check_system_target(cpu, d, selector) && task_switch(cpu, op, selector, d, why, back, get_rflags(cpu)) &&
@@ -83,7 +84,8 @@ bool call_inner_level(SoftCpu& cpu, const Op& op, const Segment& cs, uint64_t ri
     if (!read_long_stack(cpu, op, 4 + cpl * 8, sp)) return false;
   } else {
     uint16_t selector = 0;
-    if (!read_inner_stack(cpu, op, cpl, selector, sp) || !check_stack_segment(cpu, op, selector, cpl, vec::TS, ss)) return false;
+    if (!read_inner_stack(cpu, op, cpl, selector, sp) || !check_stack_segment(cpu, op, selector, cpl, vec::TS, ss))
+      return false;
     error = selector_error(selector);
   }
   Stack outer(cpu, op);
@@ -331,7 +333,8 @@ bool exec_iret(SoftCpu& cpu, const Op& op) {
   Stack stack(cpu, op);
   uint64_t rip = 0, selector = 0, image = 0;
   if (!stack.pop(rip, size) || !stack.pop(selector, size) || !stack.pop(image, size)) return false;
-  if (!s.long_mode() && size == 4 && (image & flag::VM) != 0 && s.cpl() == 0) return iret_to_vm86(cpu, stack, rip, selector, image);
+  if (!s.long_mode() && size == 4 && (image & flag::VM) != 0 && s.cpl() == 0)
+    return iret_to_vm86(cpu, stack, rip, selector, image);
 
   Segment cs;
   if (!check_return_code(cpu, op, static_cast<uint16_t>(selector), cs)) return false;
@@ -341,7 +344,8 @@ bool exec_iret(SoftCpu& cpu, const Op& op) {
     uint64_t sp = 0, ss_selector = 0;
     if (!stack.pop(sp, size) || !stack.pop(ss_selector, size)) return false;
     Segment ss;
-    if (!check_return_stack(cpu, op, static_cast<uint16_t>(ss_selector), cs, ss) || !check_target(cpu, cs, rip)) return false;
+    if (!check_return_stack(cpu, op, static_cast<uint16_t>(ss_selector), cs, ss) || !check_target(cpu, cs, rip))
+      return false;
     s.segment[SS] = ss;
     set_stack_pointer(cpu, ss, is_long_code(cpu, cs), sp);
     if (outer) drop_inner_segments(cpu, cs.selector & 3);

@@ -67,7 +67,8 @@ bool exec_rdtscp(SoftCpu& cpu, const Op& op) {
 bool exec_rdpmc(SoftCpu& cpu, const Op&) { return raise_gp(cpu, 0); }
 
 bool exec_cpuid(SoftCpu& cpu, const Op& op) {
-  const CpuidResult r = cpuid(static_cast<uint32_t>(cpu.s.gpr[RAX]), static_cast<uint32_t>(cpu.s.gpr[RCX]), cpu.s, cpu.vcpu->id, cpu.vcpus);
+  const CpuidResult r =
+      cpuid(static_cast<uint32_t>(cpu.s.gpr[RAX]), static_cast<uint32_t>(cpu.s.gpr[RCX]), cpu.s, cpu.vcpu->id, cpu.vcpus);
   set<uint32_t>(&cpu, slot_of(RAX), r.eax);
   set<uint32_t>(&cpu, slot_of(RBX), r.ebx);
   set<uint32_t>(&cpu, slot_of(RCX), r.ecx);

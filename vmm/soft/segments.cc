@@ -146,7 +146,8 @@ void drop_inner_segments(SoftCpu& cpu, unsigned new_cpl) {
 bool within_limit(const Segment& segment, uint64_t offset, unsigned size) {
   if ((segment.attributes & seg::unusable) != 0) return false;
   const uint64_t last = offset + size - 1;
-  const bool expand_down = (segment.attributes & (seg::S | seg::code | seg::conforming_or_down)) == (seg::S | seg::conforming_or_down);
+  const bool expand_down =
+      (segment.attributes & (seg::S | seg::code | seg::conforming_or_down)) == (seg::S | seg::conforming_or_down);
   if (!expand_down) return last <= segment.limit;
   return offset > segment.limit && last <= ((segment.attributes & seg::DB) != 0 ? 0xffffffffu : 0xffffu);
 }

@@ -7,8 +7,19 @@
 namespace retrovisor::soft {
 
 // For accesses that belong to no instruction (delivery of events). Like the last Op of a block it may touch anything.
-inline constexpr Op kNoOp{.fn = nullptr, .imm = 0, .disp = 0, .r0 = 0, .r1 = 0, .base = kZeroSlot, .index = kZeroSlot, .scale = 0,
-                          .ea = 0, .remaining = 1, .length = 0, .ip_offset = 0, .seg_off = kZeroSlot};
+inline constexpr Op kNoOp{.fn = nullptr,
+                          .imm = 0,
+                          .disp = 0,
+                          .r0 = 0,
+                          .r1 = 0,
+                          .base = kZeroSlot,
+                          .index = kZeroSlot,
+                          .scale = 0,
+                          .ea = 0,
+                          .remaining = 1,
+                          .length = 0,
+                          .ip_offset = 0,
+                          .seg_off = kZeroSlot};
 
 constexpr bool is_canonical(uint64_t address) {
   return static_cast<uint64_t>(static_cast<int64_t>(address << 16) >> 16) == address;
@@ -19,8 +30,9 @@ constexpr uint32_t selector_error(uint16_t selector) { return selector & 0xfffcu
 
 // Types of system descriptors (SDM 3A table 3-2). In long mode the 32-bit types are the 64-bit ones.
 namespace sys {
-inline constexpr uint32_t tss16 = 1, ldt = 2, tss16_busy = 3, call_gate16 = 4, task_gate = 5, interrupt_gate16 = 6, trap_gate16 = 7,
-                          tss32 = 9, tss32_busy = 11, call_gate32 = 12, interrupt_gate32 = 14, trap_gate32 = 15;
+inline constexpr uint32_t tss16 = 1, ldt = 2, tss16_busy = 3, call_gate16 = 4, task_gate = 5, interrupt_gate16 = 6,
+                          trap_gate16 = 7, tss32 = 9, tss32_busy = 11, call_gate32 = 12, interrupt_gate32 = 14,
+                          trap_gate32 = 15;
 inline constexpr uint32_t busy = 2;  // the bit that tells a busy TSS from an available one
 }  // namespace sys
 

@@ -28,7 +28,7 @@ inline constexpr uint64_t global = 1;    // survives a load of CR3
 inline constexpr uint64_t writable = 2;  // writes are allowed (D is set), even where write_tag does not say so
 }  // namespace tlb_flag
 inline constexpr uint64_t kNoTag = 1;
-inline constexpr size_t kTlbEntries = 512;
+inline constexpr size_t kTlbEntries = 1024;
 struct Tlb {
   TlbEntry entry[kTlbEntries];
 };
@@ -49,7 +49,7 @@ struct JumpCacheEntry {
   uint64_t stamp;  // SoftCpu::jump_stamp at the time; combines mode and TLB generation
   Block* block;
 };
-inline constexpr size_t kJumpCacheEntries = 4096;
+inline constexpr size_t kJumpCacheEntries = 16384;
 
 // What a vCPU remembers of page tables and code; all of it can be thrown away at any time.
 struct Translations {

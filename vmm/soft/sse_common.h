@@ -7,6 +7,8 @@
 
 #include <emmintrin.h>
 
+#include <type_traits>
+
 #include "vmm/soft/insn.h"
 #include "vmm/soft/memory.h"
 #include "vmm/soft/x87.h"
@@ -108,9 +110,9 @@ inline void set_mmx(SoftCpu& cpu, unsigned n, uint64_t value) {
 
 // ---- Memory operands ----
 
-// A misaligned 16-byte operand: #GP(0), unless the address itself is at fault first (not canonical, segment check failed).
-// `linear` is of the operand. Always false.
-bool sse_misaligned(SoftCpu& cpu, const Op& op, uint64_t linear, Access access);
+// Raises the fault of a misaligned operand: #GP(0), unless its address is at fault first (not canonical, segment check
+// failed).
+void sse_misaligned(SoftCpu& cpu, const Op& op, uint64_t linear, Access access);
 
 enum class Align : bool { any, natural };
 
@@ -119,7 +121,10 @@ template <class Ea, Align A>
 [[gnu::always_inline]] inline bool load_vec(SoftCpu& cpu, const Op& op, Vec& out) {
   const uint64_t linear = Ea::linear(&cpu, &op, 16, Access::read);
   if constexpr (A == Align::natural) {
-    if (__builtin_expect((linear & 15) != 0, 0)) return sse_misaligned(cpu, op, linear, Access::read);
+    if (__builtin_expect((linear & 15) != 0, 0)) {
+      sse_misaligned(cpu, op, linear, Access::read);
+      return false;
+    }
   }
   // As load<Xmm>(), but the value stays in a register on a TLB hit.
   const TlbEntry& e = cpu.tlb->entry[(linear >> kPageShift) % kTlbEntries];
@@ -137,7 +142,10 @@ template <class Ea, Align A>
 [[gnu::always_inline]] inline bool store_vec(SoftCpu& cpu, const Op& op, const Xmm& value) {
   const uint64_t linear = Ea::linear(&cpu, &op, 16, Access::write);
   if constexpr (A == Align::natural) {
-    if (__builtin_expect((linear & 15) != 0, 0)) return sse_misaligned(cpu, op, linear, Access::write);
+    if (__builtin_expect((linear & 15) != 0, 0)) {
+      sse_misaligned(cpu, op, linear, Access::write);
+      return false;
+    }
   }
   return store(&cpu, &op, linear, value);
 }

@@ -4,16 +4,16 @@
 namespace retrovisor::soft {
 namespace {
 
-constexpr uint64_t kLowDword = 0xffffffff;
-
 // ---- Whole registers ----
 
-bool exec_mov_reg(SoftCpu& cpu, const Op& op) {
-  set_xmm(cpu, op.r0, get_xmm(cpu, op.r1));
-  return true;
-}
-bool exec_mov_reg_reverse(SoftCpu& cpu, const Op& op) {
-  set_xmm(cpu, op.r1, get_xmm(cpu, op.r0));
+struct K_mov {
+  static Vec xmm(Vec, Vec b) { return b; }
+};
+
+// The opcodes that store have the operands the other way round.
+template <class K>
+bool exec_reg_reverse(SoftCpu& cpu, const Op& op) {
+  set_xmm(cpu, op.r1, K::xmm(get_xmm(cpu, op.r1), get_xmm(cpu, op.r0)));
   return true;
 }
 template <Align A, class Ea>
@@ -31,24 +31,28 @@ bool exec_mov_store(SoftCpu& cpu, const Op& op) {
 template <Align A>
 Emit emit_load(const SseForm& f) {
   f.xmm_registers();
-  if (!f.memory()) return f.sse(&op_call<exec_mov_reg>);
+  if (!f.memory()) return f.sse(&op_call<exec_xmm_reg<K_mov>>);
   return f.sse(RV_SSE_EA(f.op, exec_mov_load, A));
 }
 template <Align A>
 Emit emit_store(const SseForm& f) {
   f.xmm_registers();
-  if (!f.memory()) return f.sse(&op_call<exec_mov_reg_reverse>);
+  if (!f.memory()) return f.sse(&op_call<exec_reg_reverse<K_mov>>);
   return f.sse(RV_SSE_EA(f.op, exec_mov_store, A));
 }
 
-// ---- Low and high parts ----
+// ---- Low and high parts. Registers are written whole even where a part changes: reading 16 bytes of which 8 have just
+// been written would stall the host. ----
+
+Vec merge_low_qword(Vec to, Vec from) { return _mm_castpd_si128(_mm_move_sd(_mm_castsi128_pd(to), _mm_castsi128_pd(from))); }
+Vec merge_low_dword(Vec to, Vec from) { return _mm_castps_si128(_mm_move_ss(_mm_castsi128_ps(to), _mm_castsi128_ps(from))); }
 
 // Loads a dword or qword and clears the rest (MOVSS, MOVSD, MOVD, MOVQ).
 template <class T, class Ea>
 bool exec_load_low(SoftCpu& cpu, const Op& op) {
   T value;
   if (!load_scalar<T, Ea>(cpu, op, value)) return false;
-  cpu.s.xmm[op.r0] = {{value, 0}};
+  set_xmm(cpu, op.r0, vec_of(uint64_t{value}));
   return true;
 }
 template <class T, class Ea>
@@ -60,7 +64,8 @@ template <unsigned Half, class Ea>
 bool exec_load_half(SoftCpu& cpu, const Op& op) {
   uint64_t value;
   if (!load_scalar<uint64_t, Ea>(cpu, op, value)) return false;
-  cpu.s.xmm[op.r0].q[Half] = value;
+  const Vec old = get_xmm(cpu, op.r0);
+  set_xmm(cpu, op.r0, Half == 0 ? merge_low_qword(old, vec_of(value)) : _mm_unpacklo_epi64(old, vec_of(value)));
   return true;
 }
 template <unsigned Half, class Ea>
@@ -68,49 +73,30 @@ bool exec_store_half(SoftCpu& cpu, const Op& op) {
   return store_scalar<uint64_t, Ea>(cpu, op, cpu.s.xmm[op.r0].q[Half]);
 }
 
-// MOVSS between registers: `To` and `From` depend on the direction of the opcode.
-void merge_low_dword(Xmm& to, const Xmm& from) { to.q[0] = (to.q[0] & ~kLowDword) | (from.q[0] & kLowDword); }
-bool exec_movss_reg(SoftCpu& cpu, const Op& op) {
-  merge_low_dword(cpu.s.xmm[op.r0], cpu.s.xmm[op.r1]);
-  return true;
-}
-bool exec_movss_reg_reverse(SoftCpu& cpu, const Op& op) {
-  merge_low_dword(cpu.s.xmm[op.r1], cpu.s.xmm[op.r0]);
-  return true;
-}
-bool exec_movsd_reg(SoftCpu& cpu, const Op& op) {
-  cpu.s.xmm[op.r0].q[0] = cpu.s.xmm[op.r1].q[0];
-  return true;
-}
-bool exec_movsd_reg_reverse(SoftCpu& cpu, const Op& op) {
-  cpu.s.xmm[op.r1].q[0] = cpu.s.xmm[op.r0].q[0];
-  return true;
-}
-bool exec_movhlps(SoftCpu& cpu, const Op& op) {
-  cpu.s.xmm[op.r0].q[0] = cpu.s.xmm[op.r1].q[1];
-  return true;
-}
-bool exec_movlhps(SoftCpu& cpu, const Op& op) {
-  cpu.s.xmm[op.r0].q[1] = cpu.s.xmm[op.r1].q[0];
-  return true;
-}
-bool exec_movq_reg(SoftCpu& cpu, const Op& op) {
-  cpu.s.xmm[op.r0] = {{cpu.s.xmm[op.r1].q[0], 0}};
-  return true;
-}
-bool exec_movq_reg_reverse(SoftCpu& cpu, const Op& op) {
-  cpu.s.xmm[op.r1] = {{cpu.s.xmm[op.r0].q[0], 0}};
-  return true;
-}
+// Between registers.
+struct K_movss {
+  static Vec xmm(Vec a, Vec b) { return merge_low_dword(a, b); }
+};
+struct K_movsd {
+  static Vec xmm(Vec a, Vec b) { return merge_low_qword(a, b); }
+};
+struct K_movhlps {
+  static Vec xmm(Vec a, Vec b) { return merge_low_qword(a, _mm_unpackhi_epi64(b, b)); }
+};
+struct K_movlhps {
+  static Vec xmm(Vec a, Vec b) { return _mm_unpacklo_epi64(a, b); }
+};
+struct K_movq {
+  static Vec xmm(Vec, Vec b) { return _mm_move_epi64(b); }
+};
 
 // MOVSS, MOVSD: loads clear the rest of the register, moves between registers keep it.
 template <class T>
 Emit emit_scalar(const SseForm& f, bool is_store) {
-  constexpr bool single = sizeof(T) == 4;
+  using K = std::conditional_t<sizeof(T) == 4, K_movss, K_movsd>;
   f.xmm_registers();
   if (f.memory()) return f.sse(is_store ? RV_SSE_EA(f.op, exec_store_low, T) : RV_SSE_EA(f.op, exec_load_low, T));
-  if (is_store) return f.sse(single ? &op_call<exec_movss_reg_reverse> : &op_call<exec_movsd_reg_reverse>);
-  return f.sse(single ? &op_call<exec_movss_reg> : &op_call<exec_movsd_reg>);
+  return f.sse(is_store ? &op_call<exec_reg_reverse<K>> : &op_call<exec_xmm_reg<K>>);
 }
 
 // 0F 12, 13, 16, 17 without prefix (PS) or with 66 (PD). Registers: only the loads, without prefix (MOVHLPS, MOVLHPS).
@@ -119,7 +105,7 @@ Emit emit_half(const SseForm& f, bool is_store) {
   f.xmm_registers();
   if (f.memory()) return f.sse(is_store ? RV_SSE_EA(f.op, exec_store_half, Half) : RV_SSE_EA(f.op, exec_load_half, Half));
   if (is_store || !f.is(SsePrefix::none)) return Emit::unknown;
-  return f.sse(Half == 0 ? &op_call<exec_movhlps> : &op_call<exec_movlhps>);
+  return f.sse(Half == 0 ? &op_call<exec_xmm_reg<K_movhlps>> : &op_call<exec_xmm_reg<K_movlhps>>);
 }
 
 // ---- Duplicating moves (SSE3) ----
@@ -138,7 +124,7 @@ struct K_movddup {
 
 template <class T>
 bool exec_mov_from_gpr(SoftCpu& cpu, const Op& op) {
-  cpu.s.xmm[op.r0] = {{get<T>(&cpu, op.r1), 0}};
+  set_xmm(cpu, op.r0, vec_of(uint64_t{get<T>(&cpu, op.r1)}));
   return true;
 }
 template <class T>
@@ -184,7 +170,7 @@ Emit emit_with_66(const SseForm& f) {
     case 0x7f: return emit_store<Align::natural>(f);
     case 0xd6:                                        // MOVQ
       f.xmm_registers();
-      return f.sse(f.memory() ? RV_SSE_EA(f.op, exec_store_low, uint64_t) : &op_call<exec_movq_reg_reverse>);
+      return f.sse(f.memory() ? RV_SSE_EA(f.op, exec_store_low, uint64_t) : &op_call<exec_reg_reverse<K_movq>>);
     case 0xe7: return f.memory() ? emit_store<Align::natural>(f) : Emit::unknown;  // MOVNTDQ
     default: return Emit::unknown;
   }
@@ -215,7 +201,7 @@ Emit emit_with_f3(const SseForm& f) {
     case 0x6f: return emit_load<Align::any>(f);         // MOVDQU
     case 0x7e:                                          // MOVQ
       f.xmm_registers();
-      return f.sse(f.memory() ? RV_SSE_EA(f.op, exec_load_low, uint64_t) : &op_call<exec_movq_reg>);
+      return f.sse(f.memory() ? RV_SSE_EA(f.op, exec_load_low, uint64_t) : &op_call<exec_xmm_reg<K_movq>>);
     case 0x7f: return emit_store<Align::any>(f);
     default: return Emit::unknown;
   }

@@ -58,7 +58,9 @@ unsigned xmm_count(const SoftCpu& cpu) { return code64(cpu) ? 16 : 8; }
 // Linear address of the area. False: not aligned, or not in its segment.
 bool area_address(SoftCpu& cpu, const Op& op, unsigned size, unsigned alignment, Access access, uint64_t& linear) {
   linear = operand_address(cpu, op, size, access);
-  return (linear & (alignment - 1)) == 0 || sse_misaligned(cpu, op, linear, access);
+  if ((linear & (alignment - 1)) == 0) return true;
+  sse_misaligned(cpu, op, linear, access);
+  return false;
 }
 
 // Copies bytes [begin, end) of the area; both are multiples of 8, and the area is aligned to 16.

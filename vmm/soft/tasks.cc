@@ -109,7 +109,8 @@ bool load_task_segments(SoftCpu& cpu, const Op& op, const Image& image) {
 
 }  // namespace
 
-bool task_switch(SoftCpu& cpu, const Op& op, uint16_t selector, Descriptor tss, TaskSwitch why, uint64_t return_rip, uint64_t rflags) {
+bool task_switch(SoftCpu& cpu, const Op& op, uint16_t selector, Descriptor tss, TaskSwitch why, uint64_t return_rip,
+                 uint64_t rflags) {
   CpuState& s = cpu.s;
   const Layout& new_layout = layout_of(tss.type());
   const Layout& old_layout = layout_of(s.tr.attributes);

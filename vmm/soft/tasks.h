@@ -14,7 +14,8 @@ enum class TaskSwitch : uint8_t {
 // Switches to the task of the TSS `tss` (a checked descriptor, named by `selector`). `return_rip` and `rflags` are saved
 // in the old TSS. False with cpu.fault set: either nothing has changed, or, for faults that the manual places in the
 // new task, the new task is current and s.rip is its first instruction.
-bool task_switch(SoftCpu& cpu, const Op& op, uint16_t selector, Descriptor tss, TaskSwitch why, uint64_t return_rip, uint64_t rflags);
+bool task_switch(SoftCpu& cpu, const Op& op, uint16_t selector, Descriptor tss, TaskSwitch why, uint64_t return_rip,
+                 uint64_t rflags);
 
 // A task gate: finds and checks its TSS, then switches.
 bool task_gate(SoftCpu& cpu, const Op& op, const Descriptor& gate, TaskSwitch why, uint64_t return_rip, uint64_t rflags);

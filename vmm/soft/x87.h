@@ -17,8 +17,8 @@ namespace retrovisor::soft {
 
 // Bits of the status word (SDM 1 8.1.3).
 namespace fsw {
-inline constexpr uint16_t IE = 1 << 0, DE = 1 << 1, ZE = 1 << 2, OE = 1 << 3, UE = 1 << 4, PE = 1 << 5, SF = 1 << 6, ES = 1 << 7,
-                          C0 = 1 << 8, C1 = 1 << 9, C2 = 1 << 10, C3 = 1 << 14, B = 1 << 15;
+inline constexpr uint16_t IE = 1 << 0, DE = 1 << 1, ZE = 1 << 2, OE = 1 << 3, UE = 1 << 4, PE = 1 << 5, SF = 1 << 6;
+inline constexpr uint16_t ES = 1 << 7, C0 = 1 << 8, C1 = 1 << 9, C2 = 1 << 10, C3 = 1 << 14, B = 1 << 15;
 inline constexpr uint16_t exceptions = IE | DE | ZE | OE | UE | PE;
 inline constexpr uint16_t condition = C0 | C1 | C2 | C3;
 inline constexpr unsigned top_shift = 11;

@@ -7,11 +7,7 @@
 namespace retrovisor::soft {
 namespace {
 
-// Exceptions and C1 of a host status; C1 tells the direction of rounding and means nothing for exact results.
-uint16_t result_flags(uint16_t status) {
-  const uint16_t keep = (status & fsw::PE) != 0 ? fsw::exceptions | fsw::C1 : fsw::exceptions;
-  return status & keep;
-}
+constexpr uint16_t kResultFlags = fsw::exceptions | fsw::C1;
 
 template <class Operation, bool ToSti, bool Pop>
 bool exec_arith(SoftCpu& cpu, const Op& op) {
@@ -25,8 +21,8 @@ bool exec_arith(SoftCpu& cpu, const Op& op) {
     x87_set(f, destination, kX87Indefinite);
   } else {
     X87Register value;
-    const uint16_t status = x87_host::run<typename Operation::Stack>(f.fcw, value, x87_st(f, 0), x87_st(f, op.r0));
-    if (!x87_raise(f, result_flags(status))) return true;
+    const uint16_t status = x87_host::run<typename Operation::Stack>(f, value, x87_st(f, 0), x87_st(f, op.r0));
+    if (!x87_raise(f, status & kResultFlags)) return true;
     x87_st(f, destination) = value;
   }
   if (Pop) x87_pop(f);
@@ -46,8 +42,8 @@ bool exec_arith_memory(SoftCpu& cpu, const Op& op) {
     return true;
   }
   X87Register value;
-  const uint16_t status = x87_host::run<HostOperation>(f.fcw, value, x87_st(f, 0), operand);
-  if (x87_raise(f, result_flags(status))) x87_st(f, 0) = value;
+  const uint16_t status = x87_host::run<HostOperation>(f, value, x87_st(f, 0), operand);
+  if (x87_raise(f, status & kResultFlags)) x87_st(f, 0) = value;
   return true;
 }
 
@@ -69,8 +65,8 @@ bool exec_host_unary(SoftCpu& cpu, const Op& op) {
     return true;
   }
   X87Register value;
-  const uint16_t status = x87_host::run<HostOperation>(f.fcw, value, x87_st(f, 0), kX87One);
-  if (x87_raise(f, result_flags(status))) x87_st(f, 0) = value;
+  const uint16_t status = x87_host::run<HostOperation>(f, value, x87_st(f, 0), kX87One);
+  if (x87_raise(f, status & kResultFlags)) x87_st(f, 0) = value;
   return true;
 }
 
@@ -88,7 +84,7 @@ bool exec_remainder(SoftCpu& cpu, const Op& op) {
   }
   const X87Register a = x87_st(f, 0);
   X87Register b = x87_st(f, 1);
-  const auto finite = [](const X87Register& v) {
+  const auto finite = [](const X87Register& v) {  // and not zero
     const X87Class c = x87_classify(v);
     return c == X87Class::normal || c == X87Class::denormal;
   };
@@ -98,6 +94,8 @@ bool exec_remainder(SoftCpu& cpu, const Op& op) {
   };
   uint16_t denormal = 0;
   bool partial = false;
+  // There is a quotient, whose bits go to C0, C3 and C1.
+  const bool quotient = (finite(a) || x87_classify(a) == X87Class::zero) && (finite(b) || x87_classify(b) == X87Class::infinity);
   if (finite(a) && finite(b)) {
     const int difference = exponent(a) - exponent(b);
     if (difference >= 64) {
@@ -111,8 +109,8 @@ bool exec_remainder(SoftCpu& cpu, const Op& op) {
     }
   }
   X87Register value;
-  uint16_t status = partial ? x87_host::run<x87_host::Remainder>(f.fcw, value, a, b)
-                            : x87_host::run<HostOperation>(f.fcw, value, a, b);
+  uint16_t status = partial ? x87_host::run<x87_host::Remainder>(f, value, a, b)
+                            : x87_host::run<HostOperation>(f, value, a, b);
   if (partial) {
     if ((denormal & ~f.fcw) != 0) {
       x87_raise(f, denormal);
@@ -122,8 +120,7 @@ bool exec_remainder(SoftCpu& cpu, const Op& op) {
   }
   if (!x87_raise(f, status & fsw::exceptions)) return true;
   x87_st(f, 0) = value;
-  // Without a quotient C0 and C3 stay.
-  if ((status & fsw::IE) == 0 && x87_classify(value) != X87Class::nan) x87_set_condition(f, fsw::condition, status);
+  if (quotient) x87_set_condition(f, fsw::condition, status);  // else C0 and C3 stay
   return true;
 }
 

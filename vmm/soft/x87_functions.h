@@ -2,8 +2,8 @@
 // bits, and the scaling ones.
 //
 // The transcendental results are computed with 128 bits and rounded once, by the rounding control; the error is below
-// 0.5000001 ulp for rounding to nearest. Precision control does not apply (SDM 1 8.1.5.2). PE is set exactly if the result is
-// not exact, C1 if it was rounded up. Special cases follow the tables of SDM 2. What those leave undefined:
+// 0.5000001 ulp for rounding to nearest. Precision control does not apply (SDM 1 8.1.5.2). PE is set exactly if the
+// result is not exact, C1 if it was rounded up. Special cases follow the tables of SDM 2. What those leave undefined:
 // - F2XM1 of a finite |x| > 1 gives x.
 // - FYL2XP1 is y * log2(1 + x) for every x > -1, -1 is like FYL2X of 0, and below is an invalid operation.
 // - DE is set for a denormal operand wherever there is no NaN, invalid operation or division by zero.

@@ -15,28 +15,35 @@ namespace retrovisor::soft::x87_host {
 #define RV_X87_CLOBBERS "ax", "memory", "cc", "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)"
 
 inline void load_control(uint16_t control) { asm volatile("fldcw %0" : : "m"(control) : "memory"); }
-// Exception flags that earlier host code left must not be taken for the guest's.
-inline void clear_exceptions() {
-  asm volatile("fnstsw %%ax\n\ttestb $0x3f, %%al\n\tjz 1f\n\tfnclex\n1:" : : : RV_X87_CLOBBERS);
+inline bool all_masked(const X87State& f) { return (f.fcw & fcw::masks) == fcw::masks; }
+
+// Exception flags that earlier operations left in the host's status must not be taken for the guest's. FNCLEX takes
+// longer than everything else here together. But exception flags are sticky: with all exceptions masked, a flag that the
+// guest has set already may stay set in the host, because to find it raised again changes nothing.
+inline void clear_exceptions(const X87State& f) {
+  uint16_t status;
+  asm volatile("fnstsw %0" : "=a"(status));
+  const unsigned keep = all_masked(f) ? f.fsw & fsw::exceptions : 0u;
+  if ((status & fsw::exceptions & ~keep) != 0) asm volatile("fnclex" : : : RV_X87_CLOBBERS);
 }
 
-// Runs Operation with the guest's control word. Operation::run<Trapping>(out, operands...) returns the status.
+// Runs Operation with the guest's control word; it returns the host's status. Its exceptions are those of the operation
+// and, if all are masked, perhaps others that the guest's status has already. C1 is that of the operation: it is set
+// if the result was rounded up, otherwise clear.
 template <class Operation, class Out, class... Operand>
-inline uint16_t run(uint16_t guest_control, Out& out, const Operand&... operand) {
-  clear_exceptions();
-  if (__builtin_expect(guest_control == fcw::initial, 1)) return Operation::masked(out, operand...);
-  load_control(guest_control);
-  const uint16_t status = (guest_control & fcw::masks) == fcw::masks ? Operation::masked(out, operand...)
-                                                                     : Operation::trapping(out, operand...);
+inline uint16_t run(const X87State& f, Out& out, const Operand&... operand) {
+  clear_exceptions(f);
+  if (__builtin_expect(f.fcw == fcw::initial, 1)) return Operation::masked(out, operand...);
+  load_control(f.fcw);
+  const uint16_t status = all_masked(f) ? Operation::masked(out, operand...) : Operation::trapping(out, operand...);
   load_control(fcw::initial);
   return status;
 }
-
 // The same for operations whose result does not depend on the exception masks.
 template <class Operation, class Out, class... Operand>
-inline uint16_t run_masked(uint16_t guest_control, Out& out, const Operand&... operand) {
-  clear_exceptions();
-  const uint16_t control = guest_control | fcw::masks;
+inline uint16_t run_masked(const X87State& f, Out& out, const Operand&... operand) {
+  clear_exceptions(f);
+  const uint16_t control = f.fcw | fcw::masks;
   if (__builtin_expect(control == fcw::initial, 1)) return Operation::masked(out, operand...);
   load_control(control);
   const uint16_t status = Operation::masked(out, operand...);

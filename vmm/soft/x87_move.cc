@@ -64,16 +64,18 @@ struct FloatStore {
   using Value = T;
   static constexpr uint16_t not_stored = fsw::IE | fsw::OE | fsw::UE;  // when unmasked (SDM 1 8.5.4)
   static T indefinite() { return static_cast<T>(sizeof(T) == 4 ? 0xffc00000 : 0xfff8000000000000); }
-  static uint16_t convert(uint16_t control, T& out, const X87Register& a) { return x87_host::run<HostOperation>(control, out, a); }
+  static uint16_t convert(const X87State& f, T& out, const X87Register& a) {
+    return x87_host::run<HostOperation>(f, out, a);
+  }
 };
 template <class T, class HostOperation>
 struct IntegerStore {
   using Value = T;
   static constexpr uint16_t not_stored = fsw::IE;
   static T indefinite() { return static_cast<T>(T{1} << (8 * sizeof(T) - 1)); }
-  static uint16_t convert(uint16_t control, T& out, const X87Register& a) {
-    const uint16_t status = x87_host::run_masked<HostOperation>(control, out, a);
-    return (status & ~control & fsw::IE) != 0 ? fsw::IE : status;
+  static uint16_t convert(const X87State& f, T& out, const X87Register& a) {
+    const uint16_t status = x87_host::run_masked<HostOperation>(f, out, a);
+    return (status & ~f.fcw & fsw::IE) != 0 ? fsw::IE : status;
   }
 };
 
@@ -83,12 +85,12 @@ bool exec_store(SoftCpu& cpu, const Op& op) {
   X87State& f = cpu.s.x87;
   typename Kind::Value value = Kind::indefinite();
   const bool underflow = x87_empty(f, 0);
-  uint16_t flags = underflow ? fsw::IE : Kind::convert(f.fcw, value, x87_st(f, 0));
+  uint16_t flags = underflow ? fsw::IE : Kind::convert(f, value, x87_st(f, 0));
   const bool stored = (flags & ~f.fcw & Kind::not_stored) == 0;
   if (stored && !store_operand(cpu, op, value)) return false;
   x87_note_operand(cpu, op);
   x87_clear_condition(f, fsw::C1);
-  flags &= (flags & fsw::PE) != 0 ? fsw::exceptions | fsw::C1 : fsw::exceptions;
+  flags &= fsw::exceptions | fsw::C1;
   x87_raise(f, static_cast<uint16_t>(flags | (underflow ? fsw::SF : 0)));
   if (Pop && stored) x87_pop(f);
   return true;
@@ -103,9 +105,8 @@ bool exec_store_ten_bytes(SoftCpu& cpu, const Op& op) {
   uint16_t flags = 0;
   if (!x87_empty(f, 0)) {
     if constexpr (Bcd) {
-      flags = x87_host::run_masked<x87_host::StoreBcd>(f.fcw, data, x87_st(f, 0));
-      flags &= fsw::IE | fsw::PE | fsw::C1;
-      if ((flags & fsw::PE) == 0) flags &= fsw::IE;
+      flags = x87_host::run_masked<x87_host::StoreBcd>(f, data, x87_st(f, 0));
+      flags &= (flags & ~f.fcw & fsw::IE) != 0 ? fsw::IE : fsw::exceptions | fsw::C1;
     } else {
       const X87Register& a = x87_st(f, 0);
       std::memcpy(data.byte, &a.mantissa, 8);
@@ -279,7 +280,9 @@ Handler x87_store_truncating_handler(X87Memory type) {
 }
 
 Handler x87_load_register_handler() { return op_call<exec_load_register>; }
-Handler x87_store_register_handler(bool pop) { return pop ? op_call<exec_store_register<true>> : op_call<exec_store_register<false>>; }
+Handler x87_store_register_handler(bool pop) {
+  return pop ? op_call<exec_store_register<true>> : op_call<exec_store_register<false>>;
+}
 Handler x87_store_quiet_handler() { return op_call<exec_store_quiet>; }
 Handler x87_exchange_handler() { return op_call<exec_exchange>; }
 

@@ -15,7 +15,8 @@ struct X87Widened {
   bool denormal = false;
 };
 
-inline X87Widened x87_widen(uint64_t fraction, unsigned fraction_bits, unsigned exponent, unsigned max_exponent, bool negative) {
+inline X87Widened x87_widen(uint64_t fraction, unsigned fraction_bits, unsigned exponent, unsigned max_exponent,
+                            bool negative) {
   const uint16_t sign = negative ? kX87Sign : uint16_t{0};
   const uint64_t aligned = fraction << (63 - fraction_bits);
   const unsigned rebias = 16383 - (max_exponent >> 1);
@@ -25,7 +26,9 @@ inline X87Widened x87_widen(uint64_t fraction, unsigned fraction_bits, unsigned 
   const unsigned shift = static_cast<unsigned>(__builtin_clzll(aligned));
   return {{aligned << shift, static_cast<uint16_t>(sign | (1 + rebias - shift))}, true};
 }
-inline X87Widened x87_widen(X87Float32 v) { return x87_widen(v.bits & 0x7fffff, 23, v.bits >> 23 & 0xff, 0xff, v.bits >> 31 != 0); }
+inline X87Widened x87_widen(X87Float32 v) {
+  return x87_widen(v.bits & 0x7fffff, 23, v.bits >> 23 & 0xff, 0xff, v.bits >> 31 != 0);
+}
 inline X87Widened x87_widen(X87Float64 v) {
   return x87_widen(v.bits & 0xfffffffffffff, 52, static_cast<unsigned>(v.bits >> 52) & 0x7ff, 0x7ff, v.bits >> 63 != 0);
 }

@@ -106,7 +106,8 @@ inline void x87_note_operand(SoftCpu& cpu, const Op& op) {
   x87_note_instruction(cpu, op);
   X87State& f = cpu.s.x87;
   f.fdp = effective_offset(cpu, op);
-  f.fds = (cpu.mode & block_mode::code_mask) == block_mode::code64 ? uint16_t{0} : cpu.s.segment[op.ea & ea::seg_mask].selector;
+  const bool code64 = (cpu.mode & block_mode::code_mask) == block_mode::code64;
+  f.fds = code64 ? uint16_t{0} : cpu.s.segment[op.ea & ea::seg_mask].selector;
 }
 
 // Operands of more than eight bytes. False: cpu.fault is set; nothing has been stored.

@@ -33,8 +33,8 @@ Wide wide_add(const Wide& a, const Wide& b) {
 
 namespace {
 
-// The next 64 bits of the quotient of remainder / divisor, with remainder < divisor; updates the remainder. Knuth's algorithm D
-// with 64-bit digits; the divisor is normalized, so the estimate is too large by at most two.
+// The next 64 bits of the quotient of remainder / divisor, with remainder < divisor; updates the remainder. Knuth's
+// algorithm D with 64-bit digits; the divisor is normalized, so the estimate is too large by at most two.
 uint64_t quotient_digit(Uint128& remainder, Uint128 divisor) {
   const uint64_t d1 = static_cast<uint64_t>(divisor >> 64), d0 = static_cast<uint64_t>(divisor);
   uint64_t q = static_cast<uint64_t>(remainder >> 64) >= d1 ? UINT64_MAX : static_cast<uint64_t>(remainder / d1);
