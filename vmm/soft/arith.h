@@ -84,25 +84,33 @@ enum class Shift : uint8_t { rol, ror, rcl, rcr, shl, shr, sal, sar };
 template <Shift S, class T>
 inline uint32_t shift(T& a, unsigned count, uint32_t old) {
   constexpr unsigned bits = sizeof(T) * 8;
-  using Signed = std::make_signed_t<T>;
   const auto flags = [&](bool carry, bool overflow) {
     return static_cast<uint32_t>((carry ? cc::CF : 0) | (overflow ? cc::OF : 0));
   };
   const auto msb = [](T v) { return (v >> (bits - 1) & 1) != 0; };
+  // The host's shift gives result, CF, SF, ZF and PF; AF and, but for counts of one, OF are undefined there.
+  const auto cl = static_cast<uint8_t>(count);
+  uint16_t ax;
   if constexpr (S == Shift::shl || S == Shift::sal) {
-    const bool carry = count <= bits && (a >> (bits - count) & 1) != 0;
-    a = count < bits ? static_cast<T>(a << count) : T{0};
-    return cc_of_result(a) | flags(carry, msb(a) != carry);
+    if (bits < 32 && count >= bits) {  // CF is undefined then: the last bit shifted out, if any was left
+      const bool carry = count == bits && (a & 1) != 0;
+      a = 0;
+      return cc_of_result(a) | flags(carry, carry);
+    }
+    asm("shl %2, %0\n\tlahf\n\tmovb $0, %%al" : "+&r"(a), "=&a"(ax) : "c"(cl) : "cc");
+    return (ax & ~cc::AF) | (msb(a) != ((ax & cc::CF) != 0) ? cc::OF : 0);
   } else if constexpr (S == Shift::shr) {
-    const bool carry = count <= bits && (static_cast<T>(a >> (count - 1)) & 1) != 0;
-    const bool overflow = msb(a);
-    a = count < bits ? static_cast<T>(a >> count) : T{0};
-    return cc_of_result(a) | flags(carry, overflow);
+    const uint32_t overflow = msb(a) ? cc::OF : 0;
+    if (bits < 32 && count >= bits) {
+      const bool carry = count == bits && msb(a);
+      a = 0;
+      return cc_of_result(a) | flags(carry, overflow != 0);
+    }
+    asm("shr %2, %0\n\tlahf\n\tmovb $0, %%al" : "+&r"(a), "=&a"(ax) : "c"(cl) : "cc");
+    return (ax & ~cc::AF) | overflow;
   } else if constexpr (S == Shift::sar) {
-    const unsigned c = count < bits ? count : bits - 1;
-    const bool carry = (static_cast<Signed>(a) >> (count <= bits ? count - 1 : bits - 1) & 1) != 0;
-    a = static_cast<T>(static_cast<Signed>(a) >> c);
-    return cc_of_result(a) | flags(carry, false);
+    asm("sar %2, %0\n\tlahf\n\tmovb $0, %%al" : "+&r"(a), "=&a"(ax) : "c"(cl) : "cc");
+    return ax & ~cc::AF;
   } else if constexpr (S == Shift::rol || S == Shift::ror) {
     const unsigned c = count % bits;
     if (c != 0) {

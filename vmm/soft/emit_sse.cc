@@ -22,8 +22,8 @@ Emit emit_sse(const Insn& insn, Op& op, FpuClass& fpu) {
 
   using Group = Emit (*)(const SseForm&);
   static constexpr Group kGroups[] = {
-      emit_sse_move,    emit_sse_int,     emit_sse_int38,   emit_sse_shuffle, emit_sse_fp,
-      emit_sse_convert, emit_sse_fp_misc, emit_mmx_move,    emit_sse_string,  emit_sse_state,
+      emit_sse_move,    emit_sse_int,     emit_sse_int38, emit_sse_shuffle, emit_sse_fp,
+      emit_sse_convert, emit_sse_fp_misc, emit_mmx_move,  emit_sse_string,  emit_sse_state,
   };
   for (const Group group : kGroups) {
     const Emit result = group(form);

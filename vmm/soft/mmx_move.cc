@@ -19,8 +19,7 @@ void name_rdi_operand(const SseForm& f) {
   f.op.ea = static_cast<uint8_t>(segment | size_code << ea::size_shift | (mode64 ? 0 : ea::legacy));
   f.op.seg_off = kZeroSlot;
   if (mode64 && (segment == FS || segment == GS)) {
-    f.op.seg_off =
-        static_cast<uint16_t>(offsetof(CpuState, segment) + segment * sizeof(Segment) + offsetof(Segment, base));
+    f.op.seg_off = static_cast<uint16_t>(offsetof(CpuState, segment) + segment * sizeof(Segment) + offsetof(Segment, base));
   }
 }
 

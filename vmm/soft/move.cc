@@ -165,6 +165,12 @@ bool exec_xlat(SoftCpu& cpu, const Op& op) {
   return true;
 }
 
+// No cache to flush; faults like a load.
+bool exec_clflush(SoftCpu& cpu, const Op& op) {
+  uint8_t v;
+  return load_operand(cpu, op, v);
+}
+
 enum class FlagOp : uint8_t { clc, stc, cmc, cld, std_ };
 template <FlagOp F>
 RV_HANDLER op_flag(SoftCpu* cpu, const Op* op) {
@@ -234,10 +240,7 @@ Emit emit_move_0f(const Insn& insn, Op& op) {
       return emit_as(op, op_nop);
     case 0xae:  // CLFLUSH: no cache to flush. (66 0F AE /7 is CLFLUSHOPT, not in the model.)
       if (insn.memory && insn.reg_field() == 7 && insn.rep == 0 && !insn.prefix66) {
-        return emit_as(op, op_call<[](SoftCpu& cpu, const Op& o2) {
-                         uint8_t v;
-                         return load_operand(cpu, o2, v);  // faults like a load
-                       }>);
+        return emit_as(op, op_call<exec_clflush>);
       }
       return Emit::unknown;
     default: return Emit::unknown;

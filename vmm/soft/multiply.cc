@@ -101,11 +101,10 @@ Handler group3_handler(const Insn& insn, unsigned size) {
 
 template <class T>
 [[gnu::always_inline]] inline T imul2(SoftCpu* cpu, T a, T b) {
-  using Signed = std::make_signed_t<T>;
-  using Wide = typename Wider<T>::sign;
-  const auto r = static_cast<Wide>(static_cast<Wide>(static_cast<Signed>(a)) * static_cast<Signed>(b));
-  cpu->cc = multiply_flags(static_cast<T>(r), r != static_cast<Wide>(static_cast<Signed>(r)));
-  return static_cast<T>(r);
+  uint8_t overflow;
+  asm("imul %2, %0\n\tseto %1" : "+&r"(a), "=&q"(overflow) : "r"(b) : "cc");
+  cpu->cc = multiply_flags(a, overflow != 0);
+  return a;
 }
 
 // IMUL r, r/m and IMUL r, r/m, imm.

@@ -2,7 +2,8 @@
 //
 // A guest instruction is executed by the host instruction of the same name, written as inline assembly so that it does
 // not depend on compiler options. MMX operations run in the low half of host XMM registers: host MMX (and with it the host's
-// x87 state) is never touched. In these groups Op::r0 and Op::r1 hold register numbers, or slot offsets for general registers.
+// x87 state) is never touched. In these groups Op::r0 and Op::r1 hold register numbers, or slot offsets for general
+// registers.
 #pragma once
 
 #include <emmintrin.h>
@@ -78,9 +79,8 @@ inline Handler choose_ea(const Op& op, Handler base, Handler general, Handler sl
   }
 }
 // The handler of `exec<args..., Ea>` for the address form of `o`.
-#define RV_SSE_EA(o, exec, ...)                                           \
-  choose_ea((o), &op_call<exec<__VA_ARGS__ __VA_OPT__(, ) EaBase>>,       \
-            &op_call<exec<__VA_ARGS__ __VA_OPT__(, ) EaGeneral>>,         \
+#define RV_SSE_EA(o, exec, ...)                                                                                           \
+  choose_ea((o), &op_call<exec<__VA_ARGS__ __VA_OPT__(, ) EaBase>>, &op_call<exec<__VA_ARGS__ __VA_OPT__(, ) EaGeneral>>, \
             &op_call<exec<__VA_ARGS__ __VA_OPT__(, ) EaSlow>>)
 
 // ---- Registers ----
@@ -251,16 +251,16 @@ Emit emit_mmx_or_xmm(const SseForm& f) {
   }
 // The same for operations that go over one operand after the other (packs, horizontal adds): the MMX form is the
 // low half of the XMM form applied to both operands side by side.
-#define RV_SSE_CONCAT_KERNEL(name)                     \
-  struct K_##name {                                    \
-    static Vec xmm(Vec a, Vec b) {                     \
-      asm(#name " %1, %0" : "+x"(a) : "x"(b));         \
-      return a;                                        \
-    }                                                  \
-    static Vec mmx(Vec a, Vec b) {                     \
-      const Vec both = _mm_unpacklo_epi64(a, b);       \
-      return xmm(both, both);                          \
-    }                                                  \
+#define RV_SSE_CONCAT_KERNEL(name)               \
+  struct K_##name {                              \
+    static Vec xmm(Vec a, Vec b) {               \
+      asm(#name " %1, %0" : "+x"(a) : "x"(b));   \
+      return a;                                  \
+    }                                            \
+    static Vec mmx(Vec a, Vec b) {               \
+      const Vec both = _mm_unpacklo_epi64(a, b); \
+      return xmm(both, both);                    \
+    }                                            \
   }
 
 }  // namespace retrovisor::soft

@@ -19,10 +19,10 @@ RV_SSE_FP_KERNEL(cvttpd2dq, TinyNone);
 
 // ---- General register to XMM: CVTSI2SS, CVTSI2SD ----
 
-#define RV_FROM_INTEGER(name, type, mnemonic)                                                            \
-  struct F_##name {                                                                                      \
-    using Integer = type;                                                                                \
-    static void run(Vec& d, Integer v) { asm volatile(mnemonic " %1, %0" : "+x"(d) : "r"(v)); }          \
+#define RV_FROM_INTEGER(name, type, mnemonic)                                                   \
+  struct F_##name {                                                                             \
+    using Integer = type;                                                                       \
+    static void run(Vec& d, Integer v) { asm volatile(mnemonic " %1, %0" : "+x"(d) : "r"(v)); } \
   }
 RV_FROM_INTEGER(cvtsi2ss32, uint32_t, "cvtsi2ssl");
 RV_FROM_INTEGER(cvtsi2ss64, uint64_t, "cvtsi2ssq");
@@ -55,12 +55,12 @@ Emit emit_from_integer(const SseForm& f) {
 
 // ---- XMM to general register: CVTSS2SI, CVTTSS2SI, CVTSD2SI, CVTTSD2SI ----
 
-#define RV_TO_INTEGER(name, source_size)                                                             \
-  template <class T>                                                                                 \
-  struct F_##name {                                                                                  \
-    using Integer = T;                                                                               \
-    static constexpr unsigned size = source_size;                                                    \
-    static void run(T& d, const Vec& s) { asm volatile(#name " %1, %0" : "=r"(d) : "x"(s)); }        \
+#define RV_TO_INTEGER(name, source_size)                                                      \
+  template <class T>                                                                          \
+  struct F_##name {                                                                           \
+    using Integer = T;                                                                        \
+    static constexpr unsigned size = source_size;                                             \
+    static void run(T& d, const Vec& s) { asm volatile(#name " %1, %0" : "=r"(d) : "x"(s)); } \
   }
 RV_TO_INTEGER(cvtss2si, 4);
 RV_TO_INTEGER(cvttss2si, 4);
@@ -158,7 +158,8 @@ Emit emit_2a(const SseForm& f) {
   f.op.r0 = f.insn.reg;
   f.op.r1 = f.insn.rm & 7;
   switch (f.prefix) {
-    case SsePrefix::none: return f.mmx(f.memory() ? &op_call<exec_from_mmx_mem<PiToPs, true>> : &op_call<exec_from_mmx<PiToPs>>);
+    case SsePrefix::none:
+      return f.mmx(f.memory() ? &op_call<exec_from_mmx_mem<PiToPs, true>> : &op_call<exec_from_mmx<PiToPs>>);
     case SsePrefix::p66:
       if (f.memory()) return f.sse(&op_call<exec_from_mmx_mem<F_cvtdq2pd, false>>);
       return f.mmx(&op_call<exec_from_mmx<F_cvtdq2pd>>);

@@ -14,15 +14,15 @@ bool sse_raise_fp(SoftCpu& cpu, uint32_t raised, uint32_t unmasked) {
 namespace {
 
 // The four forms; those whose results may be tiny, and those that return an operand or cannot get that small.
-#define RV_FP_ARITHMETIC(name)         \
-  RV_SSE_FP_KERNEL(name##ps, TinyPs);  \
-  RV_SSE_FP_KERNEL(name##pd, TinyPd);  \
-  RV_SSE_FP_KERNEL(name##ss, TinySs);  \
+#define RV_FP_ARITHMETIC(name)        \
+  RV_SSE_FP_KERNEL(name##ps, TinyPs); \
+  RV_SSE_FP_KERNEL(name##pd, TinyPd); \
+  RV_SSE_FP_KERNEL(name##ss, TinySs); \
   RV_SSE_FP_KERNEL(name##sd, TinySd)
-#define RV_FP_NEVER_TINY(name)           \
-  RV_SSE_FP_KERNEL(name##ps, TinyNone);  \
-  RV_SSE_FP_KERNEL(name##pd, TinyNone);  \
-  RV_SSE_FP_KERNEL(name##ss, TinyNone);  \
+#define RV_FP_NEVER_TINY(name)          \
+  RV_SSE_FP_KERNEL(name##ps, TinyNone); \
+  RV_SSE_FP_KERNEL(name##pd, TinyNone); \
+  RV_SSE_FP_KERNEL(name##ss, TinyNone); \
   RV_SSE_FP_KERNEL(name##sd, TinyNone)
 RV_FP_ARITHMETIC(add);
 RV_FP_ARITHMETIC(sub);

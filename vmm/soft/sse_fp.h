@@ -6,14 +6,15 @@
 namespace retrovisor::soft {
 
 namespace mxcsr {
-inline constexpr uint32_t IE = 1 << 0, DE = 1 << 1, ZE = 1 << 2, OE = 1 << 3, UE = 1 << 4, PE = 1 << 5, DAZ = 1 << 6, IM = 1 << 7,
-                          DM = 1 << 8, ZM = 1 << 9, OM = 1 << 10, UM = 1 << 11, PM = 1 << 12, RC = 3 << 13, FZ = 1 << 15;
+inline constexpr uint32_t IE = 1 << 0, DE = 1 << 1, ZE = 1 << 2, OE = 1 << 3, UE = 1 << 4, PE = 1 << 5, DAZ = 1 << 6,
+                          IM = 1 << 7, DM = 1 << 8, ZM = 1 << 9, OM = 1 << 10, UM = 1 << 11, PM = 1 << 12, RC = 3 << 13,
+                          FZ = 1 << 15;
 inline constexpr uint32_t flags = IE | DE | ZE | OE | UE | PE;
 inline constexpr uint32_t masks = IM | DM | ZM | OM | UM | PM;
-inline constexpr unsigned mask_shift = 7;        // from a flag to its mask
+inline constexpr unsigned mask_shift = 7;  // from a flag to its mask
 inline constexpr unsigned rc_shift = 13;
-inline constexpr uint32_t writable = 0xffff;     // MXCSR_MASK of FXSAVE
-inline constexpr uint32_t initial = 0x1f80;      // also what the host runs with outside of guest operations
+inline constexpr uint32_t writable = 0xffff;  // MXCSR_MASK of FXSAVE
+inline constexpr uint32_t initial = 0x1f80;   // also what the host runs with outside of guest operations
 }  // namespace mxcsr
 
 // The guest asked to be told about `unmasked`, some of the exceptions `raised`: sets its MXCSR flags and raises #XM, or
@@ -25,9 +26,11 @@ inline bool no_tiny() { return false; }
 // Does `run` (host instructions in volatile asm statements) with the rounding, DAZ and FZ of `control` on the host, all
 // exceptions masked, and adds the exceptions found, less those of `ignored`, to the guest's MXCSR. False: one of them is
 // unmasked; the fault is raised, and the caller must not store its result.
-// `tiny` tells whether a result is denormal: with underflow unmasked that counts even if the result is exact (SDM 1 4.9.1.5).
+// `tiny` tells whether a result is denormal: with underflow unmasked that counts even if the result is exact (SDM
+// 1 4.9.1.5).
 template <class Run, class Tiny = bool (*)()>
-[[gnu::always_inline]] inline bool with_mxcsr(SoftCpu& cpu, uint32_t control, uint32_t ignored, Run run, Tiny tiny = no_tiny) {
+[[gnu::always_inline]] inline bool with_mxcsr(SoftCpu& cpu, uint32_t control, uint32_t ignored, Run run,
+                                              Tiny tiny = no_tiny) {
   const uint32_t guest = cpu.s.mxcsr;
   uint32_t work = (control & ~mxcsr::flags) | mxcsr::masks;
   if (__builtin_expect((guest & mxcsr::UM) == 0, 0)) work &= ~mxcsr::FZ;  // FZ counts only while underflow is masked
@@ -77,7 +80,9 @@ struct TinyPd {
 template <class K>
 [[gnu::always_inline]] inline bool fp_apply(SoftCpu& cpu, const Op& op, Vec source) {
   Vec value = get_xmm(cpu, op.r0);
-  if (!with_mxcsr(cpu, [&] { K::run(value, source); }, [&] { return K::Tiny::found(value); })) return false;
+  if (!with_mxcsr(
+          cpu, [&] { K::run(value, source); }, [&] { return K::Tiny::found(value); }))
+    return false;
   set_xmm(cpu, op.r0, value);
   return true;
 }
@@ -102,10 +107,10 @@ Emit emit_fp(const SseForm& f) {
 }
 
 // A kernel of the host instruction `name`.
-#define RV_SSE_FP_KERNEL(name, tiny)                                                              \
-  struct F_##name {                                                                               \
-    using Tiny = tiny;                                                                            \
-    static void run(Vec& d, const Vec& s) { asm volatile(#name " %1, %0" : "+x"(d) : "x"(s)); }   \
+#define RV_SSE_FP_KERNEL(name, tiny)                                                            \
+  struct F_##name {                                                                             \
+    using Tiny = tiny;                                                                          \
+    static void run(Vec& d, const Vec& s) { asm volatile(#name " %1, %0" : "+x"(d) : "x"(s)); } \
   }
 
 }  // namespace retrovisor::soft

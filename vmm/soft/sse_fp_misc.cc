@@ -10,13 +10,11 @@ namespace {
 
 // ---- CMPxx: three bits of the immediate choose the predicate; the others are ignored ----
 
-#define RV_COMPARE(name)                                                             \
-  template <unsigned Predicate>                                                      \
-  struct F_##name {                                                                  \
-    using Tiny = TinyNone;                                                           \
-    static void run(Vec& d, const Vec& s) {                                          \
-      asm volatile(#name " %2, %1, %0" : "+x"(d) : "x"(s), "i"(Predicate));          \
-    }                                                                                \
+#define RV_COMPARE(name)                                                                                            \
+  template <unsigned Predicate>                                                                                     \
+  struct F_##name {                                                                                                 \
+    using Tiny = TinyNone;                                                                                          \
+    static void run(Vec& d, const Vec& s) { asm volatile(#name " %2, %1, %0" : "+x"(d) : "x"(s), "i"(Predicate)); } \
   }
 RV_COMPARE(cmpps);
 RV_COMPARE(cmppd);
@@ -40,13 +38,13 @@ Emit emit_compare(const SseForm& f) {
 
 // ---- COMISx, UCOMISx ----
 
-#define RV_COMPARE_FLAGS(name)                                                                                  \
-  struct F_##name {                                                                                             \
-    static uint32_t run(const Vec& d, const Vec& s) {                                                           \
-      uint32_t ax;                                                                                              \
-      asm volatile(#name " %2, %1\n\tlahf\n\tseto %%al" : "=a"(ax) : "x"(d), "x"(s) : "cc");                    \
-      return ax & 0xffff;                                                                                       \
-    }                                                                                                           \
+#define RV_COMPARE_FLAGS(name)                                                               \
+  struct F_##name {                                                                          \
+    static uint32_t run(const Vec& d, const Vec& s) {                                        \
+      uint32_t ax;                                                                           \
+      asm volatile(#name " %2, %1\n\tlahf\n\tseto %%al" : "=a"(ax) : "x"(d), "x"(s) : "cc"); \
+      return ax & 0xffff;                                                                    \
+    }                                                                                        \
   }
 RV_COMPARE_FLAGS(ucomiss);
 RV_COMPARE_FLAGS(ucomisd);
@@ -83,11 +81,12 @@ Emit emit_comis(const SseForm& f) {
   return Emit::unknown;
 }
 
-// ---- ROUNDxx: the host takes the rounding mode from MXCSR (immediate 4), which is loaded as the guest's immediate says ----
+// ---- ROUNDxx: the host takes the rounding mode from MXCSR (immediate 4), which is loaded as the guest's immediate says
+// ----
 
-#define RV_ROUND(name)                                                                                         \
-  struct F_##name {                                                                                            \
-    static void run(Vec& d, const Vec& s) { asm volatile(#name " $4, %1, %0" : "+x"(d) : "x"(s)); }            \
+#define RV_ROUND(name)                                                                              \
+  struct F_##name {                                                                                 \
+    static void run(Vec& d, const Vec& s) { asm volatile(#name " $4, %1, %0" : "+x"(d) : "x"(s)); } \
   }
 RV_ROUND(roundps);
 RV_ROUND(roundpd);
@@ -131,7 +130,8 @@ RV_SSE_FP_KERNEL(addsd, TinySd);
 
 template <class K>
 bool fp_step(SoftCpu& cpu, Vec& value, Vec other) {
-  return with_mxcsr(cpu, [&] { K::run(value, other); }, [&] { return K::Tiny::found(value); });
+  return with_mxcsr(
+      cpu, [&] { K::run(value, other); }, [&] { return K::Tiny::found(value); });
 }
 
 // All ones in the elements whose bit in `bits` is set.
@@ -190,9 +190,7 @@ struct ReciprocalKernel {
     Vec value = _mm_set1_epi32(0x3f800000);
     // Round to nearest, flush to zero, denormals are zero, all masked.
     constexpr uint32_t control = mxcsr::initial | mxcsr::FZ | mxcsr::DAZ;
-    asm volatile("ldmxcsr %2\n\tdivps %1, %0\n\tldmxcsr %3"
-                 : "+x"(value)
-                 : "x"(source), "m"(control), "m"(mxcsr::initial));
+    asm volatile("ldmxcsr %2\n\tdivps %1, %0\n\tldmxcsr %3" : "+x"(value) : "x"(source), "m"(control), "m"(mxcsr::initial));
     return value;
   }
 };
@@ -209,9 +207,9 @@ constexpr uint64_t floor_sqrt(uint64_t v) {
 uint32_t reciprocal_sqrt(uint32_t x) {
   const uint32_t sign = x & 0x80000000;
   const uint32_t magnitude = x & 0x7fffffff;
-  if (magnitude > 0x7f800000) return x | 0x00400000;           // NaN: quieted
-  if (magnitude < 0x00800000) return sign | 0x7f800000;        // zero, denormal
-  if (sign != 0) return 0xffc00000;                            // the default NaN
+  if (magnitude > 0x7f800000) return x | 0x00400000;     // NaN: quieted
+  if (magnitude < 0x00800000) return sign | 0x7f800000;  // zero, denormal
+  if (sign != 0) return 0xffc00000;                      // the default NaN
   if (magnitude == 0x7f800000) return 0;
   // x = m * 2^e with e even and m of 24 or 25 bits.
   int exponent = static_cast<int>(magnitude >> 23) - 150;

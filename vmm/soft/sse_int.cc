@@ -121,12 +121,8 @@ Emit emit_shift_group(const SseForm& f) {
     case 0x726: return emit_shift<K_pslld>(f);
     case 0x732: return emit_shift<K_psrlq>(f);
     case 0x736: return emit_shift<K_psllq>(f);
-    case 0x733:
-      f.xmm_registers();
-      return f.is(SsePrefix::p66) ? f.sse(&op_call<exec_shift_bytes<true>>) : Emit::unknown;
-    case 0x737:
-      f.xmm_registers();
-      return f.is(SsePrefix::p66) ? f.sse(&op_call<exec_shift_bytes<false>>) : Emit::unknown;
+    case 0x733: f.xmm_registers(); return f.is(SsePrefix::p66) ? f.sse(&op_call<exec_shift_bytes<true>>) : Emit::unknown;
+    case 0x737: f.xmm_registers(); return f.is(SsePrefix::p66) ? f.sse(&op_call<exec_shift_bytes<false>>) : Emit::unknown;
     default: return Emit::unknown;
   }
 }
@@ -182,7 +178,8 @@ Emit emit_sse_int(const SseForm& f) {
     case 0x54: return emit_bitwise<K_pand, K_pand>(f);    // ANDPS, ANDPD
     case 0x55: return emit_bitwise<K_pandn, K_pandn>(f);  // ANDNPS, ANDNPD
     case 0x56: return emit_bitwise<K_por, K_por>(f);      // ORPS, ORPD
-    case 0x57: return emit_bitwise<K_pxor, K_pxor>(f);    // XORPS, XORPD
+    case 0x57:
+      return emit_bitwise<K_pxor, K_pxor>(f);  // XORPS, XORPD
     // The low interleaves read only 4 bytes of memory in their MMX form.
     case 0x60: return emit_mmx_or_xmm<K_punpcklbw, hot, 4>(f);
     case 0x61: return emit_mmx_or_xmm<K_punpcklwd, hot, 4>(f);

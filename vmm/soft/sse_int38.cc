@@ -107,9 +107,7 @@ Emit emit_sse41(const SseForm& f) {
     case 0x10: return emit_blendv<SignBytes>(f);   // PBLENDVB
     case 0x14: return emit_blendv<SignDwords>(f);  // BLENDVPS
     case 0x15: return emit_blendv<SignQwords>(f);  // BLENDVPD
-    case 0x17:
-      f.xmm_registers();
-      return f.sse(f.memory() ? &op_call<exec_ptest_mem> : &op_call<exec_ptest_reg>);
+    case 0x17: f.xmm_registers(); return f.sse(f.memory() ? &op_call<exec_ptest_mem> : &op_call<exec_ptest_reg>);
     case 0x20: return emit_xmm<K_pmovsxbw, Heat::cold, 8>(f);
     case 0x21: return emit_xmm<K_pmovsxbd, Heat::cold, 4>(f);
     case 0x22: return emit_xmm<K_pmovsxbq, Heat::cold, 2>(f);

@@ -149,26 +149,25 @@ bool exec_movnti(SoftCpu& cpu, const Op& op) {
 }
 Emit emit_movnti(const SseForm& f) {
   f.op.r0 = slot_of(f.insn.reg);
-  return f.use(FpuClass::none,
-               f.rex_w() ? RV_SSE_EA(f.op, exec_movnti, uint64_t) : RV_SSE_EA(f.op, exec_movnti, uint32_t));
+  return f.use(FpuClass::none, f.rex_w() ? RV_SSE_EA(f.op, exec_movnti, uint64_t) : RV_SSE_EA(f.op, exec_movnti, uint32_t));
 }
 
 Emit emit_with_66(const SseForm& f) {
   switch (f.insn.opcode) {
-    case 0x10: return emit_load<Align::any>(f);       // MOVUPD
+    case 0x10: return emit_load<Align::any>(f);  // MOVUPD
     case 0x11: return emit_store<Align::any>(f);
-    case 0x12: return emit_half<0>(f, false);         // MOVLPD
+    case 0x12: return emit_half<0>(f, false);  // MOVLPD
     case 0x13: return emit_half<0>(f, true);
-    case 0x16: return emit_half<1>(f, false);         // MOVHPD
+    case 0x16: return emit_half<1>(f, false);  // MOVHPD
     case 0x17: return emit_half<1>(f, true);
-    case 0x28: return emit_load<Align::natural>(f);   // MOVAPD
+    case 0x28: return emit_load<Align::natural>(f);  // MOVAPD
     case 0x29: return emit_store<Align::natural>(f);
     case 0x2b: return f.memory() ? emit_store<Align::natural>(f) : Emit::unknown;  // MOVNTPD
     case 0x6e: return emit_gpr(f, false);
-    case 0x6f: return emit_load<Align::natural>(f);   // MOVDQA
+    case 0x6f: return emit_load<Align::natural>(f);  // MOVDQA
     case 0x7e: return emit_gpr(f, true);
     case 0x7f: return emit_store<Align::natural>(f);
-    case 0xd6:                                        // MOVQ
+    case 0xd6:  // MOVQ
       f.xmm_registers();
       return f.sse(f.memory() ? RV_SSE_EA(f.op, exec_store_low, uint64_t) : &op_call<exec_reg_reverse<K_movq>>);
     case 0xe7: return f.memory() ? emit_store<Align::natural>(f) : Emit::unknown;  // MOVNTDQ
@@ -178,13 +177,13 @@ Emit emit_with_66(const SseForm& f) {
 
 Emit emit_without_prefix(const SseForm& f) {
   switch (f.insn.opcode) {
-    case 0x10: return emit_load<Align::any>(f);       // MOVUPS
+    case 0x10: return emit_load<Align::any>(f);  // MOVUPS
     case 0x11: return emit_store<Align::any>(f);
-    case 0x12: return emit_half<0>(f, false);         // MOVLPS, MOVHLPS
+    case 0x12: return emit_half<0>(f, false);  // MOVLPS, MOVHLPS
     case 0x13: return emit_half<0>(f, true);
-    case 0x16: return emit_half<1>(f, false);         // MOVHPS, MOVLHPS
+    case 0x16: return emit_half<1>(f, false);  // MOVHPS, MOVLHPS
     case 0x17: return emit_half<1>(f, true);
-    case 0x28: return emit_load<Align::natural>(f);   // MOVAPS
+    case 0x28: return emit_load<Align::natural>(f);  // MOVAPS
     case 0x29: return emit_store<Align::natural>(f);
     case 0x2b: return f.memory() ? emit_store<Align::natural>(f) : Emit::unknown;  // MOVNTPS
     case 0xc3: return f.memory() ? emit_movnti(f) : Emit::unknown;
@@ -198,8 +197,8 @@ Emit emit_with_f3(const SseForm& f) {
     case 0x11: return emit_scalar<uint32_t>(f, true);
     case 0x12: return emit_xmm<K_movsldup>(f);
     case 0x16: return emit_xmm<K_movshdup>(f);
-    case 0x6f: return emit_load<Align::any>(f);         // MOVDQU
-    case 0x7e:                                          // MOVQ
+    case 0x6f: return emit_load<Align::any>(f);  // MOVDQU
+    case 0x7e:                                   // MOVQ
       f.xmm_registers();
       return f.sse(f.memory() ? RV_SSE_EA(f.op, exec_load_low, uint64_t) : &op_call<exec_xmm_reg<K_movq>>);
     case 0x7f: return emit_store<Align::any>(f);

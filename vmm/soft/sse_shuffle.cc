@@ -271,11 +271,11 @@ Emit emit_sse_shuffle(const SseForm& f) {
     case 0x0d: return emit_imm<Blend<uint64_t>>(f);  // BLENDPD
     case 0x0e: return emit_imm<Blend<uint16_t>>(f);  // PBLENDW
     case 0x0f: return emit_imm<I_palignr>(f);
-    case 0x14: return emit_extract<uint8_t>(f);      // PEXTRB
-    case 0x15: return emit_extract<uint16_t>(f);     // PEXTRW
+    case 0x14: return emit_extract<uint8_t>(f);                                           // PEXTRB
+    case 0x15: return emit_extract<uint16_t>(f);                                          // PEXTRW
     case 0x16: return f.rex_w() ? emit_extract<uint64_t>(f) : emit_extract<uint32_t>(f);  // PEXTRQ, PEXTRD
-    case 0x17: return emit_extract<uint32_t>(f);     // EXTRACTPS
-    case 0x20: return emit_insert<uint8_t>(f);       // PINSRB
+    case 0x17: return emit_extract<uint32_t>(f);                                          // EXTRACTPS
+    case 0x20: return emit_insert<uint8_t>(f);                                            // PINSRB
     case 0x21:
       f.xmm_registers();
       return f.sse(f.memory() ? &op_call<exec_insertps_mem> : &op_call<exec_imm_reg<I_insertps>>);

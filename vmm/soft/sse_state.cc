@@ -138,7 +138,8 @@ bool exec_xsave(SoftCpu& cpu, const Op& op) {
   FpuArea area;
   if ((features & xcr0::x87) != 0) {
     area.put_x87(cpu.s.x87, op.imm != 0);
-    if (!store_area(cpu, op, linear, area, 0, FpuArea::mxcsr) || !store_area(cpu, op, linear, area, FpuArea::st, FpuArea::xmm)) {
+    if (!store_area(cpu, op, linear, area, 0, FpuArea::mxcsr) ||
+        !store_area(cpu, op, linear, area, FpuArea::st, FpuArea::xmm)) {
       return false;
     }
   }
@@ -162,7 +163,8 @@ bool exec_xrstor(SoftCpu& cpu, const Op& op) {
   }
   // Standard form only: XCOMP_BV and the eight bytes behind it are zero (SDM 1 13.8.1).
   const auto present = area.at<uint64_t>(FpuArea::header);
-  if ((present & ~cpu.s.xcr0) != 0 || area.at<uint64_t>(FpuArea::header + 8) != 0 || area.at<uint64_t>(FpuArea::header + 16) != 0) {
+  if ((present & ~cpu.s.xcr0) != 0 || area.at<uint64_t>(FpuArea::header + 8) != 0 ||
+      area.at<uint64_t>(FpuArea::header + 16) != 0) {
     return raise_gp(cpu, 0);
   }
   const uint64_t features = requested(cpu);

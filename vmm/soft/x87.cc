@@ -104,13 +104,15 @@ bool x87_load_bytes(SoftCpu& cpu, const Op& op, uint8_t* data, unsigned size) {
   return true;
 }
 
+bool x87_probe_store(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size) {
+  const TlbEntry& e = cpu.tlb->entry[(linear >> kPageShift) % kTlbEntries];
+  if (((linear + size - 1) & kPageMask) == e.write_tag && (linear & kPageMask) == e.write_tag) return true;
+  return probe_write(cpu, op, linear, size, cpu.s.cpl() == 3);
+}
+
 bool x87_store_bytes(SoftCpu& cpu, const Op& op, const uint8_t* data, unsigned size) {
   const uint64_t linear = operand_address(cpu, op, size, Access::write);
-  const TlbEntry& e = cpu.tlb->entry[(linear >> kPageShift) % kTlbEntries];
-  if (((linear + size - 1) & kPageMask) != e.write_tag || (linear & kPageMask) != e.write_tag) {
-    // Not one page that is known to be writable: nothing may be stored before all of it is known to be.
-    if (!probe_write(cpu, op, linear, size, cpu.s.cpl() == 3)) return false;
-  }
+  if (!x87_probe_store(cpu, op, linear, size)) return false;  // nothing may be stored before all of it can be
   unsigned at = 0;
   for (; size - at >= 8; at += 8) {
     if (!store_piece<uint64_t>(cpu, op, linear, data, at)) return false;

@@ -56,7 +56,7 @@ inline void x87_enter_mmx(X87State& f) {
   f.tag = 0xff;
 }
 
-// The control word as LDCW-like loads leave it.
+// The control word as FLDCW and the like leave it.
 constexpr uint16_t x87_control(uint16_t value) { return static_cast<uint16_t>((value & fcw::writable) | fcw::fixed); }
 
 }  // namespace retrovisor::soft

@@ -2,7 +2,6 @@
 #include "vmm/soft/x87_exec.h"
 #include "vmm/soft/x87_functions.h"
 #include "vmm/soft/x87_host.h"
-#include "vmm/soft/x87_operand.h"
 
 namespace retrovisor::soft {
 namespace {
@@ -95,7 +94,8 @@ bool exec_remainder(SoftCpu& cpu, const Op& op) {
   uint16_t denormal = 0;
   bool partial = false;
   // There is a quotient, whose bits go to C0, C3 and C1.
-  const bool quotient = (finite(a) || x87_classify(a) == X87Class::zero) && (finite(b) || x87_classify(b) == X87Class::infinity);
+  const bool quotient =
+      (finite(a) || x87_classify(a) == X87Class::zero) && (finite(b) || x87_classify(b) == X87Class::infinity);
   if (finite(a) && finite(b)) {
     const int difference = exponent(a) - exponent(b);
     if (difference >= 64) {

@@ -79,6 +79,11 @@ struct IntegerStore {
   }
 };
 
+// A store that an unmasked exception holds back still needs a place to go to: page and segment faults come first.
+bool not_stored(SoftCpu& cpu, const Op& op, unsigned size) {
+  return x87_probe_store(cpu, op, operand_address(cpu, op, size, Access::write), size);
+}
+
 template <class Kind, bool Pop>
 bool exec_store(SoftCpu& cpu, const Op& op) {
   if (!x87_check_pending(cpu)) return false;
@@ -87,7 +92,7 @@ bool exec_store(SoftCpu& cpu, const Op& op) {
   const bool underflow = x87_empty(f, 0);
   uint16_t flags = underflow ? fsw::IE : Kind::convert(f, value, x87_st(f, 0));
   const bool stored = (flags & ~f.fcw & Kind::not_stored) == 0;
-  if (stored && !store_operand(cpu, op, value)) return false;
+  if (!(stored ? store_operand(cpu, op, value) : not_stored(cpu, op, sizeof value))) return false;
   x87_note_operand(cpu, op);
   x87_clear_condition(f, fsw::C1);
   flags &= fsw::exceptions | fsw::C1;
@@ -118,7 +123,8 @@ bool exec_store_ten_bytes(SoftCpu& cpu, const Op& op) {
     data.byte[8] = data.byte[9] = 0xff;
   }
   const bool stored = (flags & ~f.fcw & fsw::IE) == 0;
-  if (stored && !x87_store_bytes(cpu, op, data.byte, sizeof data.byte)) return false;
+  constexpr unsigned size = sizeof data.byte;
+  if (!(stored ? x87_store_bytes(cpu, op, data.byte, size) : not_stored(cpu, op, size))) return false;
   x87_note_operand(cpu, op);
   x87_clear_condition(f, fsw::C1);
   x87_raise(f, flags);

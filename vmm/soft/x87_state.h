@@ -113,5 +113,7 @@ inline void x87_note_operand(SoftCpu& cpu, const Op& op) {
 // Operands of more than eight bytes. False: cpu.fault is set; nothing has been stored.
 bool x87_load_bytes(SoftCpu& cpu, const Op& op, uint8_t* data, unsigned size);
 bool x87_store_bytes(SoftCpu& cpu, const Op& op, const uint8_t* data, unsigned size);
+// Makes sure that an operand at the address from operand_address() could be stored. False: cpu.fault is set.
+bool x87_probe_store(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size);
 
 }  // namespace retrovisor::soft

@@ -100,7 +100,7 @@ X87Result rounded(const Wide& v, uint16_t control, uint16_t flags) {
   return result;
 }
 
-// arctan(a / b), 0 < a <= b, in (0, pi/4]; `exact` is false unless it is a tiny exact quotient.
+// arctan(a / b), 0 < a <= b, in (0, pi/4].
 Wide arctangent(const Wide& a, const Wide& b) {
   static constexpr Wide kTable[17] = {  // arctan(k / 16)
       {0, 0, false},

@@ -71,8 +71,8 @@ TEST_F(Mmx, pending_x87_exceptions_come_first) {
     EXPECT_EQ(m.s().x87.fsw, before);
     EXPECT_EQ(m.s().x87.tag, 0x18);
   }
-  EXPECT_TRUE(m.run({0x66, 0x0f, 0xfc, 0xca}));        // SSE2 does not care
-  EXPECT_TRUE(m.run({0x66, 0x0f, 0x2a, 0x0b}));        // nor CVTPI2PD from memory
+  EXPECT_TRUE(m.run({0x66, 0x0f, 0xfc, 0xca}));  // SSE2 does not care
+  EXPECT_TRUE(m.run({0x66, 0x0f, 0x2a, 0x0b}));  // nor CVTPI2PD from memory
 }
 TEST_F(Mmx, cvtpi2pd_from_memory_is_no_mmx_instruction) {
   ASSERT_TRUE(m.run({0x66, 0x0f, 0x2a, 0x0b}));

@@ -89,19 +89,38 @@ class Operands {
 
  private:
   uint64_t single() {
-    static constexpr uint32_t kValues[] = {0,          0x80000000, 1,          0x80000001, 0x007fffff, 0x00800000, 0x3f800000,
-                                           0xbf800000, 0x3fc00000, 0x40200000, 0x3f000000, 0x4b000000, 0x4f000000, 0xcf000000,
-                                           0x5f000000, 0x7f7fffff, 0x7f800000, 0xff800000, 0x7fc00001, 0xffc12345, 0x7f800001,
-                                           0xffa00000, 0x33800000, 0x0c000000, 0x4efffffe};
+    static constexpr uint32_t kValues[] = {
+        0,          0x80000000, 1,          0x80000001, 0x007fffff, 0x00800000, 0x3f800000, 0xbf800000, 0x3fc00000,
+        0x40200000, 0x3f000000, 0x4b000000, 0x4f000000, 0xcf000000, 0x5f000000, 0x7f7fffff, 0x7f800000, 0xff800000,
+        0x7fc00001, 0xffc12345, 0x7f800001, 0xffa00000, 0x33800000, 0x0c000000, 0x4efffffe};
     const uint64_t r = random_();
     return (r & 3) == 0 ? r >> 32 : kValues[(r >> 8) % std::size(kValues)];
   }
   uint64_t real() {
-    static constexpr uint64_t kValues[] = {
-        0,                  0x8000000000000000, 1,                  0x000fffffffffffff, 0x0010000000000000, 0x3ff0000000000000,
-        0xbff8000000000000, 0x4004000000000000, 0x41dfffffffc00000, 0x41e0000000000000, 0xc1e0000000200000, 0x43e0000000000000,
-        0xc3e0000000000000, 0x7fefffffffffffff, 0x7ff0000000000000, 0xfff0000000000000, 0x7ff8000000000001, 0x7ff0000000000001,
-        0xfff4000000000000, 0x36a0000000000000, 0x3810000000000000, 0x380fffffffffffff, 0x47efffffefffffff, 0x3fe0000000000000};
+    static constexpr uint64_t kValues[] = {0,
+                                           0x8000000000000000,
+                                           1,
+                                           0x000fffffffffffff,
+                                           0x0010000000000000,
+                                           0x3ff0000000000000,
+                                           0xbff8000000000000,
+                                           0x4004000000000000,
+                                           0x41dfffffffc00000,
+                                           0x41e0000000000000,
+                                           0xc1e0000000200000,
+                                           0x43e0000000000000,
+                                           0xc3e0000000000000,
+                                           0x7fefffffffffffff,
+                                           0x7ff0000000000000,
+                                           0xfff0000000000000,
+                                           0x7ff8000000000001,
+                                           0x7ff0000000000001,
+                                           0xfff4000000000000,
+                                           0x36a0000000000000,
+                                           0x3810000000000000,
+                                           0x380fffffffffffff,
+                                           0x47efffffefffffff,
+                                           0x3fe0000000000000};
     const uint64_t r = random_();
     return (r & 3) == 0 ? random_() : kValues[(r >> 8) % std::size(kValues)];
   }
@@ -148,7 +167,8 @@ class SseHost : public ::testing::Test {
       Registers in{};
       for (Xmm& x : in.xmm) x = operands_.vector(nans);
       for (uint64_t& m : in.mm) m = operands_.mmx();
-      for (uint64_t& g : in.gpr) g = trial % 2 == 0 ? operands_.bits() : static_cast<uint64_t>(static_cast<int64_t>(operands_.bits() % 41) - 20);
+      for (uint64_t& g : in.gpr)
+        g = trial % 2 == 0 ? operands_.bits() : static_cast<uint64_t>(static_cast<int64_t>(operands_.bits() % 41) - 20);
       in.mxcsr = operands_.mxcsr();
       alignas(16) std::array<uint8_t, 32> memory{};
       const Xmm source = operands_.vector(nans);
@@ -192,9 +212,9 @@ class SseHost : public ::testing::Test {
     const std::string name = hex(bytes);
     const auto vector = [](const Xmm& x) { return std::array<uint64_t, 2>{x.q[0], x.q[1]}; };
     for (unsigned i = 0; i < 3; ++i) {
-      EXPECT_EQ(vector(s.xmm[i]), vector(out.xmm[i])) << name << "xmm" << i << std::hex << " of " << in.xmm[1].q[0] << ' '
-                                                      << in.xmm[1].q[1] << ", " << in.xmm[2].q[0] << ' ' << in.xmm[2].q[1]
-                                                      << " mxcsr " << in.mxcsr;
+      EXPECT_EQ(vector(s.xmm[i]), vector(out.xmm[i]))
+          << name << "xmm" << i << std::hex << " of " << in.xmm[1].q[0] << ' ' << in.xmm[1].q[1] << ", " << in.xmm[2].q[0]
+          << ' ' << in.xmm[2].q[1] << " mxcsr " << in.mxcsr;
     }
     EXPECT_EQ(s.x87.r[1].mantissa, out.mm[0]) << name << "mm1";
     EXPECT_EQ(s.x87.r[2].mantissa, out.mm[1]) << name << "mm2";

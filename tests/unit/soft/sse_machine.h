@@ -23,13 +23,14 @@ class SseMachine {
   static constexpr uint64_t kData = 0x10000;     // page with data, mapped read-write
   static constexpr uint64_t kMissing = 0x20000;  // page not present
   static constexpr uint64_t kReadOnly = 0x21000;
-  static constexpr uint64_t kCode = 0x8000;      // where the instructions are said to be
+  static constexpr uint64_t kCode = 0x8000;  // where the instructions are said to be
 
   SseMachine() {
     auto created = GuestMemory::create(kMinRam);
     RV_ASSERT(created.ok());
     memory_ = std::move(created).value();
-    platform_ = std::make_unique<Platform>(Platform{*memory_, ports_, mmio_, clock_, deadlines_, journal_, entropy_, control_});
+    platform_ =
+        std::make_unique<Platform>(Platform{*memory_, ports_, mmio_, clock_, deadlines_, journal_, entropy_, control_});
     translations_ = std::make_unique<Translations>();
     cpu_ = std::make_unique<SoftCpu>();
 

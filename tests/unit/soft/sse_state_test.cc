@@ -246,9 +246,9 @@ TEST_F(XrstorArea, rejects_bad_headers_and_changes_nothing) {
     m.put(kArea + offset, good);
     expect_same_registers(m.s(), before, 16);
   };
-  rejects(512, 7);                   // a component that is not in XCR0
+  rejects(512, 7);  // a component that is not in XCR0
   rejects(512, uint64_t{1} << 63);
-  rejects(520, uint64_t{1} << 63);   // compacted form
+  rejects(520, uint64_t{1} << 63);  // compacted form
   rejects(528, 1);
 }
 TEST_F(XrstorArea, rejects_reserved_mxcsr_bits_even_if_sse_is_not_present) {

@@ -19,7 +19,9 @@ Xmm singles(float a, float b = 0, float c = 0, float d = 0) {
   const auto u = [](float v) { return uint64_t{std::bit_cast<uint32_t>(v)}; };
   return {{u(a) | u(b) << 32, u(c) | u(d) << 32}};
 }
-float single(const Xmm& x, unsigned i = 0) { return std::bit_cast<float>(static_cast<uint32_t>(x.q[i / 2] >> (i % 2 * 32))); }
+float single(const Xmm& x, unsigned i = 0) {
+  return std::bit_cast<float>(static_cast<uint32_t>(x.q[i / 2] >> (i % 2 * 32)));
+}
 Xmm doubles(double a, double b = 0) { return {{std::bit_cast<uint64_t>(a), std::bit_cast<uint64_t>(b)}}; }
 
 constexpr uint32_t kIE = 1, kDE = 2, kZE = 4, kOE = 8, kUE = 16, kPE = 32;
@@ -36,7 +38,8 @@ std::set<unsigned> opcodes(const std::string& list) {
   for (std::string item; in >> item;) {
     const auto dash = item.find('-');
     const auto first = static_cast<unsigned>(std::stoul(item.substr(0, 2), nullptr, 16));
-    const auto last = dash == std::string::npos ? first : static_cast<unsigned>(std::stoul(item.substr(dash + 1), nullptr, 16));
+    const auto last =
+        dash == std::string::npos ? first : static_cast<unsigned>(std::stoul(item.substr(dash + 1), nullptr, 16));
     for (unsigned o = first; o <= last; ++o) out.insert(o);
   }
   return out;
@@ -65,7 +68,8 @@ TEST(SseForms, without_prefix_are_mmx_and_packed_single) {
 TEST(SseForms, with_66_are_integers_and_packed_double) {
   EXPECT_EQ(known_opcodes({0x66, 0x0f}, kRegisters),
             opcodes("10-11 14-15 28-2a 2c-2f 50-51 54-70 74-76 7c-7f c2 c4-c6 d0-df e0-e6 e8-ef f1-fe"));
-  EXPECT_EQ(known_opcodes({0x66, 0x0f}, kMemory), opcodes("10-17 28-2f 51 54-70 74-76 7c-7f c2 c4 c6 d0-d6 d8-ef f1-f6 f8-fe"));
+  EXPECT_EQ(known_opcodes({0x66, 0x0f}, kMemory),
+            opcodes("10-17 28-2f 51 54-70 74-76 7c-7f c2 c4 c6 d0-d6 d8-ef f1-f6 f8-fe"));
 }
 TEST(SseForms, with_f3_are_scalar_single) {
   EXPECT_EQ(known_opcodes({0xf3, 0x0f}, kRegisters), opcodes("10-12 16 2a 2c-2d 51-53 58-5f 6f-70 7e-7f b8 c2 d6 e6"));
@@ -89,13 +93,13 @@ TEST(SseForms, of_the_three_byte_maps) {
 }
 TEST(SseForms, outside_of_the_cpu_model_are_unknown) {
   SseMachine m;
-  EXPECT_FALSE(m.known({0x66, 0x0f, 0x38, 0xdc, 0xc1}));        // AESENC
-  EXPECT_FALSE(m.known({0x66, 0x0f, 0x3a, 0x44, 0xc1, 0}));     // PCLMULQDQ
-  EXPECT_FALSE(m.known({0x0f, 0x38, 0xf0, 0x03}));              // MOVBE
-  EXPECT_FALSE(m.known({0x66, 0x0f, 0x79, 0xc1}));              // EXTRQ
-  EXPECT_FALSE(m.known({0xf3, 0x0f, 0x2b, 0x03}));              // MOVNTSS
-  EXPECT_FALSE(m.known({0x0f, 0xae, 0x33}));                    // XSAVEOPT
-  EXPECT_FALSE(m.known({0x66, 0x0f, 0xae, 0x03}));              // FXSAVE with 66
+  EXPECT_FALSE(m.known({0x66, 0x0f, 0x38, 0xdc, 0xc1}));     // AESENC
+  EXPECT_FALSE(m.known({0x66, 0x0f, 0x3a, 0x44, 0xc1, 0}));  // PCLMULQDQ
+  EXPECT_FALSE(m.known({0x0f, 0x38, 0xf0, 0x03}));           // MOVBE
+  EXPECT_FALSE(m.known({0x66, 0x0f, 0x79, 0xc1}));           // EXTRQ
+  EXPECT_FALSE(m.known({0xf3, 0x0f, 0x2b, 0x03}));           // MOVNTSS
+  EXPECT_FALSE(m.known({0x0f, 0xae, 0x33}));                 // XSAVEOPT
+  EXPECT_FALSE(m.known({0x66, 0x0f, 0xae, 0x03}));           // FXSAVE with 66
 }
 TEST(SseForms, with_lock_are_unknown) {
   SseMachine m;
@@ -125,9 +129,9 @@ TEST(SseForms, name_what_the_control_registers_have_to_allow) {
   EXPECT_EQ(fpu({0x66, 0x0f, 0x2a, 0x03}), FpuClass::sse);  // CVTPI2PD from memory
   EXPECT_EQ(fpu({0x0f, 0xae, 0x13}), FpuClass::sse);        // LDMXCSR
   EXPECT_EQ(fpu({0x0f, 0xae, 0x03}), FpuClass::fxsave);
-  EXPECT_EQ(fpu({0x0f, 0xae, 0x23}), FpuClass::none);       // XSAVE
-  EXPECT_EQ(fpu({0x0f, 0xae, 0xf0}), FpuClass::none);       // MFENCE
-  EXPECT_EQ(fpu({0x0f, 0xc3, 0x03}), FpuClass::none);       // MOVNTI
+  EXPECT_EQ(fpu({0x0f, 0xae, 0x23}), FpuClass::none);  // XSAVE
+  EXPECT_EQ(fpu({0x0f, 0xae, 0xf0}), FpuClass::none);  // MFENCE
+  EXPECT_EQ(fpu({0x0f, 0xc3, 0x03}), FpuClass::none);  // MOVNTI
   EXPECT_EQ(fpu({0xf3, 0x0f, 0xb8, 0xc1}), FpuClass::none);
   EXPECT_EQ(fpu({0xf2, 0x0f, 0x38, 0xf1, 0xc1}), FpuClass::none);
 }
@@ -159,13 +163,13 @@ TEST(SseOperands, every_address_form_reaches_the_same_bytes) {
     EXPECT_TRUE(m.run(bytes));
     return pair_of(s.xmm[0]);
   };
-  EXPECT_EQ(load({0x0f, 0x28, 0x43, 0x40}), pair_of(value));                                  // [RBX+0x40]
-  EXPECT_EQ(load({0x0f, 0x28, 0x04, 0x8b}), pair_of(value));                                  // [RBX+RCX*4]
-  EXPECT_EQ(load({0x64, 0x0f, 0x28, 0x04, 0x25, 0x40, 0, 0, 0}), pair_of(value));             // FS:[0x40]
-  EXPECT_EQ(load({0x67, 0x0f, 0x28, 0x43, 0x40}), pair_of(value));                            // [EBX+0x40]
-  EXPECT_EQ(load({0x0f, 0x10, 0x05, 0x40, 0, 0, 0}), pair_of(value));                         // [RIP+0x40]
+  EXPECT_EQ(load({0x0f, 0x28, 0x43, 0x40}), pair_of(value));                       // [RBX+0x40]
+  EXPECT_EQ(load({0x0f, 0x28, 0x04, 0x8b}), pair_of(value));                       // [RBX+RCX*4]
+  EXPECT_EQ(load({0x64, 0x0f, 0x28, 0x04, 0x25, 0x40, 0, 0, 0}), pair_of(value));  // FS:[0x40]
+  EXPECT_EQ(load({0x67, 0x0f, 0x28, 0x43, 0x40}), pair_of(value));                 // [EBX+0x40]
+  EXPECT_EQ(load({0x0f, 0x10, 0x05, 0x40, 0, 0, 0}), pair_of(value));              // [RIP+0x40]
   m.use_32_bit_code();
-  EXPECT_EQ(load({0x0f, 0x28, 0x43, 0x40}), pair_of(value));                                  // [EBX+0x40]
+  EXPECT_EQ(load({0x0f, 0x28, 0x43, 0x40}), pair_of(value));  // [EBX+0x40]
 }
 TEST(SseOperands, unaligned_moves_cross_pages) {
   SseMachine m;
@@ -182,18 +186,17 @@ TEST(SseOperands, misaligned_sixteen_bytes_are_a_general_protection_fault) {
   SseMachine m;
   m.s().gpr[RBX] = SseMachine::kData + 8;
   m.s().xmm[1] = old_value();
-  for (const auto& bytes : std::initializer_list<std::initializer_list<uint8_t>>{
-           {0x0f, 0x28, 0x0b},              // MOVAPS load
-           {0x0f, 0x29, 0x0b},              // MOVAPS store
-           {0x66, 0x0f, 0x6f, 0x0b},        // MOVDQA
-           {0x66, 0x0f, 0xe7, 0x0b},        // MOVNTDQ
-           {0x66, 0x0f, 0x38, 0x2a, 0x0b},  // MOVNTDQA
-           {0x0f, 0x58, 0x0b},              // ADDPS
-           {0x66, 0x0f, 0xef, 0x0b},        // PXOR
-           {0x66, 0x0f, 0x70, 0x0b, 0},     // PSHUFD
-           {0x66, 0x0f, 0x38, 0x00, 0x0b},  // PSHUFB
-           {0x66, 0x0f, 0x38, 0x17, 0x0b},  // PTEST
-           {0x66, 0x0f, 0x2d, 0x0b}}) {     // CVTPD2PI
+  for (const auto& bytes : std::initializer_list<std::initializer_list<uint8_t>>{{0x0f, 0x28, 0x0b},        // MOVAPS load
+                                                                                 {0x0f, 0x29, 0x0b},        // MOVAPS store
+                                                                                 {0x66, 0x0f, 0x6f, 0x0b},  // MOVDQA
+                                                                                 {0x66, 0x0f, 0xe7, 0x0b},  // MOVNTDQ
+                                                                                 {0x66, 0x0f, 0x38, 0x2a, 0x0b},  // MOVNTDQA
+                                                                                 {0x0f, 0x58, 0x0b},              // ADDPS
+                                                                                 {0x66, 0x0f, 0xef, 0x0b},        // PXOR
+                                                                                 {0x66, 0x0f, 0x70, 0x0b, 0},     // PSHUFD
+                                                                                 {0x66, 0x0f, 0x38, 0x00, 0x0b},  // PSHUFB
+                                                                                 {0x66, 0x0f, 0x38, 0x17, 0x0b},  // PTEST
+                                                                                 {0x66, 0x0f, 0x2d, 0x0b}}) {     // CVTPD2PI
     m.expect_fault(bytes, vec::GP);
     EXPECT_EQ(m.cpu().fault.error, 0u);
     EXPECT_EQ(pair_of(m.s().xmm[1]), kOld);
@@ -203,13 +206,13 @@ TEST(SseOperands, misaligned_sixteen_bytes_are_a_general_protection_fault) {
 TEST(SseOperands, these_need_no_alignment) {
   SseMachine m;
   m.s().gpr[RBX] = SseMachine::kData + 3;
-  EXPECT_TRUE(m.run({0x0f, 0x10, 0x0b}));                    // MOVUPS
-  EXPECT_TRUE(m.run({0xf3, 0x0f, 0x58, 0x0b}));              // ADDSS
-  EXPECT_TRUE(m.run({0x0f, 0x5a, 0x0b}));                    // CVTPS2PD
-  EXPECT_TRUE(m.run({0x66, 0x0f, 0x38, 0x20, 0x0b}));        // PMOVSXBW
-  EXPECT_TRUE(m.run({0xf2, 0x0f, 0x12, 0x0b}));              // MOVDDUP
-  EXPECT_TRUE(m.run({0x66, 0x0f, 0x3a, 0x63, 0x0b, 0}));     // PCMPISTRI
-  EXPECT_TRUE(m.run({0x66, 0x0f, 0x3a, 0x60, 0x0b, 0}));     // PCMPESTRM
+  EXPECT_TRUE(m.run({0x0f, 0x10, 0x0b}));                 // MOVUPS
+  EXPECT_TRUE(m.run({0xf3, 0x0f, 0x58, 0x0b}));           // ADDSS
+  EXPECT_TRUE(m.run({0x0f, 0x5a, 0x0b}));                 // CVTPS2PD
+  EXPECT_TRUE(m.run({0x66, 0x0f, 0x38, 0x20, 0x0b}));     // PMOVSXBW
+  EXPECT_TRUE(m.run({0xf2, 0x0f, 0x12, 0x0b}));           // MOVDDUP
+  EXPECT_TRUE(m.run({0x66, 0x0f, 0x3a, 0x63, 0x0b, 0}));  // PCMPISTRI
+  EXPECT_TRUE(m.run({0x66, 0x0f, 0x3a, 0x60, 0x0b, 0}));  // PCMPESTRM
 }
 TEST(SseOperands, alignment_comes_before_paging_and_behind_segmentation) {
   SseMachine m;
@@ -312,7 +315,7 @@ TEST_F(SseExceptions, exact_tiny_doubles_and_narrowed_doubles_underflow_too) {
   m.s().xmm[1] = doubles(1, 0.25);
   m.expect_fault({0x66, 0x0f, 0x59, 0xc1}, vec::XM);  // MULPD
   m.s().mxcsr = unmasked(kUE);
-  EXPECT_TRUE(m.run({0xf2, 0x0f, 0x59, 0xc1}));       // MULSD: only the low half counts
+  EXPECT_TRUE(m.run({0xf2, 0x0f, 0x59, 0xc1}));  // MULSD: only the low half counts
   m.s().xmm[1] = doubles(0x1p-127, 1);
   m.expect_fault({0xf2, 0x0f, 0x5a, 0xc1}, vec::XM);  // CVTSD2SS
   EXPECT_EQ(m.s().mxcsr, unmasked(kUE) | kUE);
@@ -379,7 +382,8 @@ TEST(SseReciprocal, square_roots_are_correctly_rounded) {
     const auto result = static_cast<uint32_t>(m.s().xmm[0].q[0]);
     const auto half_way = [&](int by) {
       return (static_cast<long double>(std::bit_cast<float>(result)) +
-              static_cast<long double>(std::bit_cast<float>(result + static_cast<uint32_t>(by)))) / 2;
+              static_cast<long double>(std::bit_cast<float>(result + static_cast<uint32_t>(by)))) /
+             2;
     };
     ASSERT_LT(half_way(-1) * half_way(-1) * x, 1) << std::hex << bits;
     ASSERT_GT(half_way(1) * half_way(1) * x, 1) << std::hex << bits;
@@ -415,7 +419,7 @@ TEST(SseReciprocal, special_operands_give_what_the_manual_says) {
   EXPECT_EQ(both(0xbf800000), P(0xbf800000, 0xffc00000));
   EXPECT_EQ(both(0x7f800001), P(0x7fc00001, 0x7fc00001));  // quieted
   EXPECT_EQ(both(0xffc00055), P(0xffc00055, 0xffc00055));
-  EXPECT_EQ(both(0x7f000001).first, 0u);                   // 1/x is tiny: flushed
+  EXPECT_EQ(both(0x7f000001).first, 0u);  // 1/x is tiny: flushed
 }
 TEST(SseReciprocal, do_not_look_at_or_change_mxcsr) {
   SseMachine m;

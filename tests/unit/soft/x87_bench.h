@@ -36,6 +36,14 @@ inline std::string text(const X87State& f) {
   return out;
 }
 
+// Everything of it.
+inline bool equal(const X87State& a, const X87State& b) {
+  bool registers = true;
+  for (unsigned i = 0; i < 8; ++i) registers = registers && same(a.r[i], b.r[i]);
+  return registers && a.fcw == b.fcw && a.fsw == b.fsw && a.tag == b.tag && a.fop == b.fop && a.fip == b.fip &&
+         a.fdp == b.fdp && a.fcs == b.fcs && a.fds == b.fds;
+}
+
 // The last handler of a test's two-op block.
 inline RV_HANDLER stop_block(SoftCpu*, const Op*) { RV_LEAVE; }
 
