@@ -11,6 +11,12 @@ target_compile_options(rv_options INTERFACE
 if(RV_WERROR)
   target_compile_options(rv_options INTERFACE -Werror)
 endif()
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  target_compile_options(rv_options INTERFACE -Wno-restrict)  # false alarms in std::string's operator+: GCC bug 105651
+endif()
+if(RV_FUZZERS)
+  target_compile_options(rv_options INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 if(RV_SANITIZE)
   target_compile_options(rv_options INTERFACE -fsanitize=${RV_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(rv_options INTERFACE -fsanitize=${RV_SANITIZE})

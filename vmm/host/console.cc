@@ -105,8 +105,10 @@ class TerminalConsole final : public StreamConsole {
     size_t kept = 0;
     for (const uint8_t byte : bytes) {
       if (!escaped_) {
-        if (byte == kEscapeKey) escaped_ = true;
-        else bytes[kept++] = byte;
+        if (byte == kEscapeKey)
+          escaped_ = true;
+        else
+          bytes[kept++] = byte;
         continue;
       }
       escaped_ = false;

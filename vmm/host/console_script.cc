@@ -59,7 +59,8 @@ class Parser {
       step.kind = verb == "after" ? ScriptStep::Kind::after : ScriptStep::Kind::send;
       RV_TRY(string(step.text));
       if (step.text.empty()) return error("an empty text");
-      if (verb == "after" && step.text.size() > kMaxScriptPattern) return error("a text of more than 4096 bytes to wait for");
+      if (verb == "after" && step.text.size() > kMaxScriptPattern)
+        return error("a text of more than 4096 bytes to wait for");
     } else if (verb == "at" || verb == "wait") {
       bool time = false;
       RV_TRY(moment(step.number, time));
@@ -173,7 +174,8 @@ class Parser {
       digits = false;
     }
     if (!digits)
-      return error("'" + printable(text) + "' is neither a number of instructions nor a time such as 2.5s, 100ms, 30us, 7ns");
+      return error("'" + printable(text) +
+                   "' is neither a number of instructions nor a time such as 2.5s, 100ms, 30us, 7ns");
     time = !unit.empty();
     if (whole > kMost / factor) return error("'" + printable(text) + "' is too large");
     // Below one: exact, since fraction < 1e9 and factor <= 1e9.

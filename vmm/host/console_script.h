@@ -58,8 +58,8 @@ class ScriptPlayer {
 
   std::vector<ScriptStep> steps_;
   size_t step_ = 0;
-  size_t sent_ = 0;           // bytes of the current `send` that are typed
-  Moment began_;              // when the current step began
+  size_t sent_ = 0;  // bytes of the current `send` that are typed
+  Moment began_;     // when the current step began
   // Output is matched as it comes, ahead of the steps: the first `after` step that has not matched yet, and how much of it
   // has (Knuth-Morris-Pratt).
   size_t pattern_step_ = 0;

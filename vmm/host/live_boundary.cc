@@ -97,8 +97,8 @@ uint64_t LiveBoundary::wait(Moment at, uint64_t ns, bool input_wanted) {
   return sleep_ns(ns, fd);
 }
 
-// Sleeps until `ns` of host time are over, `input_fd` (-1: none) is readable or a stop is requested. Returns how much of `ns`
-// it was; exactly `ns` if nothing cut it short.
+// Sleeps until `ns` of host time are over, `input_fd` (-1: none) is readable or a stop is requested. Returns how much of
+// `ns` it was; exactly `ns` if nothing cut it short.
 uint64_t LiveBoundary::sleep_ns(uint64_t ns, int input_fd) {
   const uint64_t begin = monotonic_ns() - overslept_ns_;
   for (;;) {

@@ -1,9 +1,9 @@
 #include "vmm/host/stop_source.h"
 
-#include <csignal>
 #include <sys/eventfd.h>
 #include <sys/time.h>
 #include <unistd.h>
+#include <csignal>
 
 #include <cerrno>
 #include <cmath>
@@ -77,7 +77,7 @@ Result<std::unique_ptr<StopSignals>> StopSignals::install(StopSource& stop, std:
   RV_ASSERT(signalled.compare_exchange_strong(expected, &stop));
 
   auto saved = std::make_unique<Saved>();
-  struct sigaction action{};
+  struct sigaction action {};
   sigemptyset(&action.sa_mask);
   action.sa_handler = on_stop_signal;  // no SA_RESTART: a blocking write or wait must return
   for (size_t i = 0; i < kCount; ++i) {
@@ -86,7 +86,7 @@ Result<std::unique_ptr<StopSignals>> StopSignals::install(StopSource& stop, std:
     if (saved->actions[i].sa_handler == SIG_IGN && kStopSignals[i] != SIGALRM)
       sigaction(kStopSignals[i], &saved->actions[i], nullptr);
   }
-  struct sigaction ignore{};
+  struct sigaction ignore {};
   sigemptyset(&ignore.sa_mask);
   ignore.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &ignore, &saved->pipe);

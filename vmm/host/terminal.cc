@@ -1,8 +1,8 @@
 #include "vmm/host/terminal.h"
 
-#include <csignal>
 #include <termios.h>
 #include <unistd.h>
+#include <csignal>
 
 #include <atomic>
 #include <cerrno>
@@ -18,7 +18,7 @@ struct RawTerminal {
   termios before{};
   termios raw{};
   struct sigaction fatal_before[5]{};
-  struct sigaction stop_before{};
+  struct sigaction stop_before {};
 };
 RawTerminal terminal;
 
@@ -51,7 +51,7 @@ Result<std::unique_ptr<Terminal>> Terminal::make_raw(int fd) {
   terminal.raw.c_cc[VTIME] = 0;
 
   terminal.active.store(true);
-  struct sigaction action{};
+  struct sigaction action {};
   sigemptyset(&action.sa_mask);
   action.sa_handler = on_fatal;
   action.sa_flags = static_cast<int>(SA_RESETHAND);

@@ -13,6 +13,8 @@ namespace {
 
 // How often a running machine looks for console input, in guest time. Part of the machine model.
 constexpr uint64_t kInputPollNs = 1'000'000;
+// How many instructions a vCPU runs before the next one's turn. Part of the machine model.
+constexpr uint64_t kSlice = 100'000;
 // HLT with interrupts off while timers go on ticking: only an NMI could end it. A guest that none has reached in this
 // time counts as halted for ever.
 constexpr uint64_t kDeadHaltNs = 10'000'000'000;
@@ -24,7 +26,10 @@ class AssertionContext {
     assertion_context = print;
     assertion_cookie = this;
   }
-  ~AssertionContext() { assertion_context = nullptr; }
+  ~AssertionContext() {
+    assertion_context = nullptr;
+    assertion_cookie = nullptr;
+  }
   AssertionContext(const AssertionContext&) = delete;
   AssertionContext& operator=(const AssertionContext&) = delete;
 
@@ -83,16 +88,36 @@ void Machine::request_stop(Stop stop) {
   if (!stop_request_) stop_request_ = stop;
 }
 
-// The vCPUs of a machine run one at a time. Until the scheduler has policies, that is the lowest one that can run.
-Vcpu* Machine::runnable() {
-  for (const auto& v : vcpus_) {
-    const CpuState& s = v->state;
-    if (s.activity == Activity::running) return v.get();
-    if (s.activity == Activity::wait_for_sipi && s.sipi_pending) return v.get();
-    if (s.activity == Activity::halted && ((v->intr && (s.rflags & flag::IF) != 0) || (s.nmi_pending && !s.nmi_blocked) || s.init_pending))
-      return v.get();
+namespace {
+
+bool can_run(const Vcpu& v) {
+  const CpuState& s = v.state;
+  if (s.activity == Activity::running) return true;
+  if (s.activity == Activity::wait_for_sipi) return s.sipi_pending;
+  if (s.activity != Activity::halted) return false;
+  return (v.intr && (s.rflags & flag::IF) != 0) || (s.nmi_pending && !s.nmi_blocked) || s.init_pending;
+}
+
+}  // namespace
+
+// The vCPUs run one at a time, in turn, for kSlice instructions each; null if none can.
+Vcpu* Machine::schedule() {
+  // A turn ends at slice_end_ exactly, or when the vCPU halts: never where a run happens to be cut.
+  if (config_.vcpus == 1) return can_run(*vcpus_[0]) ? vcpus_[0].get() : nullptr;
+  if (position() < slice_end_ && can_run(*vcpus_[current_])) return vcpus_[current_].get();
+  for (uint32_t i = 1; i <= config_.vcpus; ++i) {
+    const uint32_t next = (current_ + i) % config_.vcpus;
+    if (!can_run(*vcpus_[next])) continue;
+    if (next != current_) journal_.log(EventKind::vcpu_switch, next);
+    current_ = next;
+    slice_end_ = position() + kSlice;
+    return vcpus_[next].get();
   }
   return nullptr;
+}
+
+bool Machine::runnable() const {
+  return std::any_of(vcpus_.begin(), vcpus_.end(), [](const auto& v) { return can_run(*v); });
 }
 
 void Machine::poll_input() {
@@ -114,12 +139,12 @@ Stop Machine::run_until(Position target, VirtualTime time) {
       stop_request_.reset();
       return stop;
     }
-    if (position() >= target && (now() >= time || runnable() != nullptr)) return {};
+    if (position() >= target && (now() >= time || runnable())) return {};
     deadlines_.run_due(now());
     if (now() >= next_poll_) poll_input();
     if (stop_request_) continue;
 
-    Vcpu* vcpu = runnable();
+    Vcpu* vcpu = schedule();
     if (vcpu == nullptr) {
       if (idle_since == kNever) idle_since = now();
       const VirtualTime due = deadlines_.next();
@@ -137,7 +162,8 @@ Stop Machine::run_until(Position target, VirtualTime time) {
       continue;
     }
     idle_since = kNever;
-    const Position limit = std::min({target, clock_.position_of(deadlines_.next()), clock_.position_of(next_poll_)});
+    Position limit = std::min({target, clock_.position_of(deadlines_.next()), clock_.position_of(next_poll_)});
+    if (config_.vcpus > 1) limit = std::min(limit, slice_end_);
     if (limit <= position()) continue;
     journal_.set_vcpu(vcpu->id);
     switch (engine_->run(*vcpu, limit)) {
@@ -170,6 +196,8 @@ std::vector<uint8_t> Machine::save_device_state() const {
   entropy_.save(out);
   out.section("machine");
   out.u64("next_poll_ns", next_poll_.value);
+  out.u32("current_vcpu", current_);
+  out.u64("slice_end", slice_end_.value);
   panic_watch_.save(out);
   chipset_->save(out);
   return out.take();
@@ -197,6 +225,10 @@ void Machine::restore_devices(StateReader& in) {
   entropy_.restore(in);
   in.section("machine");
   in.u64("next_poll_ns", next_poll_.value);
+  in.u32("current_vcpu", current_);
+  in.u64("slice_end", slice_end_.value);
+  in.check("current_vcpu", current_ < config_.vcpus);
+  current_ %= config_.vcpus;
   panic_watch_.restore(in);
   chipset_->restore(in);
   deadlines_.restore(deadlines_in);

@@ -59,7 +59,7 @@ class Machine final : public MachineControl {
   StateDigest digest();
   // Hash of one page, as it counted in the last digest (0 for a page of zeroes). For divergence reports.
   uint64_t page_hash(uint64_t page) const;
-  // Pages (numbers) whose hash changed in the last digest() call, in ascending order.
+  // Pages (numbers) written between the last two digest() calls, in ascending order.
   const std::vector<uint64_t>& last_dirty_pages() const { return last_dirty_; }
 
   void request_stop(Stop stop) override;
@@ -71,7 +71,8 @@ class Machine final : public MachineControl {
   Machine(const MachineConfig& config, Boundary& boundary);
   Result<void> build();
   void poll_input();
-  Vcpu* runnable();
+  Vcpu* schedule();
+  bool runnable() const;
   bool wakeable() const;
   void restore_devices(StateReader& in);
 
@@ -89,6 +90,8 @@ class Machine final : public MachineControl {
   std::unique_ptr<Chipset> chipset_;
   std::unique_ptr<Engine> engine_;
   VirtualTime next_poll_;  // when to look for console input; idle waits do not end for it
+  uint32_t current_ = 0;  // the vCPU whose turn it is, and when that ends
+  Position slice_end_;
   PanicWatch panic_watch_;
   std::optional<Stop> stop_request_;
 

@@ -347,6 +347,7 @@ bool SoftEngine::wake(SoftCpu& cpu) {
   if (s.activity == Activity::wait_for_sipi) {
     if (!s.sipi_pending) return false;
     s.sipi_pending = false;
+    s.init_pending = false;  // an INIT that came before it has nothing left to do
     // SDM 3A 8.4.4.1: the application processor starts at 000VV000h.
     s.segment[CS].selector = static_cast<uint16_t>(s.sipi_vector << 8);
     s.segment[CS].base = static_cast<uint64_t>(s.sipi_vector) << 12;
@@ -464,12 +465,12 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
     if (position == end) return EngineStop::limit;
     if (s.activity != Activity::running && !wake(cpu)) return EngineStop::halted;
 
-    unsigned at_most = kMaxBlockInsns;
+    bool shadowed = false;
     if (cpu.vcpu->intr || s.nmi_pending || s.init_pending) [[unlikely]] {
       switch (take_interrupt(cpu, position)) {
         case Interrupt::none: break;
         case Interrupt::triple_fault: return EngineStop::triple_fault;
-        case Interrupt::shadowed: at_most = 1; break;
+        case Interrupt::shadowed: shadowed = true; break;
         case Interrupt::delivered:
           cpu.chain_from = nullptr;
           if (++exceptions > kMaxExceptionChain) return EngineStop::stuck;
@@ -479,7 +480,9 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
 
     if (cpu.slow) [[unlikely]] {
       step_slowly(cpu);
-    } else if (at_most == 1) [[unlikely]] {
+    } else if (shadowed) [[unlikely]] {
+      cpu.limit = position + 1;  // one instruction, and not on into the next block
+      cpu.budget = 1;
       run_scratch(cpu, 1);
     } else {
       Block* from = cpu.exit == Exit::lookup ? cpu.chain_from : nullptr;

@@ -307,7 +307,7 @@ void tlb_flush_page(SoftCpu& cpu, uint64_t linear) {
   }
   for (CodeTlbEntry& e : t.code)
     if (((e.tag ^ page) & ~(e.page_size - 1)) == 0) e.tag = kNoTag;
-  bump(cpu, linear >> 63);
+  bump(cpu, static_cast<unsigned>(linear >> 63));
 }
 
 }  // namespace retrovisor::soft

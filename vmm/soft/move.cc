@@ -131,7 +131,7 @@ RV_HANDLER op_setcc_m(SoftCpu* cpu, const Op* op) {
   RV_NEXT;
 }
 
-RV_HANDLER op_nop(SoftCpu* cpu, const Op* op) { RV_NEXT; }
+RV_HANDLER op_nop([[maybe_unused]] SoftCpu* cpu, const Op* op) { RV_NEXT; }
 
 template <class T>
 RV_HANDLER op_cbw(SoftCpu* cpu, const Op* op) {  // CBW CWDE CDQE: to T from half of it

@@ -50,8 +50,8 @@ TEST(HostileImages, extreme_values_in_every_header_field_are_survived) {
     BootImages images;
     images.initrd = Bytes(100, 1);
     images.command_line = "x";
-    for (size_t at = 0; at + 8 <= std::min<size_t>(whole.size(), 0x840); ++at) {
-      for (const unsigned size : {1U, 4U, 8U}) {
+    for (size_t at = 0; at + 8 <= std::min<size_t>(whole.size(), 0x840); at += 2) {
+      for (const unsigned size : {1U, 2U, 4U, 8U}) {
         for (const uint64_t value : {uint64_t{0}, UINT64_MAX, uint64_t{0x7fffffff'80000040}}) {
           images.kernel = whole;
           put(images.kernel, at, size, value);

@@ -63,7 +63,7 @@ inline Bytes make_bzimage() {
   put(b, 0x248, 4, 0x300);
   put(b, 0x24c, 4, 0x400);
   put(b, 0x258, 8, 0x100000);
-  put(b, 0x260, 4, 0x100000);
+  put(b, 0x260, 4, 0x20000);
   const std::string version = "6.1.0-test (builder@host) #1";
   std::copy(version.begin(), version.end(), b.begin() + 0x300);
   for (size_t i = 0; i < kKernelSize; ++i) b[kSetupSize + i] = static_cast<uint8_t>(i * 7 + 1);

@@ -39,7 +39,7 @@ TEST(ConsoleScript, reads_every_kind_of_step) {
       "\n"
       "at 120'000_000 send \"x\"   # at a position\n"
       "wait 100ms wait 7 at 2.5s\n");
-  const std::vector<ScriptStep> expected{{Kind::after, "login: ", 0, 2},   {Kind::send, "root\n", 0, 2},
+  const std::vector<ScriptStep> expected{{Kind::after, "login: ", 0, 2},          {Kind::send, "root\n", 0, 2},
                                          {Kind::at_position, "", 120'000'000, 4}, {Kind::send, "x", 0, 4},
                                          {Kind::wait_time, "", 100'000'000, 5},   {Kind::wait_position, "", 7, 5},
                                          {Kind::at_time, "", 2'500'000'000, 5}};
@@ -61,14 +61,33 @@ TEST(ConsoleScript, errors_name_the_line) {
   EXPECT_NE(error_of("send \"a\"\n\nsned \"b\"\n").find("t.script line 3"), std::string::npos);
   EXPECT_NE(error_of("send \"a").find("closing quote is missing (t.script line 1)"), std::string::npos);
   EXPECT_NE(error_of("send \"a\nb\"").find("line 1"), std::string::npos);
-  EXPECT_NE(error_of("\nafter\nsend \"x\"").find("nothing follows 'after' on its line (t.script line 2)"), std::string::npos);
+  EXPECT_NE(error_of("\nafter\nsend \"x\"").find("nothing follows 'after' on its line (t.script line 2)"),
+            std::string::npos);
 }
 
 TEST(ConsoleScript, rejects_malformed_steps) {
-  for (const char* text :
-       {"send", "send x", "send \"\"", "after \"\"", "at", "at x", "at -1", "at 1.5", "at 1.5h", "at ms", "at .", "wait 5 ms",
-        "at 99999999999999999999", "at 99999999999s", "send \"\\q\"", "send \"\\x4\"", "send \"\\xg0\"", "send \"\\c\"",
-        "send \"\\", "\"x\"", "\xff\xfe", "at '5"}) {
+  for (const char* text : {"send",
+                           "send x",
+                           "send \"\"",
+                           "after \"\"",
+                           "at",
+                           "at x",
+                           "at -1",
+                           "at 1.5",
+                           "at 1.5h",
+                           "at ms",
+                           "at .",
+                           "wait 5 ms",
+                           "at 99999999999999999999",
+                           "at 99999999999s",
+                           "send \"\\q\"",
+                           "send \"\\x4\"",
+                           "send \"\\xg0\"",
+                           "send \"\\c\"",
+                           "send \"\\",
+                           "\"x\"",
+                           "\xff\xfe",
+                           "at '5"}) {
     EXPECT_NE(error_of(text), "") << text;
   }
   EXPECT_NE(error_of("after \"" + std::string(kMaxScriptPattern + 1, 'x') + "\""), "");

@@ -45,7 +45,8 @@ struct Pipe {
 
 // A live boundary between two pipes.
 struct Live {
-  explicit Live(LiveOptions options = {}, ConsoleKind kind = ConsoleKind::stdio, int input_fd = -2, std::string script = {}) {
+  explicit Live(LiveOptions options = {}, ConsoleKind kind = ConsoleKind::stdio, int input_fd = -2,
+                std::string script = {}) {
     stop = std::move(StopSource::create()).value();
     ConsoleOptions console;
     console.kind = kind;

@@ -1,0 +1,69 @@
+// Options that several subcommands share, and the readers of their values.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "vmm/boot/loader.h"
+#include "vmm/host/console.h"
+#include "vmm/result.h"
+#include "vmm/types.h"
+
+namespace retrovisor::cli {
+
+// What a subcommand does once the command line is read; returns the exit code.
+using Action = std::function<int()>;
+
+// Which guest, and in what machine.
+struct GuestOptions {
+  std::string kernel;
+  std::string initrd;
+  std::vector<std::string> modules;
+  std::string append;
+  std::string memory = "512M";
+  std::string engine = "auto";
+  std::string flat_address;
+  std::string flat_mode = "long64";
+};
+
+// How it meets the host, and when it ends.
+struct LiveRunOptions {
+  std::string console;  // empty: stdio, or none if the run is to be deterministic
+  std::string time;     // empty: real at a terminal, else virtual
+  std::string rtc;
+  std::string seed;
+  bool deterministic = false;
+  bool stop_on_panic = false;
+  std::string stop_at;
+  std::optional<double> timeout;
+};
+
+// What is said at the end, and by which exit code.
+struct ReportOptions {
+  std::string json_summary;
+  bool fail_on_crash = false;
+  bool guest_exit_code = false;
+  bool no_summary = false;
+};
+
+void add_guest_options(CLI::App& app, GuestOptions& options);
+void add_live_options(CLI::App& app, LiveRunOptions& options);
+void add_report_options(CLI::App& app, ReportOptions& options);
+
+// Readers of values; `option` is named in the error.
+// Bytes: digits and K, M, G or T (powers of 1024).
+Result<uint64_t> parse_size(const std::string& text, const std::string& option);
+// Instructions: digits, ' or _ between them, and k, M or G (powers of 1000).
+Result<Position> parse_position(const std::string& text, const std::string& option);
+// An unsigned number, decimal or with 0x.
+Result<uint64_t> parse_number(const std::string& text, const std::string& option);
+// Seconds since 1970, or 2026-01-31T12:34:56 (UTC).
+Result<uint64_t> parse_rtc(const std::string& text, const std::string& option);
+Result<FlatMode> parse_flat_mode(const std::string& text);
+Result<ConsoleOptions> parse_console(const std::string& text);
+
+}  // namespace retrovisor::cli

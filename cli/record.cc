@@ -1,0 +1,120 @@
+// retrovisor record: a machine and its trace.
+#include <memory>
+
+#include "cli/commands.h"
+#include "cli/exit_codes.h"
+#include "cli/say.h"
+#include "cli/setup.h"
+#include "cli/summary.h"
+#include "cli/version.h"
+#include "record/record_session.h"
+#include "record/recording_boundary.h"
+
+namespace retrovisor::cli {
+namespace {
+
+struct RecordCommand {
+  GuestOptions guest;
+  LiveRunOptions live;
+  ReportOptions report;
+  std::string output;
+  std::string journal = "default";
+  std::string digest_interval;
+  std::string digest_detail = "fields";
+  bool sync = false;
+};
+
+Result<TraceHeader> header_of(const RecordCommand& options, const MachineConfig& config, const BootImages& images,
+                              const LiveHost& host) {
+  TraceHeader header = make_header(config, images, image_names(options.guest));
+  header.tool_version = kVersion;
+  header.engine = "soft";
+  header.time_mode = host.options.real_time ? TimeMode::real_time : TimeMode::virtual_time;
+  header.seed = host.options.seed;
+  header.rtc = host.options.wall_clock;
+  header.journal_mask = options.journal == "full" ? kJournalFull : options.journal == "none" ? 0 : kJournalDefault;
+  header.digest_detail = options.digest_detail == "sums"   ? DigestDetail::sums
+                         : options.digest_detail == "full" ? DigestDetail::full
+                                                           : DigestDetail::fields;
+  if (!options.digest_interval.empty()) {
+    auto interval = parse_position(options.digest_interval, "--digest-interval");
+    if (!interval) return interval.error();
+    header.digest_interval = interval->value;
+  }
+  if (!options.live.console.empty()) header.options.emplace_back("console", options.live.console);
+  return header;
+}
+
+int record_guest(const RecordCommand& options) {
+  auto memory_size = parse_size(options.guest.memory, "--memory");
+  if (!memory_size) return fail(memory_size.error());
+  if (auto engine = check_engine(options.guest.engine); !engine) return fail(engine.error());
+  auto images = read_images(options.guest, *memory_size);
+  if (!images) return fail(images.error());
+  MachineConfig config;
+  config.memory_size = *memory_size;
+  config.stop_on_panic = options.live.stop_on_panic || options.report.fail_on_crash;
+  if (auto good = try_images(config, *images); !good) return fail(good.error());
+
+  auto host = make_live_host(options.live);
+  if (!host) return fail(host.error());
+  auto header = header_of(options, config, *images, *host);
+  if (!header) return fail(header.error());
+  auto writer = TraceWriter::create(options.output, *header);
+  if (!writer) return fail(writer.error());
+  RecordingBoundary boundary(*host->boundary, **writer);
+  auto machine = make_machine(config, boundary, *images);
+  if (!machine) return fail(machine.error());
+  *images = {};  // the guest has its copy
+  host->boundary->on_stop([&] {
+    boundary.host_stop();
+    (*machine)->request_stop({StopReason::host_request, 0});
+  });
+
+  RecordOptions how;
+  how.run = session_options(*host);
+  how.sync = options.sync;
+  auto recorded = record(**machine, **writer, how);
+  if (!recorded) return fail(recorded.error());
+  RunSummary summary;
+  summary.what = "recording";
+  summary.run = recorded->run;
+  summary.trace = TraceFigures{options.output, recorded->trace_bytes, recorded->events, recorded->digests};
+  return finish_live(std::move(summary), **machine, *host, options.report);
+}
+
+}  // namespace
+
+void add_record(CLI::App& app, Action& action) {
+  CLI::App* sub = app.add_subcommand("record", "Run a guest and record it into a trace");
+  const auto options = std::make_shared<RecordCommand>();
+  const std::string group = "Trace";
+  sub->add_option("-o,--output", options->output, "trace file to write")->type_name("TRACE")->required()->group(group);
+  sub->add_option("--journal", options->journal,
+                  "events written beside those a replay needs: default (interrupts and timers), full (every port, MMIO and "
+                  "TSC access too), none")
+      ->check(CLI::IsMember({"default", "full", "none"}))
+      ->capture_default_str()
+      ->type_name("WHICH")
+      ->group(group);
+  sub->add_option(
+         "--digest-interval", options->digest_interval,
+         fmt::format("instructions between two digests of the machine's state; 0: none [{}]", kDefaultDigestInterval))
+      ->type_name("N")
+      ->group(group);
+  sub->add_option("--digest-detail", options->digest_detail,
+                  "what a digest tells when a replay differs: sums, fields (and groups of pages), full (every page)")
+      ->check(CLI::IsMember({"sums", "fields", "full"}))
+      ->capture_default_str()
+      ->type_name("WHAT")
+      ->group(group);
+  sub->add_flag("--sync", options->sync, "have the trace on disk, not only in the host's cache, before the command ends")
+      ->group(group);
+  add_guest_options(*sub, options->guest);
+  add_live_options(*sub, options->live);
+  add_report_options(*sub, options->report);
+  sub->footer(kExitCodeHelp);
+  sub->callback([options, &action] { action = [options] { return record_guest(*options); }; });
+}
+
+}  // namespace retrovisor::cli

@@ -1,0 +1,171 @@
+// retrovisor replay: runs a recorded machine again and compares it with the recording all the way.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+
+#include "cli/commands.h"
+#include "cli/exit_codes.h"
+#include "cli/progress.h"
+#include "cli/say.h"
+#include "cli/setup.h"
+#include "cli/summary.h"
+#include "replay/bisect.h"
+#include "replay/replay_session.h"
+#include "traces/reader.h"
+
+namespace retrovisor::cli {
+namespace {
+
+struct ReplayCommand {
+  std::string trace;
+  ImageNames images;  // given instead of those the trace names
+  std::string stop_at;
+  std::string output;
+  bool quiet = false;
+  bool no_checks = false;
+  bool bisect = false;
+  std::optional<double> timeout;
+  ReportOptions report;
+};
+
+// Where the guest's output is shown again; -1: nowhere.
+struct OutputFile {
+  int fd = -1;
+  ~OutputFile() {
+    if (fd > STDERR_FILENO) close(fd);
+  }
+};
+
+Result<void> open_output(const ReplayCommand& options, OutputFile& file) {
+  if (options.quiet) return {};
+  file.fd = STDOUT_FILENO;
+  if (options.output.empty()) return {};
+  file.fd = open(options.output.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (file.fd >= 0) return {};
+  return Error{ErrorCode::io, fmt::format("cannot write {}: {}", options.output, std::strerror(errno)), "--output"};
+}
+
+int bisect_replay(const ReplayCommand& options, const BootImages& images, const StopSource& stop) {
+  const SessionFactory session = [&] { return ReplaySession::open(options.trace, images); };
+  BisectOptions how;
+  how.stop_requested = [&stop] { return stop.requested(); };
+  how.progress = [](Position low, Position high) {
+    say("bisect: between positions {} and {}", grouped(low.value), grouped(high.value));
+  };
+  auto found = bisect(session, session, how);
+  if (!found) return fail(found.error());
+  const int printed = print_report(found->text() + "\n");
+  return found->finding == BisectReport::Finding::no_divergence ? printed : kDivergence;
+}
+
+int finish(const ReplayCommand& options, ReplaySession& session, const ReplayResult& result, const StopSource& stop) {
+  RunSummary summary;
+  summary.what = "replay";
+  summary.run.stop = result.stop;
+  summary.run.begin = Position(0);
+  summary.run.end = result.position;
+  summary.run.host_time = result.host_time;
+  if (result.end == ReplayResult::End::host) summary.cause = stop.cause();
+  summary.trace =
+      TraceFigures{options.trace, session.summary().file_size, session.summary().total_events, session.summary().digests};
+  if (result.divergence)
+    summary.ended = "NOT the recorded run";
+  else if (result.end == ReplayResult::End::incomplete)
+    summary.ended = "end of what the trace holds";
+  if (!result.note.empty()) summary.remarks.push_back(result.note);
+  if (!result.divergence)
+    summary.remarks.push_back(
+        fmt::format("the recorded run, as far as it went: {} digests and {} journal events compared equal",
+                    grouped(result.digests_compared), grouped(result.events_compared)));
+  if (auto reported = report(summary, session.machine(), options.report); !reported) return fail(reported.error());
+  if (!result.divergence) return exit_code_of(summary, options.report);
+  fmt::print(stderr, "{}\n", result.divergence->text());
+  say("'retrovisor replay --bisect {}' looks for the instruction", options.trace);
+  return fail(result.divergence->error());
+}
+
+int replay(const ReplayCommand& options) {
+  ReplayOptions how;
+  how.check_digests = how.check_journal = !options.no_checks;
+  if (!options.stop_at.empty()) {
+    auto position = parse_position(options.stop_at, "--stop-at");
+    if (!position) return fail(position.error());
+    how.stop_at = *position;
+  }
+  BootImages images;
+  {
+    auto reader = TraceReader::open(options.trace);
+    if (!reader) return fail(reader.error());
+    auto found = read_recorded_images((*reader)->header(), options.images);
+    if (!found) return fail(found.error());
+    images = std::move(found).value();
+  }
+  auto stop = StopSource::create();
+  if (!stop) return fail(stop.error());
+  auto signals = StopSignals::install(**stop, options.timeout);
+  if (!signals) return fail(signals.error());
+  if (options.bisect) return bisect_replay(options, images, **stop);
+
+  OutputFile file;
+  if (auto opened = open_output(options, file); !opened) return fail(opened.error());
+  OutputStream output(file.fd, stop->get());
+  auto session = ReplaySession::open(options.trace, images,
+                                     [&output](Moment, Channel, std::span<const uint8_t> bytes) { output.write(bytes); });
+  if (!session) return fail(session.error());
+  images = {};  // the guest has its copy
+
+  const bool screen_is_free = file.fd < 0 || !options.output.empty() || isatty(STDOUT_FILENO) == 0;
+  Progress progress("replay", std::min(how.stop_at, (*session)->end()).value, screen_is_free);
+  how.stop_requested = [&stop] { return (*stop)->requested(); };
+  how.progress = [&](const ReplayProgress& p) {
+    output.flush();
+    progress.update(p.now.value);
+  };
+  auto result = (*session)->run(how);
+  progress.clear();
+  output.flush();
+  if (!result) return fail(result.error());
+  const int code = finish(options, **session, *result, **stop);
+  if (code == kFine && !output.error().empty()) return fail({ErrorCode::io, output.error(), "output"});
+  return code;
+}
+
+}  // namespace
+
+void add_replay(CLI::App& app, Action& action) {
+  CLI::App* sub = app.add_subcommand("replay", "Run a recorded guest again and check that it is the same run");
+  const auto options = std::make_shared<ReplayCommand>();
+  const std::string group = "Trace";
+  sub->add_option("trace", options->trace, "trace file")->type_name("TRACE")->required();
+  sub->add_option("-k,--kernel", options->images.kernel, "the kernel, where it is not where it was")
+      ->type_name("FILE")
+      ->group(group);
+  sub->add_option("-i,--initrd", options->images.initrd, "the initial RAM disk, likewise")->type_name("FILE")->group(group);
+  sub->add_option("--module", options->images.modules, "a module, likewise; in the recorded order")
+      ->type_name("FILE")
+      ->allow_extra_args(false)
+      ->group(group);
+  sub->add_option("--stop-at", options->stop_at, "end at this position (200M, 1'500'000)")
+      ->type_name("POSITION")
+      ->group(group);
+  sub->add_option("--timeout", options->timeout, "end after this time of the host; exit code 124")
+      ->type_name("SECONDS")
+      ->group(group);
+  sub->add_flag("--no-checks", options->no_checks, "compare neither digests nor journal: only the guest's input is replayed")
+      ->group(group);
+  sub->add_flag("--bisect", options->bisect, "narrow a divergence down to one instruction, by replaying twice in step")
+      ->group(group);
+  auto* quiet = sub->add_flag("-q,--quiet", options->quiet, "do not show the guest's output again")->group(group);
+  sub->add_option("--output", options->output, "write the guest's output to this file")
+      ->type_name("FILE")
+      ->excludes(quiet)
+      ->group(group);
+  add_report_options(*sub, options->report);
+  sub->footer(kExitCodeHelp);
+  sub->callback([options, &action] { action = [options] { return replay(*options); }; });
+}
+
+}  // namespace retrovisor::cli

@@ -1,0 +1,56 @@
+// retrovisor run: a machine without a trace.
+#include <memory>
+
+#include "cli/commands.h"
+#include "cli/exit_codes.h"
+#include "cli/say.h"
+#include "cli/setup.h"
+#include "cli/summary.h"
+
+namespace retrovisor::cli {
+namespace {
+
+struct RunCommand {
+  GuestOptions guest;
+  LiveRunOptions live;
+  ReportOptions report;
+};
+
+int run(const RunCommand& options) {
+  auto memory_size = parse_size(options.guest.memory, "--memory");
+  if (!memory_size) return fail(memory_size.error());
+  if (auto engine = check_engine(options.guest.engine); !engine) return fail(engine.error());
+  auto images = read_images(options.guest, *memory_size);
+  if (!images) return fail(images.error());
+
+  auto host = make_live_host(options.live);
+  if (!host) return fail(host.error());
+  MachineConfig config;
+  config.memory_size = *memory_size;
+  config.stop_on_panic = options.live.stop_on_panic || options.report.fail_on_crash;
+  auto machine = make_machine(config, *host->boundary, *images);
+  if (!machine) return fail(machine.error());
+  *images = {};  // the guest has its copy
+  host->boundary->on_stop([&machine] { (*machine)->request_stop({StopReason::host_request, 0}); });
+
+  auto ended = run_machine(**machine, session_options(*host));
+  if (!ended) return fail(ended.error());
+  RunSummary summary;
+  summary.what = "run";
+  summary.run = *ended;
+  return finish_live(std::move(summary), **machine, *host, options.report);
+}
+
+}  // namespace
+
+void add_run(CLI::App& app, Action& action) {
+  CLI::App* sub = app.add_subcommand("run", "Run a guest, without recording it");
+  const auto options = std::make_shared<RunCommand>();
+  add_guest_options(*sub, options->guest);
+  add_live_options(*sub, options->live);
+  add_report_options(*sub, options->report);
+  sub->footer(kExitCodeHelp);
+  sub->callback([options, &action] { action = [options] { return run(*options); }; });
+}
+
+}  // namespace retrovisor::cli

@@ -1,0 +1,23 @@
+// Our own words: to standard error, so that standard output is the guest's or the report's alone.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <string_view>
+#include <utility>
+
+#include "vmm/result.h"
+
+namespace retrovisor::cli {
+
+template <class... Args>
+void say(fmt::format_string<Args...> format, Args&&... args) {
+  fmt::print(stderr, "retrovisor: {}\n", fmt::format(format, std::forward<Args>(args)...));
+}
+
+// Tells the error; returns its exit code.
+int fail(const Error& error);
+// Writes a report to standard output; returns the exit code.
+int print_report(std::string_view text);
+
+}  // namespace retrovisor::cli

@@ -1,0 +1,196 @@
+#include "cli/setup.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "cli/progress.h"
+#include "traces/describe.h"
+
+namespace retrovisor::cli {
+namespace {
+
+// What --deterministic fixes, where the user says nothing else.
+constexpr uint64_t kFixedClock = 1'767'225'600;  // 2026-01-01T00:00:00Z
+constexpr uint64_t kFixedSeed = 1;
+
+Error io_error(const std::string& what, const std::string& path, const std::string& option) {
+  return {ErrorCode::io, fmt::format("cannot {} {}: {}", what, path, std::strerror(errno)), option};
+}
+
+}  // namespace
+
+Result<std::vector<uint8_t>> read_image(const std::string& path, const std::string& option, uint64_t limit) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return io_error("open", path, option);
+  struct Close {
+    int fd;
+    ~Close() { close(fd); }
+  } const closer{fd};
+  struct stat status {};
+  if (fstat(fd, &status) != 0) return io_error("look at", path, option);
+  if (!S_ISREG(status.st_mode)) return Error{ErrorCode::bad_image, path + " is no regular file", option};
+  const auto size = static_cast<uint64_t>(status.st_size);
+  if (size > limit)
+    return Error{
+        ErrorCode::bad_image,
+        fmt::format("{} has {}, which do not fit into {} of guest memory", path, bytes_text(size), bytes_text(limit)),
+        option};
+  std::vector<uint8_t> bytes(size);
+  for (size_t done = 0; done < bytes.size();) {
+    const ssize_t n = read(fd, bytes.data() + done, bytes.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return io_error("read", path, option);
+    if (n == 0) return Error{ErrorCode::io, path + " became shorter while it was read", option};
+    done += static_cast<size_t>(n);
+  }
+  return bytes;
+}
+
+std::pair<std::string, std::string> split_module(const std::string& text) {
+  const size_t space = text.find(' ');
+  if (space == std::string::npos) return {text, ""};
+  return {text.substr(0, space), text.substr(space + 1)};
+}
+
+Result<BootImages> read_images(const GuestOptions& options, uint64_t memory_size) {
+  BootImages images;
+  auto kernel = read_image(options.kernel, "--kernel", memory_size);
+  if (!kernel) return kernel.error();
+  images.kernel = std::move(kernel).value();
+  if (!options.initrd.empty()) {
+    auto initrd = read_image(options.initrd, "--initrd", memory_size);
+    if (!initrd) return initrd.error();
+    if (initrd->empty()) return Error{ErrorCode::bad_image, options.initrd + " is empty", "--initrd"};
+    images.initrd = std::move(initrd).value();
+  }
+  for (const std::string& module : options.modules) {
+    auto [path, arguments] = split_module(module);
+    auto bytes = read_image(path, "--module", memory_size);
+    if (!bytes) return bytes.error();
+    images.modules.push_back(std::move(bytes).value());
+    images.module_arguments.push_back(std::move(arguments));
+  }
+  images.command_line = options.append;
+  if (!options.flat_address.empty()) {
+    auto address = parse_number(options.flat_address, "--flat-address");
+    if (!address) return address.error();
+    images.flat_address = *address;
+  }
+  auto mode = parse_flat_mode(options.flat_mode);
+  if (!mode) return mode.error();
+  images.flat_mode = *mode;
+  return images;
+}
+
+Result<BootImages> read_recorded_images(const TraceHeader& header, const ImageNames& instead) {
+  BootImages images;
+  for (const TraceImage& image : header.images) {
+    const size_t module = images.modules.size();
+    std::string given;
+    if (image.role == ImageRole::kernel) given = instead.kernel;
+    if (image.role == ImageRole::initrd) given = instead.initrd;
+    if (image.role == ImageRole::module && module < instead.modules.size()) given = instead.modules[module];
+    const std::string option = fmt::format("--{}", to_string(image.role));
+    auto bytes = read_image(given.empty() ? image.name : given, option, header.memory_size);
+    if (!bytes) {
+      Error error = std::move(bytes).error();
+      error.message += fmt::format("; the trace was recorded with it: say with {} where it is now", option);
+      return error;
+    }
+    switch (image.role) {
+      case ImageRole::kernel: images.kernel = std::move(bytes).value(); break;
+      case ImageRole::initrd: images.initrd = std::move(bytes).value(); break;
+      case ImageRole::module: images.modules.push_back(std::move(bytes).value()); break;
+    }
+  }
+  return images;
+}
+
+ImageNames image_names(const GuestOptions& options) {
+  ImageNames names{options.kernel, options.initrd, {}};
+  for (const std::string& module : options.modules) names.modules.push_back(split_module(module).first);
+  return names;
+}
+
+Result<std::unique_ptr<Machine>> make_machine(const MachineConfig& config, Boundary& boundary, const BootImages& images) {
+  auto machine = Machine::create(config, boundary);
+  if (!machine) return machine.error();
+  if (auto loaded = load_guest(images, (*machine)->memory(), (*machine)->vcpu(VcpuId(0)).state, config.vcpus); !loaded)
+    return loaded.error();
+  (*machine)->memory_changed();
+  (*machine)->engine().state_changed((*machine)->vcpu(VcpuId(0)));
+  return machine;
+}
+
+Result<void> try_images(const MachineConfig& config, const BootImages& images) {
+  auto memory = GuestMemory::create(config.memory_size);
+  if (!memory) return memory.error();
+  CpuState state;
+  auto loaded = load_guest(images, **memory, state, config.vcpus);
+  if (!loaded) return loaded.error();
+  return {};
+}
+
+Result<void> check_engine(const std::string& name) {
+  if (name == "auto" || name == "soft") return {};
+  return Error{ErrorCode::unsupported,
+               fmt::format("this build has no engine {}; 'retrovisor doctor' says which there are", name), "--engine"};
+}
+
+Result<LiveHost> make_live_host(const LiveRunOptions& options) {
+  LiveHost host;
+  const std::string console_text = !options.console.empty() ? options.console : options.deterministic ? "none" : "stdio";
+  auto console_options = parse_console(console_text);
+  if (!console_options) return console_options.error();
+  if (options.deterministic &&
+      (console_options->kind == ConsoleKind::stdio || console_options->kind == ConsoleKind::terminal))
+    return Error{ErrorCode::bad_argument, "what is typed is not deterministic; use a script or no input", "--console"};
+  if (options.deterministic && options.time == "real")
+    return Error{ErrorCode::bad_argument, "real time is not deterministic", "--time"};
+  if (!options.stop_at.empty()) {
+    auto position = parse_position(options.stop_at, "--stop-at");
+    if (!position) return position.error();
+    host.stop_at = *position;
+  }
+  if (options.deterministic) {
+    host.options.wall_clock = kFixedClock;
+    host.options.seed = kFixedSeed;
+  }
+  if (!options.rtc.empty()) {
+    auto rtc = parse_rtc(options.rtc, "--rtc");
+    if (!rtc) return rtc.error();
+    host.options.wall_clock = *rtc;
+  }
+  if (!options.seed.empty()) {
+    auto seed = parse_number(options.seed, "--seed");
+    if (!seed) return seed.error();
+    host.options.seed = *seed;
+  }
+
+  auto stop = StopSource::create();
+  if (!stop) return stop.error();
+  host.stop = std::move(stop).value();
+  auto signals = StopSignals::install(*host.stop, options.timeout);
+  if (!signals) return signals.error();
+  host.signals = std::move(signals).value();
+  auto console = make_console(*console_options, host.stop.get());
+  if (!console) return console.error();
+  host.options.real_time = options.time.empty() ? (*console)->interactive() : options.time == "real";
+  host.boundary = std::make_unique<LiveBoundary>(host.options, std::move(console).value(), *host.stop);
+  return host;
+}
+
+RunOptions session_options(const LiveHost& host) {
+  RunOptions options;
+  options.stop_at = host.stop_at;
+  // The boundary stops the machine too (on_stop), and sooner; but it is not asked while a guest leaves its serial port full.
+  options.stop_requested = [&host] { return host.stop->requested(); };
+  return options;
+}
+
+}  // namespace retrovisor::cli

@@ -1,0 +1,44 @@
+// From options to the things they ask for: images in memory, the live side of a run, a machine ready to start.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/options.h"
+#include "record/record_session.h"
+#include "vmm/boot/loader.h"
+#include "vmm/host/live_boundary.h"
+#include "vmm/machine/machine.h"
+
+namespace retrovisor::cli {
+
+// A whole file; `option` is named in errors, more than `limit` bytes are one ("... do not fit into ... of guest memory").
+Result<std::vector<uint8_t>> read_image(const std::string& path, const std::string& option, uint64_t limit);
+// "FILE ARGS" of --module, split at the first space.
+std::pair<std::string, std::string> split_module(const std::string& text);
+Result<BootImages> read_images(const GuestOptions& options, uint64_t memory_size);
+// The files that a trace names, or those of `instead` where it has any.
+Result<BootImages> read_recorded_images(const TraceHeader& header, const ImageNames& instead);
+// Their names, for the trace.
+ImageNames image_names(const GuestOptions& options);
+// A machine with the guest in it, ready to run. `boundary` outlives it.
+Result<std::unique_ptr<Machine>> make_machine(const MachineConfig& config, Boundary& boundary, const BootImages& images);
+// Would make_machine() take these images? For looking before an older trace is overwritten.
+Result<void> try_images(const MachineConfig& config, const BootImages& images);
+// Is it there? Only `soft` is, today.
+Result<void> check_engine(const std::string& name);
+
+// Signals, console, boundary: everything of the host that a live run touches. Taken down in the right order.
+struct LiveHost {
+  std::unique_ptr<StopSource> stop;
+  std::unique_ptr<StopSignals> signals;
+  std::unique_ptr<LiveBoundary> boundary;
+  LiveOptions options;
+  Position stop_at = kNoPosition;
+};
+Result<LiveHost> make_live_host(const LiveRunOptions& options);
+// How long such a run lasts. `host` outlives it.
+RunOptions session_options(const LiveHost& host);
+
+}  // namespace retrovisor::cli

@@ -1,0 +1,104 @@
+#include "cli/summary.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "cli/exit_codes.h"
+#include "cli/host_memory.h"
+#include "cli/json.h"
+#include "cli/progress.h"
+#include "cli/say.h"
+#include "traces/describe.h"
+
+namespace retrovisor::cli {
+namespace {
+
+double seconds_of(std::chrono::nanoseconds time) { return std::chrono::duration<double>(time).count(); }
+
+void say_summary(const RunSummary& s, Machine& machine, const StateDigest& digest, const HostMemory& memory) {
+  const uint64_t instructions = machine.position().value;
+  const std::string cause = s.cause == StopCause::none ? "" : fmt::format(" ({})", to_string(s.cause));
+  say("{} ended: {}{} at position {}", s.what, s.ended.empty() ? describe(s.run.stop) : s.ended, cause, instructions);
+  say("  {} instructions in {}: {:.0f} M/s; guest time {}, of it idle {}", grouped(instructions),
+      duration_text(seconds_of(s.run.host_time)), s.run.mips(),
+      duration_text(static_cast<double>(machine.now().value) / 1e9),
+      duration_text(static_cast<double>(machine.idle_ns()) / 1e9));
+  if (s.trace) {
+    say("  trace {}: {}, {} events, {} digests", s.trace->file, bytes_text(s.trace->bytes), grouped(s.trace->events),
+        grouped(s.trace->digests));
+  }
+  say("  memory: guest touched {}, {} beside it", bytes_text(memory.guest_bytes), bytes_text(memory.overhead()));
+  for (const auto& [bytes, count] : machine.engine().statistics().unknown_instructions)
+    say("  unknown instruction {}: raised #UD {} time{}", bytes, count, count == 1 ? "" : "s");
+  say("  state: cpu {:016x} memory {:016x} devices {:016x}", digest.cpu, digest.memory, digest.devices);
+  for (const std::string& remark : s.remarks) say("  {}", remark);
+}
+
+std::string as_json(const RunSummary& s, Machine& machine, const StateDigest& digest, const HostMemory& memory) {
+  const uint64_t instructions = machine.position().value;
+  Json out;
+  out.object().put("command", s.what).put("stop", to_string(s.run.stop.reason)).put("stop_detail", s.run.stop.detail);
+  out.put("host_cause", to_string(s.cause)).put("engine", machine.engine().name());
+  out.put("instructions", instructions).put("seconds", seconds_of(s.run.host_time));
+  out.put("million_instructions_per_second", s.run.mips());
+  out.put("guest_time_ns", machine.now().value).put("idle_ns", machine.idle_ns());
+  out.put("peak_memory_bytes", memory.peak_bytes).put("guest_memory_touched_bytes", memory.guest_bytes);
+  out.put("memory_overhead_bytes", memory.overhead());
+  out.object("state").hex("cpu", digest.cpu).hex("memory", digest.memory).hex("devices", digest.devices).end();
+  out.object("unknown_instructions");
+  for (const auto& [bytes, count] : machine.engine().statistics().unknown_instructions) out.put(bytes, count);
+  out.end();
+  if (s.trace) {
+    out.object("trace").put("file", s.trace->file).put("bytes", s.trace->bytes).put("events", s.trace->events);
+    out.put("digests", s.trace->digests).end();
+  }
+  out.array("remarks");
+  for (const std::string& remark : s.remarks) out.put("", remark);
+  return out.end().end().text();
+}
+
+Result<void> write_file(const std::string& path, const std::string& text) {
+  std::FILE* file = path == "-" ? stderr : std::fopen(path.c_str(), "we");
+  const bool written =
+      file != nullptr && std::fwrite(text.data(), 1, text.size(), file) == text.size() && std::fflush(file) == 0;
+  const int error = errno;
+  if (file != nullptr && file != stderr) std::fclose(file);
+  if (written) return {};
+  return Error{ErrorCode::io, fmt::format("cannot write {}: {}", path, std::strerror(error)), "--json-summary"};
+}
+
+}  // namespace
+
+Result<void> report(const RunSummary& summary, Machine& machine, const ReportOptions& options) {
+  if (options.no_summary && options.json_summary.empty()) return {};
+  const HostMemory memory = measure_host_memory(machine.memory());  // before the digest touches anything
+  const StateDigest digest = machine.digest();
+  if (!options.no_summary) say_summary(summary, machine, digest, memory);
+  if (options.json_summary.empty()) return {};
+  return write_file(options.json_summary, as_json(summary, machine, digest, memory));
+}
+
+int finish_live(RunSummary summary, Machine& machine, LiveHost& host, const ReportOptions& options) {
+  Console& console = host.boundary->console();
+  console.flush();
+  summary.cause = host.stop->cause();
+  if (summary.run.stop.reason != StopReason::host_request) summary.cause = StopCause::none;
+  if (const std::string remark = console.remark(); !remark.empty()) summary.remarks.push_back(remark);
+  if (auto reported = report(summary, machine, options); !reported) return fail(reported.error());
+  if (!console.output_error().empty()) return fail({ErrorCode::io, console.output_error(), "standard output"});
+  return exit_code_of(summary, options);
+}
+
+int exit_code_of(const RunSummary& summary, const ReportOptions& options) {
+  switch (summary.run.stop.reason) {
+    case StopReason::guest_panic:
+    case StopReason::triple_fault:
+    case StopReason::stuck: return options.fail_on_crash ? kGuestCrash : kFine;
+    case StopReason::debug_exit: return options.guest_exit_code ? static_cast<int>(summary.run.stop.detail & 0xff) : kFine;
+    case StopReason::host_request: return summary.cause == StopCause::time_limit ? kTimeLimit : kFine;
+    default: return kFine;
+  }
+}
+
+}  // namespace retrovisor::cli

@@ -1,0 +1,158 @@
+// retrovisor trace info | verify | dump
+#include <ctime>
+#include <memory>
+
+#include "cli/commands.h"
+#include "cli/exit_codes.h"
+#include "cli/json.h"
+#include "cli/progress.h"
+#include "cli/say.h"
+#include "traces/describe.h"
+#include "traces/verify.h"
+
+namespace retrovisor::cli {
+namespace {
+
+struct TraceOptions {
+  std::string trace;
+  bool json = false;
+  bool complete = false;
+};
+
+std::string journal_text(EventMask mask) {
+  if ((mask & kJournalFull) == kJournalFull) return "full";
+  std::string text;
+  for (unsigned i = 0; i < kFirstBoundaryKind; ++i) {
+    const auto kind = static_cast<EventKind>(i);
+    if ((mask & mask_of(kind)) != 0) text += fmt::format("{}{}", text.empty() ? "" : ", ", to_string(kind));
+  }
+  return text.empty() ? "none" : text;
+}
+
+std::string utc_text(uint64_t seconds) {
+  const auto t = static_cast<time_t>(seconds);
+  std::tm parts{};
+  char text[32];
+  if (gmtime_r(&t, &parts) == nullptr || std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &parts) == 0) return "?";
+  return text;
+}
+
+double bytes_per_million(const TraceSummary& s) {
+  return s.through.value == 0 ? 0 : static_cast<double>(s.file_size) * 1e6 / static_cast<double>(s.through.value);
+}
+
+std::string as_text(const TraceSummary& s, const std::string& path) {
+  const TraceHeader& h = s.header;
+  std::string out;
+  const auto line = [&](std::string_view name, const std::string& value) { out += fmt::format("{:<16}{}\n", name, value); };
+  line("trace", fmt::format("{}, {}", path, bytes_text(s.file_size)));
+  line("recorded by", fmt::format("retrovisor {}, engine {}, machine model {}", h.tool_version, h.engine, h.machine_model));
+  line("machine", fmt::format("{} vCPU{}, {} of RAM, CPU {}", h.vcpus, h.vcpus == 1 ? "" : "s", bytes_text(h.memory_size),
+                              h.cpu_model));
+  for (const TraceImage& image : h.images)
+    line(to_string(image.role),
+         fmt::format("{}, {}, XXH3-128 {}", image.name, bytes_text(image.size), to_string(image.digest)));
+  if (h.flat_address) line("flat binary", fmt::format("at {:#x}", *h.flat_address));
+  line("command line", h.command_line);
+  line("time",
+       fmt::format("{}{}{}", to_string(h.time_mode), h.rtc ? fmt::format(", clock fixed at {}", utc_text(*h.rtc)) : "",
+                   h.seed ? fmt::format(", seed {}", *h.seed) : ""));
+  for (const auto& [name, value] : h.options) line(name, value);
+  line("journal", journal_text(h.journal_mask));
+  line("digests",
+       fmt::format("{}, every {} instructions, with {}", s.digests, grouped(h.digest_interval), to_string(h.digest_detail)));
+  line("events", grouped(s.total_events));
+  for (size_t i = 0; i < kEventKinds; ++i)
+    if (s.events[i] != 0) line("", fmt::format("{:>12}  {}", grouped(s.events[i]), to_string(static_cast<EventKind>(i))));
+  if (s.key_frames != 0) line("key frames", fmt::format("{} parts", s.key_frames));
+  line("length", fmt::format("{} instructions, {:.0f} bytes per million", grouped(s.through.value), bytes_per_million(s)));
+  line("ended by", s.end ? describe(s.end->stop) : "nothing: " + s.completeness());
+  return out;
+}
+
+std::string as_json(const TraceSummary& s, const std::string& path) {
+  const TraceHeader& h = s.header;
+  Json out;
+  out.object().put("trace", path).put("file_size", s.file_size).put("complete", s.complete());
+  out.put("state", s.completeness()).put("instructions", s.through.value);
+  out.put("bytes_per_million_instructions", bytes_per_million(s));
+  out.object("header");
+  out.put("tool_version", h.tool_version).put("engine", h.engine).put("machine_model", h.machine_model);
+  out.put("memory_size", h.memory_size).put("vcpus", h.vcpus).put("stop_on_panic", h.stop_on_panic);
+  out.put("cpu_model", h.cpu_model).put("command_line", h.command_line).put("time", to_string(h.time_mode));
+  if (h.rtc) out.put("rtc", *h.rtc);
+  if (h.seed) out.put("seed", *h.seed);
+  if (h.flat_address) out.put("flat_address", *h.flat_address);
+  out.put("journal", journal_text(h.journal_mask)).put("digest_interval", h.digest_interval);
+  out.put("digest_detail", to_string(h.digest_detail));
+  out.array("images");
+  for (const TraceImage& image : h.images) {
+    out.object().put("role", to_string(image.role)).put("name", image.name).put("arguments", image.arguments);
+    out.put("size", image.size).put("xxh3_128", to_string(image.digest)).end();
+  }
+  out.end().object("options");
+  for (const auto& [name, value] : h.options) out.put(name, value);
+  out.end().end();
+  out.put("chunks", s.chunks).put("whole_size", s.whole_size).put("torn_bytes", s.torn_bytes);
+  out.put("digests", s.digests).put("key_frame_parts", s.key_frames).object("events").put("total", s.total_events);
+  for (size_t i = 0; i < kEventKinds; ++i)
+    if (s.events[i] != 0) out.put(to_string(static_cast<EventKind>(i)), s.events[i]);
+  out.end();
+  if (s.end) {
+    out.object("end").put("position", s.end->position.value).put("reason", to_string(s.end->stop.reason));
+    out.put("detail", s.end->stop.detail).hex("cpu", s.end->state.cpu).hex("memory", s.end->state.memory);
+    out.hex("devices", s.end->state.devices).end();
+  }
+  return out.end().text();
+}
+
+int info(const TraceOptions& options) {
+  auto summary = verify_trace(options.trace, {.any_machine_model = true});
+  if (!summary) return fail(summary.error());
+  return print_report(options.json ? as_json(*summary, options.trace) : as_text(*summary, options.trace));
+}
+
+int verify(const TraceOptions& options) {
+  auto summary = verify_trace(options.trace);
+  const bool good = summary.ok() && (summary->complete() || !options.complete);
+  const int code = good ? kFine : summary.ok() ? kBadTrace : exit_code(summary.error().code);
+  if (options.json) {
+    Json out;
+    out.object().put("trace", options.trace).put("ok", good);
+    if (summary.ok()) {
+      out.put("complete", summary->complete()).put("state", summary->completeness());
+      out.put("instructions", summary->through.value).put("events", summary->total_events).put("digests", summary->digests);
+      out.put("file_size", summary->file_size).put("whole_size", summary->whole_size);
+    } else {
+      out.put("error", summary.error().message).put("where", summary.error().where);
+    }
+    const int printed = print_report(out.end().text());
+    return code == kFine ? printed : code;
+  }
+  if (!summary) return fail(summary.error());
+  const int printed = print_report(fmt::format("{}: {}; {} events and {} digests over {} instructions are intact\n",
+                                               options.trace, summary->completeness(), grouped(summary->total_events),
+                                               grouped(summary->digests), grouped(summary->through.value)));
+  return code == kFine ? printed : code;
+}
+
+}  // namespace
+
+void add_trace(CLI::App& app, Action& action) {
+  CLI::App* trace = app.add_subcommand("trace", "Show and check traces");
+  trace->require_subcommand(1);
+  const auto options = std::make_shared<TraceOptions>();
+  const auto add = [&](const char* name, const char* help, int (*run)(const TraceOptions&)) {
+    CLI::App* sub = trace->add_subcommand(name, help);
+    sub->add_option("trace", options->trace, "trace file")->type_name("TRACE")->required();
+    sub->add_flag("--json", options->json, "as JSON");
+    sub->callback([options, run, &action] { action = [options, run] { return run(*options); }; });
+    return sub;
+  };
+  add("info", "What was recorded, how, and how it ended", info);
+  add("verify", "Check every byte of the file, without running anything", verify)
+      ->add_flag("--complete", options->complete, "a recording that was cut off is an error (exit code 4)");
+  add_trace_dump(*trace, action);
+}
+
+}  // namespace retrovisor::cli

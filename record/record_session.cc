@@ -1,0 +1,134 @@
+#include "record/record_session.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <array>
+
+#include "record/digest_capture.h"
+#include "record/recording_boundary.h"
+#include "traces/describe.h"
+#include "vmm/cpu/cpuid.h"
+
+namespace retrovisor {
+namespace {
+
+// Leaves and subleaves that a CPUID model of this size can have (SDM 2A, CPUID: basic and extended information).
+constexpr uint32_t kBasicLeaves = 0x20;
+constexpr uint32_t kExtendedBase = 0x80000000;
+constexpr uint32_t kExtendedLeaves = 0x20;
+constexpr uint32_t kSubleaves = 8;
+
+class RecordHook final : public SliceHook {
+ public:
+  RecordHook(Machine& machine, TraceWriter& writer, const RecordOptions& options)
+      : machine_(machine),
+        writer_(writer),
+        options_(options),
+        capture_(machine, writer.header().digest_detail),
+        interval_(writer.header().digest_interval) {}
+
+  // On arrival at a position.
+  void digest(bool at_stop = false) {
+    const DigestRecord d = capture_.take(at_stop);
+    last_ = d.state;
+    last_position_ = d.position;
+    writer_.digest(d);
+    if (interval_ != 0) next_ = d.position + interval_;
+  }
+
+  Position next_position() override { return next_; }
+
+  Result<void> slice_done() override {
+    if (writer_.failed()) return writer_.error();
+    if (machine_.position() >= next_) digest();
+    const auto now = std::chrono::steady_clock::now();
+    if (now - flushed_ < options_.flush_interval) return {};
+    flushed_ = now;
+    return writer_.flush(machine_.position());
+  }
+
+  Result<void> finish(const RunResult& run) {
+    if (!run.on_arrival || last_position_ != run.end) digest(!run.on_arrival);
+    return writer_.end(run.end, run.stop, last_, options_.sync);
+  }
+
+ private:
+  Machine& machine_;
+  TraceWriter& writer_;
+  const RecordOptions& options_;
+  DigestCapture capture_;
+  uint64_t interval_;
+  Position next_ = kNoPosition;
+  StateDigest last_;
+  Position last_position_ = kNoPosition;
+  std::chrono::steady_clock::time_point flushed_ = std::chrono::steady_clock::now();
+};
+
+// Takes the sink back whatever happens: it does not outlive record().
+class JournalConnection {
+ public:
+  JournalConnection(Journal& journal, JournalSink& sink, EventMask mask) : journal_(journal) {
+    journal_.connect(&sink, mask);
+  }
+  ~JournalConnection() { journal_.connect(nullptr, 0); }
+  JournalConnection(const JournalConnection&) = delete;
+  JournalConnection& operator=(const JournalConnection&) = delete;
+
+ private:
+  Journal& journal_;
+};
+
+TraceImage image(ImageRole role, const std::string& name, const std::string& arguments, std::span<const uint8_t> bytes) {
+  return {role, name, arguments, bytes.size(), image_digest(bytes)};
+}
+
+}  // namespace
+
+uint64_t cpu_table_digest(uint32_t vcpus) {
+  std::vector<CpuidResult> table;
+  const CpuState reset{};
+  for (uint32_t cpu = 0; cpu < vcpus; ++cpu) {
+    for (const uint32_t base : {uint32_t{0}, kExtendedBase}) {
+      for (uint32_t leaf = 0; leaf < (base == 0 ? kBasicLeaves : kExtendedLeaves); ++leaf)
+        for (uint32_t sub = 0; sub < kSubleaves; ++sub) table.push_back(cpuid(base + leaf, sub, reset, VcpuId(cpu), vcpus));
+    }
+  }
+  static_assert(sizeof(CpuidResult) == 16, "four registers without padding");
+  return XXH3_64bits(table.data(), table.size() * sizeof(CpuidResult));
+}
+
+TraceHeader make_header(const MachineConfig& config, const BootImages& images, const ImageNames& names) {
+  TraceHeader h;
+  h.memory_size = config.memory_size;
+  h.vcpus = config.vcpus;
+  h.stop_on_panic = config.stop_on_panic;
+  h.cpu_model = std::string(kCpuModelName);
+  h.cpu_table_digest = cpu_table_digest(config.vcpus);
+  h.command_line = images.command_line;
+  h.images.push_back(image(ImageRole::kernel, names.kernel, {}, images.kernel));
+  if (!images.initrd.empty()) h.images.push_back(image(ImageRole::initrd, names.initrd, {}, images.initrd));
+  for (size_t i = 0; i < images.modules.size(); ++i)
+    h.images.push_back(image(ImageRole::module, i < names.modules.size() ? names.modules[i] : std::string(),
+                             i < images.module_arguments.size() ? images.module_arguments[i] : std::string(),
+                             images.modules[i]));
+  h.flat_address = images.flat_address;
+  h.flat_mode = static_cast<uint8_t>(images.flat_mode);
+  h.digest_interval = kDefaultDigestInterval;
+  return h;
+}
+
+Result<RecordResult> record(Machine& machine, TraceWriter& writer, const RecordOptions& options) {
+  JournalWriter sink(writer);
+  const JournalConnection connection(machine.journal(), sink, writer.header().journal_mask & kJournalFull);
+  RecordHook hook(machine, writer, options);
+  hook.digest();
+  // The start alone is worth a chunk: a trace that is cut off right after it tells whether the images fit.
+  RV_TRY(writer.flush(machine.position()));
+  auto run = run_machine(machine, options.run, hook);
+  if (!run) return run.error();
+  RV_TRY(hook.finish(*run));
+  return RecordResult{*run, writer.size(), writer.events(), writer.digests()};
+}
+
+}  // namespace retrovisor

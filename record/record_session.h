@@ -1,0 +1,51 @@
+// Records a run: the journal and digests beside what the recording boundary writes.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "record/run_session.h"
+#include "traces/writer.h"
+#include "vmm/boot/loader.h"
+#include "vmm/machine/machine.h"
+
+namespace retrovisor {
+
+// Digests this far apart cost little beside the run, and a divergence is at most this far from where it was seen.
+inline constexpr uint64_t kDefaultDigestInterval = uint64_t{16} << 20;
+
+struct RecordOptions {
+  RunOptions run;
+  // Host time after which what was collected is written, so that a recorder that is killed loses little.
+  std::chrono::nanoseconds flush_interval = std::chrono::milliseconds(250);
+  bool sync = false;  // have the whole trace on disk at the end
+};
+
+struct RecordResult {
+  RunResult run;
+  uint64_t trace_bytes = 0;
+  uint64_t events = 0;
+  uint64_t digests = 0;
+};
+
+// Names of the input files, as the trace shall give them; missing ones stay empty.
+struct ImageNames {
+  std::string kernel;
+  std::string initrd;
+  std::vector<std::string> modules;
+};
+
+// The parts of a trace's header that follow from machine and images: memory, vCPUs, CPU model, images, command line. The
+// caller adds tool version, engine, time mode, seed, RTC, journal mask and digests.
+TraceHeader make_header(const MachineConfig& config, const BootImages& images, const ImageNames& names);
+// XXH3-64 of the CPUID table at reset, all leaves: equal tables show guests the same CPU.
+uint64_t cpu_table_digest(uint32_t vcpus);
+
+// Runs `machine`, built on a RecordingBoundary over `writer` and loaded, to its end, and completes the trace. Journal mask,
+// digest interval (0: only at begin and end) and detail are those of the writer's header. When the trace cannot be written
+// the run ends with the writer's error, which says what was kept.
+Result<RecordResult> record(Machine& machine, TraceWriter& writer, const RecordOptions& options);
+
+}  // namespace retrovisor

@@ -1,0 +1,152 @@
+#include "replay/replay_boundary.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <compare>
+
+#include "traces/describe.h"
+
+namespace retrovisor {
+namespace {
+
+Moment moment_of(const JournalEvent& e) { return {e.position, VirtualTime(e.c)}; }
+
+bool before(Moment a, Moment b) { return a.position != b.position ? a.position < b.position : a.time < b.time; }
+
+std::string call_text(std::string_view what, Moment at) {
+  return fmt::format("at position {}, {} ns: {}", at.position.value, at.time.value, what);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ReplayBoundary>> ReplayBoundary::open(const std::string& trace, Output output) {
+  auto feed = EventFeed::open(trace, EventFeed::Events::boundary);
+  if (!feed) return feed.error();
+  return std::unique_ptr<ReplayBoundary>(new ReplayBoundary(std::move(*feed), std::move(output)));
+}
+
+void ReplayBoundary::fail(Position at, std::string message, std::string recorded, std::string replayed) {
+  if (fault_) return;
+  fault_ = ReplayFault{{ErrorCode::divergence, std::move(message), fmt::format("position {}", at.value)},
+                       at,
+                       std::move(recorded),
+                       std::move(replayed)};
+  if (feed_->error()) fault_->error = *feed_->error();
+  if (on_fault_) on_fault_();
+}
+
+const TraceEvent* ReplayBoundary::match(Moment at, EventKind kind, uint64_t ordinal, std::string_view asked) {
+  if (fault_) return nullptr;
+  const TraceEvent* next = feed_->peek(at.position);
+  if (feed_->error()) {
+    fail(at.position, "the trace cannot be read", {}, {});
+    return nullptr;
+  }
+  if (next == nullptr) return nullptr;
+  const JournalEvent& e = next->event;
+  const Moment recorded = moment_of(e);
+  // Each boundary event says at which call of its moment it came, where there can be several.
+  const bool numbered = kind == EventKind::console_input;
+  const bool missed = before(recorded, at) || (recorded == at && e.kind == kind && numbered && e.b < ordinal);
+  if (missed) {
+    fail(at.position, "something that came from outside in the recording was never asked for", describe_at(*next),
+         call_text(asked, at));
+    return nullptr;
+  }
+  if (recorded != at || e.kind != kind || (numbered && e.b != ordinal)) return nullptr;
+  return next;
+}
+
+// The recorder was killed when all that it had written was the header: there is nothing to replay, and nothing to be unlike.
+bool ReplayBoundary::cut_off_before() const { return !fault_ && feed_->exhausted() && !feed_->complete(); }
+
+uint64_t ReplayBoundary::wall_clock(Moment at) {
+  const TraceEvent* e = match(at, EventKind::wall_clock, 0, "the wall clock is read");
+  if (e == nullptr && cut_off_before()) return 0;
+  if (e == nullptr) {
+    fail(at.position, "the wall clock is read where it was not in the recording", "nothing", call_text("wall clock", at));
+    return 0;
+  }
+  const uint64_t seconds = e->event.a;
+  feed_->pop();
+  return seconds;
+}
+
+void ReplayBoundary::entropy(Moment at, std::span<uint8_t> out) {
+  std::fill(out.begin(), out.end(), uint8_t{0});
+  const TraceEvent* e = match(at, EventKind::entropy, 0, "entropy is drawn");
+  if (e == nullptr && cut_off_before()) return;
+  if (e == nullptr || e->data.size() != out.size()) {
+    fail(at.position, "entropy is drawn otherwise than in the recording", e == nullptr ? "nothing" : describe_at(*e),
+         call_text(fmt::format("{} bytes of entropy", out.size()), at));
+    return;
+  }
+  std::copy(e->data.begin(), e->data.end(), out.begin());
+  feed_->pop();
+}
+
+size_t ReplayBoundary::poll_input(Moment at, Channel channel, std::span<uint8_t> out) {
+  const uint64_t ordinal = polls_.next(at);
+  size_t n = 0;
+  if (const TraceEvent* e = match(at, EventKind::console_input, ordinal, "console input is polled"); e != nullptr) {
+    if (e->data.size() > out.size() || e->event.a != static_cast<uint64_t>(channel)) {
+      fail(at.position, "console input is polled otherwise than in the recording", describe_at(*e),
+           call_text(fmt::format("at most {} bytes from channel {}", out.size(), static_cast<unsigned>(channel)), at));
+      return 0;
+    }
+    n = e->data.size();
+    std::copy(e->data.begin(), e->data.end(), out.begin());
+    feed_->pop();
+  }
+  if (host_stop(at, 0, ordinal) && on_host_stop_) on_host_stop_();
+  return n;
+}
+
+IdleWait ReplayBoundary::idle_wait(Moment at, uint64_t ns, bool) {
+  const uint64_t ordinal = waits_.next(at);
+  uint64_t waited = ns;
+  if (const TraceEvent* e = match(at, EventKind::idle_wait, ordinal, "the machine idles"); e != nullptr) {
+    if (e->event.a != ns || e->event.b > ns) {
+      fail(at.position, "the machine idles otherwise than in the recording", describe_at(*e),
+           call_text(fmt::format("idle wait of {} ns", ns), at));
+      return {};
+    }
+    waited = e->event.b;
+    feed_->pop();
+  }
+  return {waited, host_stop(at, 1, ordinal)};
+}
+
+bool ReplayBoundary::host_stop(Moment at, uint64_t call, uint64_t ordinal) {
+  if (fault_) return false;
+  const TraceEvent* e = feed_->peek(at.position);
+  if (e == nullptr || e->event.kind != EventKind::host_stop || moment_of(e->event) != at) return false;
+  if (e->event.a != call || e->event.b != ordinal) return false;
+  feed_->pop();
+  return true;
+}
+
+void ReplayBoundary::arrived(Position position) {
+  if (fault_ || position.value == 0) return;
+  const TraceEvent* missed = feed_->peek(position - 1);
+  if (feed_->error()) {
+    fail(position, "the trace cannot be read", {}, {});
+  } else if (missed != nullptr) {
+    fail(position, "something that came from outside in the recording was never asked for", describe_at(*missed), "nothing");
+  }
+}
+
+bool ReplayBoundary::pending_at(Position position) {
+  const TraceEvent* e = feed_->peek(position);
+  return e != nullptr && e->event.position == position;
+}
+
+Result<void> ReplayBoundary::seek(const Mark& mark) {
+  fault_.reset();
+  polls_ = mark.polls;
+  waits_ = mark.waits;
+  return feed_->seek(mark.feed);
+}
+
+}  // namespace retrovisor

@@ -1,0 +1,78 @@
+// The boundary of a replay: answers from the trace, and notices when the machine asks for something else.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "record/recording_boundary.h"
+#include "replay/event_feed.h"
+#include "vmm/boundary.h"
+
+namespace retrovisor {
+
+// Where and how a replay left the recorded run; `error.code` is divergence, or bad_trace if the trace itself is at fault.
+struct ReplayFault {
+  Error error;
+  Position position;
+  std::string recorded;
+  std::string replayed;
+};
+
+class ReplayBoundary final : public Boundary {
+ public:
+  using Output = std::function<void(Moment, Channel, std::span<const uint8_t>)>;
+  // `output` shows what the guest writes to the console; empty: it is dropped.
+  static Result<std::unique_ptr<ReplayBoundary>> open(const std::string& trace, Output output = {});
+
+  // Called inside a poll during which the host stopped the recorded run (Machine::request_stop). A stop during an idle wait
+  // is told by the wait's result.
+  void on_host_stop(std::function<void()> handler) { on_host_stop_ = std::move(handler); }
+  // Called once, inside the machine's run, when fault() gets a value.
+  void on_fault(std::function<void()> handler) { on_fault_ = std::move(handler); }
+  const std::optional<ReplayFault>& fault() const { return fault_; }
+
+  // The machine has arrived at `position`: recorded events before it that were not asked for are a fault.
+  void arrived(Position position);
+  // A recorded event at `position` has not been asked for yet.
+  bool pending_at(Position position);
+
+  uint64_t wall_clock(Moment at) override;
+  void entropy(Moment at, std::span<uint8_t> out) override;
+  size_t poll_input(Moment at, Channel channel, std::span<uint8_t> out) override;
+  IdleWait idle_wait(Moment at, uint64_t ns, bool input_wanted) override;
+  void output(Moment at, Channel channel, std::span<const uint8_t> bytes) override {
+    if (output_) output_(at, channel, bytes);
+  }
+
+  // State of the boundary at a checkpoint of the machine.
+  struct Mark {
+    EventFeed::Mark feed;
+    CallOrdinal polls;
+    CallOrdinal waits;
+  };
+  Mark mark() const { return {feed_->mark(), polls_, waits_}; }
+  // Back (or forward) to it; forgets a fault.
+  Result<void> seek(const Mark& mark);
+
+ private:
+  ReplayBoundary(std::unique_ptr<EventFeed> feed, Output output) : feed_(std::move(feed)), output_(std::move(output)) {}
+  bool cut_off_before() const;
+  // The recorded event that this call is, or null. Events of before that were never asked for are a fault.
+  const TraceEvent* match(Moment at, EventKind kind, uint64_t ordinal, std::string_view asked);
+  // Whether the host stopped the recorded run in this call.
+  bool host_stop(Moment at, uint64_t call, uint64_t ordinal);
+  void fail(Position at, std::string message, std::string recorded, std::string replayed);
+
+  std::unique_ptr<EventFeed> feed_;
+  Output output_;
+  std::function<void()> on_host_stop_;
+  std::function<void()> on_fault_;
+  std::optional<ReplayFault> fault_;
+  CallOrdinal polls_;
+  CallOrdinal waits_;
+};
+
+}  // namespace retrovisor

@@ -1,0 +1,214 @@
+#include "tests/conformance/compare.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "vmm/cpu/registers.h"
+
+namespace retrovisor::conformance {
+namespace {
+
+constexpr uint64_t kOtherFlags = flag::DF | flag::TF | flag::NT | flag::AC | flag::ID;
+// From here on Linux reports all addresses as present, so as not to tell where the kernel lies.
+constexpr uint64_t kKernelAddresses = 0x00007ffffffff000;
+
+template <class T>
+T at(const State& s, size_t offset) {
+  T v;
+  std::memcpy(&v, s.fx.data() + offset, sizeof v);
+  return v;
+}
+
+// Exceptions of which the manuals leave it open whether they happen.
+bool end_is_open(const Sequence& sequence, const Outcome& native, const Outcome& soft) {
+  if (native.vector == soft.vector && native.state.rip == soft.state.rip) return false;
+  // Some hypervisors answer accesses to some of the kernel's addresses with #GP.
+  const bool same_place = native.state.rip == soft.state.rip;
+  if (same_place && native.vector == vec::GP && soft.vector == vec::PF && soft.cr2 >= kKernelAddresses) return true;
+  const auto open = [&](const Outcome& outcome) {
+    const Item* item = outcome.vector == vec::AC ? stopped_at(sequence, outcome) : nullptr;
+    return item != nullptr && item->alignment_open;
+  };
+  return open(native) || open(soft);
+}
+
+// #XM for an unmasked overflow or underflow: whether PE is set too differs between vendors.
+uint32_t open_mxcsr(const Outcome& native) {
+  constexpr uint32_t kOverflow = 8, kUnderflow = 16, kPrecision = 32;
+  const auto mxcsr = at<uint32_t>(native.state, 24);
+  return native.vector == vec::XM && (mxcsr & ~(mxcsr >> 7) & (kOverflow | kUnderflow)) != 0 ? kPrecision : 0;
+}
+
+// Status bits without a defined value where the sequence stopped.
+Status undefined_at_end(const Sequence& sequence, const Outcome& outcome) {
+  const std::vector<Status> before = sequence.undefined_before();
+  if (before.empty()) return status::flags | status::x87;
+  if (outcome.vector == kNoFault) return before.back();
+  Status all = 0;
+  unsigned offset = 0;
+  for (size_t i = 0; i < before.size(); ++i) {
+    all |= before[i];
+    if (outcome.state.rip == sequence.address + offset) {
+      const bool fault = i < sequence.items.size() && outcome.vector != vec::DB && outcome.vector != vec::BP;
+      return before[i] | (fault ? sequence.items[i].undefined_on_fault : 0);
+    }
+    if (i < sequence.items.size()) offset += sequence.items[i].length;
+  }
+  return all;  // stopped elsewhere: a jump to where nothing can be fetched
+}
+
+class Report {
+ public:
+  template <class T>
+  void field(std::string_view name, T native, T soft) {
+    if (native == soft) return;
+    text_ += fmt::format("  {:<12} native {:#x}  soft {:#x}  (differ in {:#x})\n", name, native, soft, native ^ soft);
+  }
+  void bytes(std::string_view name, const uint8_t* native, const uint8_t* soft, size_t size) {
+    if (std::memcmp(native, soft, size) == 0) return;
+    text_ += fmt::format("  {:<12} native {}\n  {:<12} soft   {}\n", name, hex(native, size), "", hex(soft, size));
+  }
+  void line(std::string text) { text_ += text + '\n'; }
+  std::string take() { return std::move(text_); }
+
+ private:
+  // Most significant byte first.
+  static std::string hex(const uint8_t* bytes, size_t size) {
+    std::string out;
+    for (size_t i = size; i-- > 0;) {
+      out += fmt::format("{:02x}", bytes[i]);
+      if (i % 8 == 0 && i != 0) out += '_';
+    }
+    return out;
+  }
+  std::string text_;
+};
+
+// RCPPS and RSQRTPS are within a relative error of 1.5 * 2^-12 (SDM 2B): two implementations are at most 3 * 2^-12 apart.
+// Results so small that they may be flushed to zero count as equal.
+bool close_singles(const uint8_t* native, const uint8_t* soft) {
+  for (unsigned lane = 0; lane < 4; ++lane) {
+    uint32_t n = 0, s = 0;
+    std::memcpy(&n, native + 4 * lane, 4);
+    std::memcpy(&s, soft + 4 * lane, 4);
+    if (n == s) continue;
+    constexpr uint32_t kMagnitude = 0x7fffffff, kInfinity = 0x7f800000, kTiny = 0x01000000, kBound = 3 << 12;
+    if (((n ^ s) & ~kMagnitude) != 0) return false;
+    n &= kMagnitude;
+    s &= kMagnitude;
+    if (n < kTiny && s < kTiny) continue;
+    if (n >= kInfinity || s >= kInfinity || std::max(n, s) - std::min(n, s) > kBound) return false;
+  }
+  return true;
+}
+
+// x87 transcendentals are within one unit in the last place (SDM 1, 8.3.10): two implementations are at most two apart.
+bool close_extended(const uint8_t* native, const uint8_t* soft) {
+  uint64_t n = 0, s = 0;
+  std::memcpy(&n, native, 8);
+  std::memcpy(&s, soft, 8);
+  constexpr uint64_t kBound = 2;
+  return std::memcmp(native + 8, soft + 8, 2) == 0 && std::max(n, s) - std::min(n, s) <= kBound;
+}
+
+void compare_memory(const Outcome& native, const Outcome& soft, Report& report) {
+  if (native.lines_count == soft.lines_count &&
+      std::memcmp(native.lines.data(), soft.lines.data(), std::min(native.lines_count, kMaxLines) * sizeof(Line)) == 0) {
+    return;
+  }
+  unsigned n = 0, s = 0, shown = 0;
+  const unsigned n_end = std::min(native.lines_count, kMaxLines), s_end = std::min(soft.lines_count, kMaxLines);
+  while ((n < n_end || s < s_end) && shown < 8) {
+    const uint64_t n_at = n < n_end ? native.lines[n].offset : UINT64_MAX;
+    const uint64_t s_at = s < s_end ? soft.lines[s].offset : UINT64_MAX;
+    if (n_at != s_at) {
+      const char* const side = n_at < s_at ? "native" : "soft";
+      report.line(fmt::format("  [{:#x}]  changed only by the {} side", kArena + std::min(n_at, s_at), side));
+      ++shown;
+    } else {
+      for (unsigned i = 0; i < kLine; i += 8) {
+        if (std::memcmp(&native.lines[n].bytes[i], &soft.lines[s].bytes[i], 8) == 0) continue;
+        report.bytes(fmt::format("[{:#x}]", kArena + n_at + i), &native.lines[n].bytes[i], &soft.lines[s].bytes[i], 8);
+        ++shown;
+      }
+    }
+    if (n_at <= s_at) ++n;
+    if (s_at <= n_at) ++s;
+  }
+}
+
+}  // namespace
+
+const Item* stopped_at(const Sequence& sequence, const Outcome& outcome) {
+  unsigned offset = 0;
+  for (const Item& item : sequence.items) {
+    if (outcome.vector != kNoFault && outcome.state.rip == sequence.address + offset) return &item;
+    offset += item.length;
+  }
+  return nullptr;
+}
+
+const char* vector_name(uint8_t vector) {
+  static constexpr const char* kNames[20] = {"#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "9",
+                                             "#TS", "#NP", "#SS", "#GP", "#PF", "15",  "#MF", "#AC", "#MC", "#XM"};
+  if (vector == kNoFault) return "ended";
+  if (vector == kLost) return "did not end";
+  return vector < 20 ? kNames[vector] : "?";
+}
+
+std::string describe_end(const Outcome& o) {
+  if (o.vector == kNoFault || o.vector == kLost) return vector_name(o.vector);
+  std::string text = fmt::format("{}({:#x}) rip {:#x}", vector_name(o.vector), o.error_code, o.state.rip);
+  if (o.vector == vec::PF) text += fmt::format(" cr2 {:#x}", o.cr2);
+  return text;
+}
+
+std::string differences(const Sequence& sequence, const Outcome& native, const Outcome& soft) {
+  if (end_is_open(sequence, native, soft)) return "";
+  Report report;
+  const bool kernel = native.vector == vec::PF && native.cr2 >= kKernelAddresses;
+  const uint32_t error_mask = kernel ? ~pf::P : ~uint32_t{0};
+  const bool same_end = native.vector == soft.vector && (native.error_code & error_mask) == (soft.error_code & error_mask) &&
+                        native.cr2 == soft.cr2 && (native.vector == kNoFault || native.state.rip == soft.state.rip);
+  if (!same_end) report.line(fmt::format("  end: native {}, soft {}", describe_end(native), describe_end(soft)));
+  if (native.vector == kLost || soft.vector == kLost) return report.take();
+
+  const State &n = native.state, &s = soft.state;
+  static constexpr const char* kGpr[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                           "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+  for (unsigned r = 0; r < 16; ++r) report.field(kGpr[r], n.gpr[r], s.gpr[r]);
+  const Status undefined = undefined_at_end(sequence, native);
+  const uint64_t defined = flag::arithmetic & ~uint64_t{undefined & status::flags};
+  const uint64_t flags = kOtherFlags | defined | (native.vector != kNoFault ? flag::RF : 0);
+  report.field("rflags", n.rflags & flags, s.rflags & flags);
+  report.field("fs.base", n.fs_base, s.fs_base);
+  report.field("gs.base", n.gs_base, s.gs_base);
+  // Whether an instruction that goes over to MMX mode has done so when it raises #XM is the implementation's business.
+  const Item* stopped = stopped_at(sequence, native);
+  const bool x87 = native.vector != vec::XM || stopped == nullptr || !stopped->to_mmx;
+  report.field("fcw", at<uint16_t>(n, 0), at<uint16_t>(s, 0));
+  const auto& items = sequence.items;
+  const bool approximate = std::any_of(items.begin(), items.end(), [](const Item& i) { return i.approximate; });
+  // A transcendental may call an exact result inexact: PE, and with it ES and B.
+  const uint32_t fsw = ~(undefined >> 16 | (approximate ? 0x80a0 : 0));
+  if (x87) report.field("fsw", at<uint16_t>(n, 2) & fsw, at<uint16_t>(s, 2) & fsw);
+  if (x87) report.field("ftw", n.fx[4], s.fx[4]);
+  const uint32_t mxcsr = ~open_mxcsr(native);
+  report.field("mxcsr", at<uint32_t>(n, 24) & mxcsr, at<uint32_t>(s, 24) & mxcsr);
+  for (unsigned i = 0; x87 && i < 8; ++i) {
+    const size_t offset = 32 + 16 * i;
+    if (approximate && close_extended(&n.fx[offset], &s.fx[offset])) continue;
+    report.bytes(fmt::format("st{}", i), &n.fx[offset], &s.fx[offset], 10);
+  }
+  for (unsigned i = 0; i < 16; ++i) {
+    const size_t offset = 160 + 16 * i;
+    if (approximate && close_singles(&n.fx[offset], &s.fx[offset])) continue;
+    report.bytes(fmt::format("xmm{}", i), &n.fx[offset], &s.fx[offset], 16);
+  }
+  compare_memory(native, soft, report);
+  return report.take();
+}
+
+}  // namespace retrovisor::conformance

@@ -1,0 +1,280 @@
+// conformance: runs random instruction sequences natively and in the soft engine and compares registers, defined flags,
+// memory and faults. Exit code 0: no difference; 1: differences; 2: could not run.
+#include <fmt/format.h>
+
+#include <charconv>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <random>
+#include <string>
+#include <string_view>
+
+#include "tests/conformance/compare.h"
+#include "tests/conformance/native.h"
+#include "tests/conformance/regressions.h"
+#include "tests/conformance/soft.h"
+
+namespace retrovisor::conformance {
+namespace {
+
+struct Options {
+  uint64_t seed = 0;
+  uint64_t count = 20'000'000;  // instructions; a repeated one counts once
+  GroupMask groups = kAllGroups;
+  std::string only;
+  uint64_t sequence = UINT64_MAX;  // this one alone
+  unsigned differences = 10;       // to report before giving up
+  bool self = false;
+};
+
+constexpr std::string_view kUsage =
+    "usage: conformance [--seed N] [--count INSTRUCTIONS] [--only GROUP[,GROUP...]] [--sequence INDEX]\n"
+    "                   [--differences N] [--self]\n"
+    "groups: integer bits control string system x87 mmx sse fault\n"
+    "--self runs both times natively: what differs then is not the engine's fault\n";
+
+bool number(std::string_view text, uint64_t& out) {
+  const int base = text.starts_with("0x") ? 16 : 10;
+  if (base == 16) text.remove_prefix(2);
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out, base);
+  return error == std::errc{} && end == text.data() + text.size();
+}
+
+bool parse_groups(std::string_view text, GroupMask& out) {
+  out = 0;
+  while (!text.empty()) {
+    const std::string_view name = text.substr(0, text.find(','));
+    text.remove_prefix(std::min(text.size(), name.size() + 1));
+    unsigned group = 0;
+    while (group < kGroups && name != to_string(static_cast<Group>(group))) ++group;
+    if (group == kGroups) return false;
+    out |= 1u << group;
+  }
+  return out != 0;
+}
+
+bool parse(int argc, char** argv, Options& out) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view option = argv[i];
+    if (option == "--self") {
+      out.self = true;
+      continue;
+    }
+    if (++i == argc) return false;
+    uint64_t n = 0;
+    if (option == "--only") {
+      out.only = argv[i];
+      if (!parse_groups(argv[i], out.groups)) return false;
+      continue;
+    }
+    if (!number(argv[i], n)) return false;
+    if (option == "--seed") {
+      out.seed = n;
+    } else if (option == "--count") {
+      out.count = n;
+    } else if (option == "--sequence") {
+      out.sequence = n;
+    } else if (option == "--differences") {
+      out.differences = static_cast<unsigned>(n);
+    } else {
+      return false;
+    }
+  }
+  return true;
+}
+
+class Harness {
+ public:
+  explicit Harness(const Options& options)
+      : options_(options), generator_(options.seed, options.groups, host_has_fsgsbase()) {}
+
+  Result<int> run() {
+    auto native = NativeRunner::create();
+    if (!native.ok()) return native.error();
+    native_ = std::move(*native);
+    auto soft = SoftRunner::create();
+    if (!soft.ok()) return soft.error();
+    soft_ = std::move(*soft);
+
+    if (options_.sequence != UINT64_MAX) {
+      RV_TRY(run_range(options_.sequence, 1));
+    } else {
+      RV_TRY(run_regressions());
+      for (uint64_t batch = 0; executed_ < options_.count && found_ < options_.differences; ++batch) {
+        RV_TRY(run_range(batch * kSlots, kSlots));
+      }
+    }
+    return found_ == 0 ? 0 : 1;
+  }
+
+  void summary(double seconds) const {
+    const uint64_t retired = soft_ == nullptr ? 0 : soft_->instructions();
+    fmt::print("{} sequences, {} instructions ({} retired with each repetition), {} differences, {:.1f} s\n", sequences_,
+               executed_, retired, found_, seconds);
+    std::string ends;
+    for (const auto& [vector, count] : ends_) ends += fmt::format(" {} {}", vector_name(vector), count);
+    fmt::print("ends:{}\n", ends);
+    if (native_ != nullptr && native_->children_lost() != 0) {
+      fmt::print("native child process lost {} times\n", native_->children_lost());
+    }
+  }
+
+ private:
+  // Sequences first..first+count-1, all of one batch.
+  Result<void> run_range(uint64_t first, unsigned count) {
+    // A batch always fills the slots its sequences belong to; unused slots hold a bare exit.
+    generator_.fill_arena(first / kSlots, batch_.arena);
+    std::vector<Sequence> sequences;
+    for (unsigned i = 0; i < count; ++i) sequences.push_back(generator_.make(first + i));
+    RV_TRY(execute(sequences));
+    for (unsigned i = 0; i < count; ++i) {
+      ++sequences_;
+      ++ends_[native_outcomes_[i].vector];
+      executed_ += started(sequences[i], native_outcomes_[i]);
+      const std::string text = differences(sequences[i], native_outcomes_[i], soft_outcomes_[i]);
+      if (text.empty()) continue;
+      if (++found_ > options_.differences) return {};
+      RV_TRY(report(sequences[i], fmt::format("sequence {}", first + i), true));
+      RV_TRY(execute(sequences));  // the outcomes have been overwritten
+    }
+    return {};
+  }
+
+  // Instructions of the sequence up to where it stopped.
+  static uint64_t started(const Sequence& sequence, const Outcome& outcome) {
+    const Item* stopped = stopped_at(sequence, outcome);
+    return stopped == nullptr ? sequence.items.size() : static_cast<uint64_t>(stopped - sequence.items.data()) + 1;
+  }
+
+  Result<void> run_regressions() {
+    generator_.fill_arena(0, batch_.arena);
+    for (const Regression& r : regressions()) {
+      RV_TRY(execute({r.sequence}));
+      ++sequences_;
+      if (differences(r.sequence, native_outcomes_[0], soft_outcomes_[0]).empty()) continue;
+      ++found_;
+      RV_TRY(report(r.sequence, fmt::format("\"{}\"", r.name), false));
+    }
+    return {};
+  }
+
+  Result<void> execute(const std::vector<Sequence>& sequences) {
+    batch_.count = static_cast<unsigned>(sequences.size());
+    for (unsigned i = 0; i < batch_.count; ++i) {
+      sequences[i].write(batch_.code.data() + (sequences[i].address - kCode));
+      batch_.states[i] = sequences[i].start;
+    }
+    auto native = native_->run(batch_);
+    if (!native.ok()) return native.error();
+    native_outcomes_.assign(*native, *native + batch_.count);
+    soft_outcomes_.resize(batch_.count);
+    if (options_.self) {
+      native = native_->run(batch_);
+      if (!native.ok()) return native.error();
+      soft_outcomes_.assign(*native, *native + batch_.count);
+      return {};
+    }
+    soft_->load(batch_);
+    for (unsigned i = 0; i < batch_.count; ++i) soft_->run(batch_.states[i], soft_outcomes_[i]);
+    return {};
+  }
+
+  // Replaces instructions by NOPs as long as a difference remains.
+  Result<Sequence> minimise(Sequence sequence) {
+    for (bool changed = true; changed;) {
+      changed = false;
+      for (size_t i = sequence.items.size(); i-- > 0;) {
+        const Item& item = sequence.items[i];
+        if (item.tail || item.bytes[0] == 0x90) continue;
+        Sequence shorter = sequence;
+        size_t k = i;
+        do {
+          const uint8_t length = shorter.items[k].length;
+          shorter.items[k] = Item{};
+          shorter.items[k].length = length;
+          shorter.items[k].bytes.fill(0x90);
+        } while (++k < shorter.items.size() && shorter.items[k].tail);
+        if (shorter.undefined_before().empty()) continue;
+        RV_TRY(execute({shorter}));
+        if (differences(shorter, native_outcomes_[0], soft_outcomes_[0]).empty()) continue;
+        const Item* stopped = stopped_at(shorter, native_outcomes_[0]);
+        if (stopped != nullptr && stopped->tail) continue;  // what it should have hidden is another difference
+        sequence = std::move(shorter);
+        changed = true;
+      }
+    }
+    return sequence;
+  }
+
+  Result<void> report(const Sequence& sequence, const std::string& name, bool reproducible) {
+    auto small = minimise(sequence);
+    if (!small.ok()) return small.error();
+    RV_TRY(execute({*small}));
+    const Outcome &native = native_outcomes_[0], &soft = soft_outcomes_[0];
+    std::string text = differences(*small, native, soft);
+    if (text.empty()) text = "  (gone when run alone)\n";
+    fmt::print("DIFFERENCE in {}\n{}", name, disassemble(*small));
+    fmt::print("  ended: native {}; soft {}\n{}", describe_end(native), describe_end(soft), text);
+    fmt::print("  before: {}\n", start_text(small->start));
+    if (reproducible) {
+      const std::string only = options_.only.empty() ? "" : " --only " + options_.only;
+      fmt::print("  reproduce: conformance --seed {:#x}{} --sequence {}\n", options_.seed, only, sequence.index);
+    }
+    std::fflush(stdout);
+    return {};
+  }
+
+  static std::string start_text(const State& s) {
+    static constexpr const char* kGpr[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                             "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+    std::string text;
+    for (unsigned r = 0; r < 16; ++r) text += fmt::format("{}={:x} ", kGpr[r], s.gpr[r]);
+    uint16_t fcw = 0, fsw = 0;
+    uint32_t mxcsr = 0;
+    std::memcpy(&fcw, &s.fx[0], 2);
+    std::memcpy(&fsw, &s.fx[2], 2);
+    std::memcpy(&mxcsr, &s.fx[24], 4);
+    return text + fmt::format("rflags={:x} fs={:x} gs={:x} fcw={:x} fsw={:x} ftw={:x} mxcsr={:x}", s.rflags, s.fs_base,
+                              s.gs_base, fcw, fsw, s.fx[4], mxcsr);
+  }
+
+  const Options& options_;
+  Generator generator_;
+  std::unique_ptr<NativeRunner> native_;
+  std::unique_ptr<SoftRunner> soft_;
+  Batch batch_;
+  std::vector<Outcome> native_outcomes_, soft_outcomes_;
+  std::map<uint8_t, uint64_t> ends_;
+  uint64_t sequences_ = 0;
+  uint64_t executed_ = 0;
+  unsigned found_ = 0;
+};
+
+int run(const Options& options) {
+  fmt::print("seed {:#x}{}{}\n", options.seed, options.only.empty() ? "" : ", groups ", options.only);
+  std::fflush(stdout);
+  const auto begin = std::chrono::steady_clock::now();
+  Harness harness(options);
+  const Result<int> result = harness.run();
+  harness.summary(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  if (!result.ok()) {
+    fmt::print(stderr, "conformance: {}\n", result.error().text());
+    return 2;
+  }
+  return *result;
+}
+
+}  // namespace
+}  // namespace retrovisor::conformance
+
+int main(int argc, char** argv) {
+  retrovisor::conformance::Options options;
+  options.seed = std::random_device{}();
+  if (!retrovisor::conformance::parse(argc, argv, options)) {
+    fmt::print(stderr, "{}", retrovisor::conformance::kUsage);
+    return 2;
+  }
+  return retrovisor::conformance::run(options);
+}

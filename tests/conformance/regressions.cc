@@ -1,0 +1,173 @@
+#include "tests/conformance/regressions.h"
+
+#include <algorithm>
+#include <cstring>
+#include <initializer_list>
+
+#include "vmm/cpu/registers.h"
+
+namespace retrovisor::conformance {
+namespace {
+
+using namespace status;
+using Bytes = std::initializer_list<uint8_t>;
+
+constexpr uint64_t kData = kArena + 0x1000;   // the first of two writable pages
+constexpr uint64_t kEnd = kArena + 0x3000;    // the end of the second; nothing behind it
+constexpr uint64_t kNonCanonical = 0x0000900000000000;
+
+class Recipe {
+ public:
+  explicit Recipe(const char* name) {
+    result_.name = name;
+    State& s = result_.sequence.start;
+    result_.sequence.address = s.rip = kCode;
+    s.rflags = flag::IF | flag::fixed;
+    s.gpr[RSP] = kStackBegin + 0x1800;
+    const auto put = [&](size_t at, auto value) { std::memcpy(s.fx.data() + at, &value, sizeof value); };
+    put(0, uint16_t{0x37f});
+    put(24, uint32_t{0x1f80});
+  }
+  Recipe& set(unsigned gpr, uint64_t value) {
+    result_.sequence.start.gpr[gpr] = value;
+    return *this;
+  }
+  Recipe& xmm(unsigned reg, uint64_t low, uint64_t high) {
+    std::memcpy(&result_.sequence.start.fx[160 + 16 * reg], &low, 8);
+    std::memcpy(&result_.sequence.start.fx[168 + 16 * reg], &high, 8);
+    return *this;
+  }
+  Recipe& fcw(uint16_t value) {
+    std::memcpy(result_.sequence.start.fx.data(), &value, 2);
+    return *this;
+  }
+  Recipe& run(Bytes bytes, Status defines = 0, Status undefines = 0, Status reads = 0) {
+    Item item;
+    item.name = "fixed";
+    std::copy(bytes.begin(), bytes.end(), item.bytes.begin());
+    item.length = static_cast<uint8_t>(bytes.size());
+    item.defines = defines;
+    item.undefines = undefines;
+    item.reads = reads;
+    result_.sequence.items.push_back(item);
+    return *this;
+  }
+  Regression done() const { return result_; }
+
+ private:
+  Regression result_;
+};
+
+}  // namespace
+
+std::vector<Regression> regressions() {
+  std::vector<Regression> out;
+  const auto add = [&](const Recipe& r) { out.push_back(r.done()); };
+  add(Recipe("adc carries through all sizes")
+          .set(RAX, 0xffffffffffffffff)
+          .run({0xf9}, CF)
+          .run({0x14, 0x00}, flags, 0, CF)
+          .run({0x66, 0x83, 0xd0, 0x00}, flags, 0, CF)
+          .run({0x83, 0xd0, 0x00}, flags, 0, CF)
+          .run({0x48, 0x83, 0xd3, 0xff}, flags, 0, CF));
+  add(Recipe("32-bit results clear the upper half, 16-bit ones keep it")
+          .set(RAX, 0xffffffff00000001)
+          .set(RCX, 0xffffffff00000001)
+          .run({0xff, 0xc8}, flags & ~CF)
+          .run({0x66, 0xff, 0xc9}, flags & ~CF)
+          .run({0x89, 0xd2}));
+  add(Recipe("shift counts are taken modulo 32 or 64")
+          .set(RCX, 0x41)
+          .set(RAX, 0x8000000180000001)
+          .set(RDX, 0x8000000180000001)
+          .run({0x48, 0xd3, 0xe0}, CF | PF | ZF | SF | OF, AF)
+          .run({0xd3, 0xea}, CF | PF | ZF | SF | OF, AF));
+  add(Recipe("a shift by zero leaves the flags alone")
+          .set(RCX, 0x20)
+          .set(RAX, 5)
+          .run({0xf9}, CF)
+          .run({0xd3, 0xe0})
+          .run({0x9c}));
+  add(Recipe("a 32-bit shift by zero clears the upper half").set(RCX, 0x20).set(RAX, 0x1234567800000005).run({0xd3, 0xe0}));
+  add(Recipe("rcl by nine rotates a byte through carry to itself")
+          .set(RAX, 0xa5)
+          .set(RCX, 9)
+          .run({0xf9}, CF)
+          .run({0xd2, 0xd0}, CF, OF, CF));
+  add(Recipe("quotient one too large is #DE").set(RDX, 7).set(RCX, 7).run({0x48, 0xf7, 0xf1}, 0, flags));
+  add(Recipe("most negative by minus one is #DE")
+          .set(RAX, 0x80000000)
+          .set(RDX, 0xffffffff)
+          .set(RCX, 0xffffffff)
+          .run({0xf7, 0xf9}, 0, flags));
+  add(Recipe("bts with a negative bit offset reaches below its operand")
+          .set(RAX, uint64_t{0} - 65)
+          .set(RBX, kData + 0x100)
+          .run({0x48, 0x0f, 0xab, 0x03}, CF, flags & ~(CF | ZF)));
+  add(Recipe("cmpxchg16b off its alignment is #GP").set(RBX, kData + 8).run({0x48, 0x0f, 0xc7, 0x0b}, ZF));
+  add(Recipe("a failing cmpxchg still writes").set(RBX, kArena + 0x5000).set(RAX, 1).run({0x0f, 0xb1, 0x0b}, flags));
+  add(Recipe("a store into a missing second page changes nothing in the first")
+          .set(RBX, kEnd - 3)
+          .set(RAX, 0x1122334455667788)
+          .run({0x48, 0x89, 0x03}));
+  add(Recipe("rep movsb stops exactly at a missing page")
+          .set(RSI, kData)
+          .set(RDI, kEnd - 5)
+          .set(RCX, 16)
+          .run({0xf3, 0xa4}));
+  add(Recipe("backward rep stosd stops exactly at a missing page")
+          .set(RDI, kData + 8)
+          .set(RCX, 9)
+          .run({0xfd})
+          .run({0xf3, 0xab}));
+  add(Recipe("non-canonical address through rbp is #SS").set(RBP, kNonCanonical).run({0x8b, 0x45, 0x00}));
+  add(Recipe("non-canonical address through r13 is #GP").set(R13, kNonCanonical).run({0x41, 0x8b, 0x45, 0x00}));
+  add(Recipe("push to a non-canonical stack is #SS").set(RSP, kNonCanonical).run({0x50}));
+  add(Recipe("32-bit addresses wrap")
+          .set(RBX, 0xffffffff00000000 | (kData + 0x1000))
+          .set(RCX, 0xfffff000)
+          .run({0x67, 0x8b, 0x04, 0x0b}));
+  add(Recipe("pop to memory uses the new stack pointer").set(RAX, 0x1234).run({0x50}).run({0x8f, 0x44, 0x24, 0x08}));
+  add(Recipe("push rsp stores the old value, pop rsp loads").run({0x54}).run({0x5c}));
+  add(Recipe("a misaligned access with AC set is #AC")
+          .set(RBX, kData + 1)
+          .run({0x68, 0x02, 0x00, 0x04, 0x00})
+          .run({0x9d}, flags)
+          .run({0x8b, 0x03}));
+  add(Recipe("single step traps behind the next instruction")
+          .run({0x68, 0x02, 0x01, 0x00, 0x00})
+          .run({0x9d}, flags)
+          .run({0xff, 0xc0}, flags & ~CF)
+          .run({0xff, 0xc0}, flags & ~CF));
+  add(Recipe("unordered comparison sets ZF, PF, CF").xmm(0, 0x7ff8000000000000, 0).run({0x66, 0x0f, 0x2e, 0xc1}, flags));
+  add(Recipe("conversion out of range gives the indefinite integer")
+          .xmm(0, 0x43f0000000000000, 0)
+          .run({0xf2, 0x48, 0x0f, 0x2c, 0xc0})
+          .run({0xf2, 0x0f, 0x2d, 0xc8}));
+  add(Recipe("a misaligned SSE operand is #GP").set(RBX, kData + 8).run({0x0f, 0x58, 0x03}));
+  add(Recipe("pcmpistri finds a range")
+          .xmm(0, 0x7a61, 0)
+          .xmm(1, 0x0041424344454667, 0)
+          .run({0x66, 0x0f, 0x3a, 0x63, 0xc1, 0x04}, flags));
+  Recipe overflow("stack overflow of the x87 gives the indefinite value");
+  for (unsigned i = 0; i < 9; ++i) overflow.run({0xd9, 0xe8});
+  add(overflow);
+  add(Recipe("an MMX instruction marks all x87 registers as used")
+          .run({0x0f, 0xef, 0xc0})
+          .run({0xd9, 0xe8})
+          .run({0x0f, 0x77}));
+  // A store that an unmasked exception holds back was once done without a look at its destination.
+  add(Recipe("a page fault comes before the x87 exception that holds the store back")
+          .fcw(0x37e)
+          .set(RBX, kEnd)
+          .run({0xdd, 0x1b}));
+  add(Recipe("and without the page fault the next x87 instruction is #MF")
+          .fcw(0x37e)
+          .set(RBX, kData)
+          .run({0xdd, 0x1b})
+          .run({0x90})
+          .run({0xd9, 0xe8}));
+  return out;
+}
+
+}  // namespace retrovisor::conformance

@@ -1,0 +1,18 @@
+; Reset by the reset control register (0xcf9).
+; expect: reset
+; console: ^going\n$
+%include "lib/guest.inc"
+
+%macro outb_dx 2
+  mov dx, %1
+  mov al, %2
+  out dx, al
+%endmacro
+
+GUEST
+  puts "going", 10
+  outb_dx 0xcf9, 2
+  outb_dx 0xcf9, 6
+  times 100 nop
+  failed "behind the reset"
+  finish

@@ -1,0 +1,17 @@
+; Reset by the keyboard controller (command 0xfe).
+; expect: reset
+; console: ^going\n$
+%include "lib/guest.inc"
+
+%macro outb_dx 2
+  mov dx, %1
+  mov al, %2
+  out dx, al
+%endmacro
+
+GUEST
+  puts "going", 10
+  outb_dx 0x64, 0xfe
+  times 100 nop
+  failed "behind the reset"
+  finish
