@@ -1,12 +1,21 @@
 #include "cli/say.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 
 #include "cli/exit_codes.h"
 
 namespace retrovisor::cli {
+
+std::string printable(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(),
+      [](char c) { return (static_cast<uint8_t>(c) < 0x20 && c != '\n' && c != '\t') || c == 0x7f; }, '?');
+  return text;
+}
 
 int fail(const Error& error) {
   say("error: {}", error.text());

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -10,9 +11,13 @@
 
 namespace retrovisor::cli {
 
+// `text` without control characters but newline and tab: names in traces are hostile, and terminals obey what they are
+// shown.
+std::string printable(std::string text);
+
 template <class... Args>
 void say(fmt::format_string<Args...> format, Args&&... args) {
-  fmt::print(stderr, "retrovisor: {}\n", fmt::format(format, std::forward<Args>(args)...));
+  fmt::print(stderr, "retrovisor: {}\n", printable(fmt::format(format, std::forward<Args>(args)...)));
 }
 
 // Tells the error; returns its exit code.

@@ -44,7 +44,9 @@ double bytes_per_million(const TraceSummary& s) {
 std::string as_text(const TraceSummary& s, const std::string& path) {
   const TraceHeader& h = s.header;
   std::string out;
-  const auto line = [&](std::string_view name, const std::string& value) { out += fmt::format("{:<16}{}\n", name, value); };
+  const auto line = [&](std::string_view name, const std::string& value) {
+    out += fmt::format("{:<16}{}\n", printable(std::string(name)), printable(value));
+  };
   line("trace", fmt::format("{}, {}", path, bytes_text(s.file_size)));
   line("recorded by", fmt::format("retrovisor {}, engine {}, machine model {}", h.tool_version, h.engine, h.machine_model));
   line("machine", fmt::format("{} vCPU{}, {} of RAM, CPU {}", h.vcpus, h.vcpus == 1 ? "" : "s", bytes_text(h.memory_size),

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "vmm/observer.h"
 #include "vmm/platform.h"
 #include "vmm/vcpu.h"
 
@@ -16,6 +17,7 @@ enum class EngineStop : uint8_t {
   limit,         // the clock stands at the limit
   yield,         // something outside the engine wants a look: a deadline may have moved, a stop was requested
   halted,        // HLT (state.activity says so), or wait-for-SIPI
+  observed,      // an observer's hit() asked to stop
   triple_fault,
   stuck,         // exceptions without end and without a retired instruction
 };
@@ -42,6 +44,13 @@ class Engine {
   virtual void memory_changed() = 0;
   // Dirty flags were cleared: the next write to each page must be seen again.
   virtual void memory_protected() = 0;
+  // Installs observers, or removes them (null). The object must outlive its installation; call again after changing it
+  // (`resume_from` may change freely). Costs about as much as forgetting all decoded code.
+  virtual void observe(const Observers* observers) = 0;
+  // Keeps account of the guest-physical pages that code runs from; off by default.
+  virtual void track_execution(bool on) = 0;
+  // The pages (numbers, ascending) that code has run from since the last call.
+  virtual std::vector<uint64_t> take_executed_pages() = 0;
   virtual const EngineStatistics& statistics() const = 0;
 };
 

@@ -15,6 +15,7 @@ std::string_view to_string(StopReason reason) {
     case StopReason::halted_forever: return "halted for ever";
     case StopReason::stuck: return "endless exceptions";
     case StopReason::host_request: return "host request";
+    case StopReason::observed: return "observer";
   }
   return "unknown";
 }

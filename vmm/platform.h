@@ -23,6 +23,7 @@ enum class StopReason : uint8_t {
   halted_forever,  // every vCPU is halted and nothing will ever wake one
   stuck,           // the guest takes exceptions forever without retiring an instruction
   host_request,    // the host asked: Ctrl-C, time limit
+  observed,        // an observer's hit() asked to stop (vmm/observer.h)
 };
 std::string_view to_string(StopReason reason);
 

@@ -170,6 +170,7 @@ Stop Machine::run_until(Position target, VirtualTime time) {
       case EngineStop::limit:
       case EngineStop::yield:
       case EngineStop::halted: break;
+      case EngineStop::observed: return {StopReason::observed, 0};
       case EngineStop::triple_fault: return {StopReason::triple_fault, 0};
       case EngineStop::stuck: return {StopReason::stuck, 0};
     }

@@ -20,6 +20,7 @@ inline constexpr uint64_t kMaxRam = uint64_t{64} << 30;
 // Flags of one guest page.
 namespace page_flag {
 inline constexpr uint8_t dirty = 1;  // written since clear_dirty()
+inline constexpr uint8_t executed = 4;  // code has run from it (while the engine keeps account of that)
 inline constexpr uint8_t code = 2;   // holds decoded code: writes must be reported to the engine
 }  // namespace page_flag
 

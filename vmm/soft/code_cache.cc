@@ -93,8 +93,7 @@ void CodeCache::link(Block* from, unsigned slot, Block* to) {
   to->linked_by_slot = static_cast<uint8_t>(slot);
 }
 
-void CodeCache::kill(Block* block) {
-  block->live = false;
+void CodeCache::unlink(Block* block) {
   for (Block* from = block->linked_by; from != nullptr;) {
     const unsigned slot = block->linked_by_slot;
     block->linked_by = from->next_linked[slot];
@@ -102,6 +101,11 @@ void CodeCache::kill(Block* block) {
     from->link[slot] = nullptr;
     from = block->linked_by;
   }
+}
+
+void CodeCache::kill(Block* block) {
+  block->live = false;
+  unlink(block);
   for (Block** at = &buckets_[hash(block->phys, block->mode)]; *at != nullptr; at = &(*at)->next_hash) {
     if (*at != block) continue;
     *at = block->next_hash;

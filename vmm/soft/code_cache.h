@@ -59,6 +59,9 @@ class CodeCache {
   // Makes slot `slot` of `from` lead directly to `to`.
   static void link(Block* from, unsigned slot, Block* to);
 
+  // Undoes all direct links to `block`.
+  static void unlink(Block* block);
+
   // Instructions that have to end their block, because they were seen to touch MMIO.
   bool ends_block(uint64_t phys) const { return !mmio_sites_.empty() && mmio_sites_.contains(phys); }
   void mark_mmio_site(uint64_t phys);

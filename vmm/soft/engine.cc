@@ -62,6 +62,7 @@ void SoftEngine::state_changed(Vcpu& vcpu) { tlb_flush(contexts_[vcpu.id.value]-
 
 void SoftEngine::memory_changed() {
   cache_.flush();
+  newly_linked_.clear();
   forget_jumps();
   for (auto& c : contexts_) tlb_flush(c->cpu, false);
 }
@@ -108,6 +109,63 @@ void SoftEngine::count_unknown(SoftCpu& cpu, uint64_t rip) {
   }
   if (statistics_.unknown_instructions.size() < kMaxUnknown || statistics_.unknown_instructions.contains(hex))
     ++statistics_.unknown_instructions[hex];
+}
+
+// --- observers --------------------------------------------------------------------------------------------------------
+
+void SoftEngine::observe(const Observers* observers) {
+  observers_ = observers != nullptr && !observers->empty() ? observers : nullptr;
+  breakpoints_on_ = observers_ != nullptr && !observers_->breakpoints.empty();
+  breakpoint_offsets_.reset();
+  if (breakpoints_on_)
+    for (const uint64_t address : observers_->breakpoints) breakpoint_offsets_.set(address & ~kPageMask);
+  memory_changed();  // blocks are cut at breakpoints, and watched pages stay out of the TLB
+  for (auto& c : contexts_) c->cpu.observers = observers_ != nullptr && !observers_->watches.empty() ? observers_ : nullptr;
+}
+
+// The instruction at CS:RIP is about to run. True: an observer asked to stop before it.
+bool SoftEngine::at_breakpoint(SoftCpu& cpu, uint64_t position) {
+  CpuState& s = cpu.s;
+  const uint64_t linear = s.mode64() ? s.rip : (s.segment[CS].base + s.rip) & 0xffffffff;
+  if (!breakpoint_offset(linear) || position == observers_->resume_from.value) return false;
+  if (!std::binary_search(observers_->breakpoints.begin(), observers_->breakpoints.end(), linear) || !observers_->hit) return false;
+  platform_.clock.set_position(Position(position));
+  s.rflags = get_rflags(cpu);
+  Observation o;
+  o.kind = Observation::Kind::breakpoint;
+  o.vcpu = cpu.vcpu->id;
+  o.position = Position(position);
+  o.address = LinearAddr(linear);
+  o.rip = s.rip;
+  const bool stop = observers_->hit(o);
+  set_rflags(cpu, s.rflags);
+  return stop;
+}
+
+void SoftEngine::track_execution(bool on) {
+  take_executed_pages();
+  track_execution_ = on;
+}
+
+void SoftEngine::note_executed(uint64_t phys) {
+  const uint64_t page = phys >> kPageShift;
+  if (page >= platform_.memory.page_limit()) return;
+  uint8_t& flags = platform_.memory.flags(page);
+  if ((flags & page_flag::executed) != 0) return;
+  flags |= page_flag::executed;
+  executed_.push_back(page);
+}
+
+std::vector<uint64_t> SoftEngine::take_executed_pages() {
+  // From here each block has to come by find_block() once more before it is linked or found through the jump cache.
+  for (Block* b : newly_linked_) CodeCache::unlink(b);
+  newly_linked_.clear();
+  if (track_execution_) forget_jumps();
+  for (const uint64_t page : executed_) platform_.memory.flags(page) &= static_cast<uint8_t>(~page_flag::executed);
+  std::vector<uint64_t> pages = std::move(executed_);
+  executed_.clear();
+  std::sort(pages.begin(), pages.end());
+  return pages;
 }
 
 // --- finding code ---------------------------------------------------------------------------------------------------
@@ -181,6 +239,7 @@ Block* SoftEngine::find_block(SoftCpu& cpu) {
     block = cache_.insert(fresh, scratch_.ops, ops);
     if (cache_.flushes() != flushes) {
       forget_jumps();
+      newly_linked_.clear();
       cpu.chain_from = nullptr;
     }
     protect_code_page(phys);
@@ -188,8 +247,12 @@ Block* SoftEngine::find_block(SoftCpu& cpu) {
     bind_last(*block, block->ops());
     ++statistics_.blocks_decoded;
   }
+  if (track_execution_) {
+    note_executed(block->phys);
+    if (block->phys2 != Block::kOnePage) note_executed(block->phys2);
+  }
   if (!flat) return block->size - 1u <= cpu.s.segment[CS].limit - cpu.s.rip ? block : nullptr;
-  if (block->phys2 == Block::kOnePage) jump = {cpu.s.rip, cpu.jump_stamp[cpu.s.rip >> 63], block};
+  if (block->phys2 == Block::kOnePage && !breakpoint_offset(phys)) jump = {cpu.s.rip, cpu.jump_stamp[cpu.s.rip >> 63], block};
   return block;
 }
 
@@ -265,7 +328,8 @@ unsigned SoftEngine::build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Bloc
       break;
     }
     Op& op = ops[n];
-    if (n > 0 && status == DecodeStatus::ok && flat && count < max_insns && is_conditional(insn) && fuse_compare_branch(ops[n - 1], insn)) {
+    if (n > 0 && status == DecodeStatus::ok && flat && count < max_insns && is_conditional(insn) &&
+        fuse_compare_branch(ops[n - 1], insn)) {
       kind = Emit::branch;
     } else {
       insn.flat = flat;
@@ -285,7 +349,7 @@ unsigned SoftEngine::build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Bloc
     ++count;
     if (kind == Emit::branch) block.target = static_cast<int64_t>(offset) + insn.imm;
     const bool page_done = in_page + offset >= kPageSize;
-    if (count == max_insns || page_done || cache_.ends_block(phys + ops[n - 1].ip_offset)) break;
+    if (count == max_insns || page_done || cache_.ends_block(phys + ops[n - 1].ip_offset) || breakpoint_offset(phys + offset)) break;
   }
   block.size = static_cast<uint16_t>(offset);
   block.count = static_cast<uint16_t>(count);
@@ -324,6 +388,10 @@ bool SoftEngine::run_scratch(SoftCpu& cpu, unsigned max_insns) {
   cpu.exit = Exit::lookup;
   if (!code_address(cpu, phys)) return false;
   if (build(cpu, phys, std::min(max_insns, kMaxBlockInsns), scratch_.block, scratch_.ops) == 0) return false;
+  if (track_execution_) {
+    note_executed(phys);
+    if (scratch_.block.phys2 != Block::kOnePage) note_executed(scratch_.block.phys2);
+  }
   scratch_.block.linkable = 0;
   bind_last(scratch_.block, scratch_.ops);
   run_block(cpu, scratch_.block, scratch_.ops);
@@ -462,6 +530,10 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
     cpu.limit = end;
     cpu.budget = static_cast<int64_t>(end - position);
     if (platform_.deadlines.changes() != deadline_changes || platform_.control.stop_requested()) return EngineStop::yield;
+    if (cpu.observed_stop) [[unlikely]] {
+      cpu.observed_stop = false;
+      return EngineStop::observed;
+    }
     if (position == end) return EngineStop::limit;
     if (s.activity != Activity::running && !wake(cpu)) return EngineStop::halted;
 
@@ -478,6 +550,8 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
       }
     }
 
+    if (breakpoints_on_ && at_breakpoint(cpu, position)) [[unlikely]] return EngineStop::observed;
+
     if (cpu.slow) [[unlikely]] {
       step_slowly(cpu);
     } else if (shadowed) [[unlikely]] {
@@ -490,7 +564,10 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
       cpu.chain_from = from;
       Block* block = find_block(cpu);
       if (block != nullptr && cpu.budget >= block->count) {
-        if (cpu.chain_from != nullptr && from->live && block->live && block->phys2 == Block::kOnePage) CodeCache::link(from, slot, block);
+        if (cpu.chain_from != nullptr && from->live && block->live && block->phys2 == Block::kOnePage && !breakpoint_offset(block->phys)) {
+          CodeCache::link(from, slot, block);
+          if (track_execution_) newly_linked_.push_back(block);
+        }
         run_block(cpu, *block, block->ops());
       } else {
         cpu.chain_from = nullptr;

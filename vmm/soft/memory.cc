@@ -25,6 +25,14 @@ Translations::Kind privilege_of(const SoftCpu& cpu, bool user) {
   return (cpu.s.rflags & flag::AC) != 0 && (cpu.s.cr4 & cr4::SMAP) != 0 ? Translations::supervisor_ac : Translations::supervisor;
 }
 
+// Is any byte of the page watched by an observer? Such pages never get into the TLB.
+bool page_watched(const SoftCpu& cpu, uint64_t page) {
+  if (cpu.observers == nullptr) return false;
+  for (const Watch& w : cpu.observers->watches)
+    if (w.begin.value < page + kPageSize && page < w.begin.value + w.size) return true;
+  return false;
+}
+
 // Where an access goes: a host address, or a guest-physical address of no RAM.
 struct Target {
   uint8_t* host = nullptr;
@@ -49,14 +57,14 @@ bool translate(SoftCpu& cpu, uint64_t linear, bool write, Translations::Kind kin
       return true;
     }
     out.host = memory.host(walk.phys);
-    e.read_tag = page;
+    e.read_tag = page_watched(cpu, page) ? kNoTag : page;
     e.write_tag = kNoTag;
     e.addend = reinterpret_cast<uint64_t>(out.host) - linear;
     e.flags = (walk.global ? tlb_flag::global : 0) | (walk.writable ? tlb_flag::writable : 0) |
               (walk.page_size > kPageSize ? walk.page_size : 0);
   }
   const uint8_t flags = memory.flags(out.phys >> kPageShift);
-  if ((flags & page_flag::code) == 0 && (e.flags & tlb_flag::writable) != 0) {
+  if (e.read_tag == page && (flags & page_flag::code) == 0 && (e.flags & tlb_flag::writable) != 0) {
     if (write) memory.mark_dirty(PhysAddr(out.phys));
     if (write || (flags & page_flag::dirty) != 0) e.write_tag = page;
   }
@@ -84,9 +92,19 @@ bool mmio(SoftCpu& cpu, const Op& op, uint64_t phys, void* data, unsigned size, 
     done += part;
   }
   // The access may have raised an interrupt or moved a deadline: leave at the next block border.
-  cpu.limit -= static_cast<uint64_t>(cpu.budget);
-  cpu.budget = 0;
+  leave_after_block(cpu);
   return true;
+}
+
+// The first (at most 8) bytes of a watch as they are now; bytes that cannot be read count as zero.
+uint64_t watched_value(const SoftCpu& cpu, const Watch& watch) {
+  uint64_t value = 0;
+  auto* bytes = reinterpret_cast<uint8_t*>(&value);
+  for (uint64_t i = 0; i < std::min<uint64_t>(watch.size, 8); ++i) {
+    const PageWalk walk = walk_page(cpu.s, cpu.platform->memory, LinearAddr(watch.begin.value + i), {}, false);
+    if (walk.ok && cpu.platform->memory.is_ram(walk.phys)) bytes[i] = *cpu.platform->memory.host(walk.phys);
+  }
+  return value;
 }
 
 // Does the access hit a data breakpoint? (SDM 3B 17.2.5)
@@ -121,7 +139,7 @@ bool perform(SoftCpu& cpu, const Op& op, const Target& target, void* data, unsig
   return true;
 }
 
-bool access_with(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsigned size, Access access, Translations::Kind kind,
+bool access_parts(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsigned size, Access access, Translations::Kind kind,
                  bool implicit) {
   const bool write_rights = access != Access::read;
   const bool write = access == Access::write;
@@ -141,6 +159,52 @@ bool access_with(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsign
   // Both parts can only be held back by `split`, and then the first part is simply written again with the same bytes.
   auto* bytes = static_cast<uint8_t*>(data);
   return perform(cpu, op, head, bytes, first, write) && perform(cpu, op, tail, bytes + first, size - first, write);
+}
+
+// The watches that an access touches, told to the observers around it.
+bool access_watched(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsigned size, Access access, Translations::Kind kind,
+                    bool implicit) {
+  const auto& watches = cpu.observers->watches;
+  const bool write = access == Access::write;
+  const auto touched = [&](const Watch& w) {
+    return linear < w.begin.value + w.size && w.begin.value < linear + size && (write ? w.on_write : w.on_read);
+  };
+  if (std::none_of(watches.begin(), watches.end(), touched)) return access_parts(cpu, op, linear, data, size, access, kind, implicit);
+  if (op.remaining > 1) {  // the stop has to come right behind this instruction
+    cpu.exit = Exit::split;
+    return false;
+  }
+  constexpr size_t kMost = 64;  // values kept from before the write; further watches on the same bytes see zero
+  uint64_t before[kMost] = {};
+  for (size_t i = 0; i < watches.size() && i < kMost; ++i)
+    if (touched(watches[i])) before[i] = watched_value(cpu, watches[i]);
+  const Position position = op.remaining == 0 ? Position(cpu.limit - static_cast<uint64_t>(cpu.budget)) : position_before(cpu, op);
+  const uint64_t rip = instruction_rip(cpu, op);
+  if (!access_parts(cpu, op, linear, data, size, access, kind, implicit)) return false;
+  for (size_t i = 0; i < watches.size(); ++i) {
+    if (!touched(watches[i])) continue;
+    Observation o;
+    o.kind = write ? Observation::Kind::write : Observation::Kind::read;
+    o.vcpu = cpu.vcpu == nullptr ? VcpuId{} : cpu.vcpu->id;
+    o.position = position;
+    o.address = LinearAddr(linear);
+    o.size = size;
+    o.index = i;
+    o.rip = rip;
+    o.old_value = i < kMost ? before[i] : 0;
+    o.new_value = watched_value(cpu, watches[i]);
+    if (cpu.observers->hit && cpu.observers->hit(o)) {
+      cpu.observed_stop = true;
+      leave_after_block(cpu);
+    }
+  }
+  return true;
+}
+
+bool access_with(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsigned size, Access access, Translations::Kind kind,
+                 bool implicit) {
+  if (cpu.observers != nullptr) [[unlikely]] return access_watched(cpu, op, linear, data, size, access, kind, implicit);
+  return access_parts(cpu, op, linear, data, size, access, kind, implicit);
 }
 
 }  // namespace

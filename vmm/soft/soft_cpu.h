@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstring>
 
+#include "vmm/observer.h"
 #include "vmm/platform.h"
 #include "vmm/soft/op.h"
 #include "vmm/vcpu.h"
@@ -105,6 +106,8 @@ struct alignas(64) SoftCpu {
   bool address_fault = false;       // ea_slow() failed: the kFaultAddress it returned is not the guest's
   bool event_delivered = false;     // the instruction was INT n, SYSCALL or the like: TF's new value decides about a trap
   uint32_t debug_hits = 0;          // DR6 bits of data and I/O breakpoints hit by the present instruction
+  const Observers* observers = nullptr;  // null unless some are installed
+  bool observed_stop = false;       // an access made an observer ask to stop behind this instruction
   Fault fault;
   Vcpu* vcpu = nullptr;
   const Platform* platform = nullptr;
@@ -163,6 +166,12 @@ inline Position position_before(const SoftCpu& cpu, const Op& op) {
 }
 // Brings the clock up to date before anything outside the engine is asked (bus, TSC).
 inline void sync_clock(SoftCpu& cpu, const Op& op) { cpu.platform->clock.set_position(position_before(cpu, op)); }
+
+// Makes the block that is running the last one before the run loop: its budget is taken away.
+inline void leave_after_block(SoftCpu& cpu) {
+  cpu.limit -= static_cast<uint64_t>(cpu.budget);
+  cpu.budget = 0;
+}
 
 // Mask of the instruction pointer: RIP wraps at 16, 32 or 64 bits with the mode.
 uint64_t ip_mask(const SoftCpu& cpu);

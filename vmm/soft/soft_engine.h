@@ -1,6 +1,7 @@
 // The software engine: looks up or builds blocks, runs them, and does between them what happens between instructions.
 #pragma once
 
+#include <bitset>
 #include <memory>
 #include <vector>
 
@@ -22,6 +23,9 @@ class SoftEngine final : public Engine, public CodeWriteObserver {
   void state_changed(Vcpu& vcpu) override;
   void memory_changed() override;
   void memory_protected() override;
+  void observe(const Observers* observers) override;
+  void track_execution(bool on) override;
+  std::vector<uint64_t> take_executed_pages() override;
   const EngineStatistics& statistics() const override;
 
   void code_written(PhysRange range) override;
@@ -60,12 +64,23 @@ class SoftEngine final : public Engine, public CodeWriteObserver {
   bool crossing_matches(SoftCpu& cpu, const Block* block);
   void protect_code_page(uint64_t phys);
   void forget_jumps();
+  // Observers: may the block at this address be entered without passing the run loop? (Page offsets of linear and
+  // physical addresses agree, which makes the answer good for all aliases of the code.)
+  bool breakpoint_offset(uint64_t address) const { return breakpoints_on_ && breakpoint_offsets_[address & ~kPageMask]; }
+  bool at_breakpoint(SoftCpu& cpu, uint64_t position);
+  void note_executed(uint64_t phys);
   void split_block(SoftCpu& cpu);
 
   const Platform& platform_;
   CodeCache cache_;
   std::vector<std::unique_ptr<Context>> contexts_;
   ScratchBlock scratch_;
+  const Observers* observers_ = nullptr;
+  bool breakpoints_on_ = false;
+  std::bitset<kPageSize> breakpoint_offsets_;
+  bool track_execution_ = false;
+  std::vector<uint64_t> executed_;     // pages flagged page_flag::executed
+  std::vector<Block*> newly_linked_;   // targets of links made since the last take_executed_pages()
   mutable EngineStatistics statistics_;
 };
 

@@ -24,7 +24,7 @@ Result<void> restored(std::span<const uint8_t> data, CpuState& s, VcpuId id = Vc
 // A state with every field different from its default, yet valid.
 CpuState unusual_state() {
   CpuState s = CpuState::at_reset(VcpuId(0));
-  for (unsigned i = 0; i < 16; ++i) s.gpr[i] = 0x1111111111111111 * i + 7;
+  for (unsigned i = 0; i < 16; ++i) s.gpr[i] = uint64_t{0x1111111111111111} * i + 7;
   s.rip = 0xffffffff81000000;
   s.rflags = flag::fixed | flag::IF | flag::ZF | flag::AC;
   s.cr0 = cr0::PE | cr0::PG | cr0::WP | cr0::NE | cr0::ET;

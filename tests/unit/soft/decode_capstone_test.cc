@@ -50,7 +50,9 @@ constexpr Exception kExceptions[] = {
        return code64(i) && i.prefix66 && (is_0f(i, 0x80, 0x8f) || is_one_byte(i, 0xe8) || is_one_byte(i, 0xe9));
      }},
     {"66 with F2 or F3 before CALL rel, PUSH imm: the immediate is 16-bit all the same; Capstone forgets the 66",
-     [](const Insn& i, const uint8_t*) { return i.prefix66 && i.rep != 0 && (is_one_byte(i, 0xe8) || is_one_byte(i, 0x68)); }},
+     [](const Insn& i, const uint8_t*) {
+       return i.prefix66 && i.rep != 0 && (is_one_byte(i, 0xe8) || is_one_byte(i, 0x68));
+     }},
     {"RET n and CALL rel with REX.W and 66 or 67: RET's immediate is always 16-bit, CALL's 32-bit in 64-bit mode",
      [](const Insn& i, const uint8_t*) {
        return code64(i) && rex_w(i) && (i.prefix66 || i.prefix67) && (is_one_byte(i, 0xc2) || is_one_byte(i, 0xe8));

@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstring>
 #include <random>
@@ -28,8 +29,9 @@ bool is_prefix(const std::vector<TraceItem>& part, const std::vector<TraceItem>&
 class Forge {
  public:
   Forge() {
-    bytes_.assign(kFileMagic.begin(), kFileMagic.end());
-    bytes_.insert(bytes_.end(), {1, 0, 0, 0});
+    bytes_.resize(kFileHeaderSize);
+    std::copy(kFileMagic.begin(), kFileMagic.end(), bytes_.begin());
+    bytes_[kFileMagic.size()] = 1;
   }
   Forge& chunk(ChunkKind kind, const std::vector<uint8_t>& payload) { return chunk(kind, payload, sequence_); }
   Forge& chunk(ChunkKind kind, const std::vector<uint8_t>& payload, uint32_t sequence) {

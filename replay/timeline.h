@@ -1,0 +1,92 @@
+// The timeline: a recorded run that can be entered at any position, and run forwards and backwards from there.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "vmm/boot/loader.h"
+#include "vmm/machine/machine.h"
+#include "vmm/observer.h"
+
+namespace retrovisor {
+
+// What forward and backward runs stop at, beside the ends of history.
+struct StopConditions {
+  std::vector<uint64_t> breakpoints;  // linear addresses; any order
+  std::vector<Watch> watches;         // write watches stop only where the value changes
+  EventMask events = 0;               // kinds of journal events (exception, interrupt, ports, MMIO, ...)
+  std::function<bool(const JournalEvent&)> event_filter;  // of those kinds, which; empty: all
+};
+
+struct TimelineStop {
+  enum class Reason : uint8_t {
+    position,    // where it was asked to go
+    breakpoint,
+    watch,       // `observation` says which
+    event,       // `event` says which
+    begin,       // the beginning of history
+    end,         // the end of history; `machine_stop` says how the recording ended, if it knows
+    interrupted, // the host asked to stop
+  };
+  Reason reason{};
+  Position position;  // where the timeline now stands
+  std::optional<Observation> observation;
+  std::optional<JournalEvent> event;
+  Stop machine_stop;
+};
+
+struct TimelineOptions {
+  uint64_t checkpoint_memory = 0;         // bytes of the page store and the checkpoints; 0: a quarter of host RAM
+  std::function<bool()> interrupted;      // asked every few milliseconds while running; may be empty
+  std::function<void(Position now, Position end)> progress;  // may be empty
+};
+
+// What a checkpointed timeline costs and holds, for `monitor checkpoints` and benchmarks.
+struct CheckpointFigures {
+  size_t count = 0;
+  uint64_t bytes = 0;           // of all checkpoints and the page store
+  uint64_t pages_stored = 0;    // distinct pages in the store
+  uint64_t pages_captured = 0;  // pages dirtied between checkpoints, summed
+};
+
+class Timeline {
+ public:
+  static Result<std::unique_ptr<Timeline>> open(const std::string& trace, const BootImages& images, TimelineOptions options);
+  virtual ~Timeline() = default;
+
+  // The machine, at position(). Callers read it; changing it is what a diversion is for.
+  virtual Machine& machine() = 0;
+  virtual Position position() const = 0;
+  virtual Position begin() const = 0;
+  // The end of what the trace holds.
+  virtual Position end() const = 0;
+
+  // Goes to `target` (clamped to history). The state there is the same whichever way one arrives.
+  virtual Result<TimelineStop> seek(Position target) = 0;
+  // Runs forward until a condition holds at a position after the present one, or to `limit`.
+  virtual Result<TimelineStop> forward(const StopConditions& conditions, Position limit) = 0;
+  // Runs backward to the last place before the present position where a condition holds. A breakpoint at P: stands at P,
+  // before its instruction. A watch or event caused by the instruction executed at P: stands at P, before it, so that memory
+  // holds the old value. Nothing found: at `limit` or at the beginning.
+  virtual Result<TimelineStop> backward(const StopConditions& conditions, Position limit) = 0;
+  // The last access before the present position that changed any of the bytes; the timeline does not move.
+  virtual Result<std::optional<Observation>> last_write(LinearAddr address, uint64_t size) = 0;
+
+  // Makes checkpoints along the whole recording (a first pass), as far as memory allows.
+  virtual Result<void> warm() = 0;
+  virtual CheckpointFigures checkpoints() const = 0;
+  virtual std::vector<Position> checkpoint_positions() const = 0;
+
+  // A diversion: from here machine() is a private copy of the state that may be changed and run; history is not touched.
+  // Nested calls do nothing. end_diversion() brings the recorded state at position() back.
+  virtual Result<void> begin_diversion() = 0;
+  virtual bool diverted() const = 0;
+  virtual Result<void> end_diversion() = 0;
+  // Runs the diversion forward as a machine of its own (virtual time, no input) until a condition or `instructions` are over.
+  virtual Result<TimelineStop> run_diversion(const StopConditions& conditions, uint64_t instructions) = 0;
+};
+
+}  // namespace retrovisor

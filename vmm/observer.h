@@ -1,0 +1,50 @@
+// Observers: what a debugger or an analysis wants to be told of while an engine runs. With none installed they cost nothing.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "vmm/types.h"
+
+namespace retrovisor {
+
+// A range of linear addresses whose accesses are of interest, in whatever address space is current.
+struct Watch {
+  LinearAddr begin;
+  uint64_t size = 0;
+  bool on_read = false;
+  bool on_write = false;
+};
+
+struct Observation {
+  enum class Kind : uint8_t {
+    breakpoint,  // the instruction at `address` is about to run; position: before it
+    read,        // an instruction read `size` bytes at `address`, touching watch `index`; position: before it
+    write,       // the same for a write; old_value and new_value of the watched bytes (the first 8 of the watch)
+  };
+  Kind kind{};
+  VcpuId vcpu;
+  Position position;       // instructions retired before the one that is, or is to be, executed
+  LinearAddr address;
+  uint64_t size = 0;
+  size_t index = 0;        // of the watch in Observers::watches
+  uint64_t rip = 0;        // of the instruction
+  uint64_t old_value = 0;
+  uint64_t new_value = 0;
+};
+
+struct Observers {
+  std::vector<uint64_t> breakpoints;  // linear addresses of instructions, ascending, no duplicates
+  std::vector<Watch> watches;
+  // Called for each hit, at a point where the machine's state is exact for breakpoints; for accesses it is that of the
+  // middle of the instruction and must not be looked at. True: stop. Breakpoints stop before their instruction, accesses
+  // behind theirs (one iteration, for string operations).
+  std::function<bool(const Observation&)> hit;
+  // A breakpoint at exactly this position is passed over: where a debugger resumes from.
+  Position resume_from = kNoPosition;
+
+  bool empty() const { return breakpoints.empty() && watches.empty(); }
+};
+
+}  // namespace retrovisor
