@@ -7,6 +7,7 @@ import signal
 import subprocess
 import termios
 import time
+import unittest
 
 import support
 from support import ECHO, FINE, linux
@@ -16,7 +17,10 @@ class Terminal:
     """The tool on a pseudo terminal of its own, with standard output on it too."""
 
     def __init__(self, *arguments):
-        self.master, self.slave = pty.openpty()
+        try:
+            self.master, self.slave = pty.openpty()
+        except OSError as error:
+            raise unittest.SkipTest(f"this host gives no pseudo terminals: {error}")
         self.before = termios.tcgetattr(self.slave)
         self.process = subprocess.Popen([support.TOOL, *arguments], stdin=self.slave, stdout=self.slave, stderr=self.slave,
                                         start_new_session=True)

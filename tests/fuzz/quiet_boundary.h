@@ -1,0 +1,31 @@
+// A boundary without a host: the same date, the same entropy, no input; idle time passes at once, but not for ever.
+#pragma once
+
+#include <algorithm>
+
+#include "tests/fuzz/target.h"
+#include "vmm/boundary.h"
+
+namespace retrovisor::fuzz {
+
+class QuietBoundary final : public Boundary {
+ public:
+  explicit QuietBoundary(unsigned idle_waits) : idle_waits_(idle_waits) {}
+
+  uint64_t wall_clock(Moment) override { return 1'700'000'000; }
+  void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{0x5a}); }
+  size_t poll_input(Moment, Channel, std::span<uint8_t>) override { return 0; }
+  IdleWait idle_wait(Moment, uint64_t ns, bool) override {
+    if (idle_waits_ == 0) return {0, true};
+    --idle_waits_;
+    return {ns, false};
+  }
+  void output(Moment, Channel, std::span<const uint8_t> bytes) override { append(console, bytes); }
+
+  Bytes console;
+
+ private:
+  unsigned idle_waits_;
+};
+
+}  // namespace retrovisor::fuzz
