@@ -1,0 +1,105 @@
+// Micro-benchmarks of what a run spends its time on. Each engine loop runs a few instructions of flat 64-bit code over and
+// over; the rate printed as items is retired guest instructions per second.
+#include <benchmark/benchmark.h>
+
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "vmm/boot/loader.h"
+#include "vmm/machine/machine.h"
+#include "vmm/soft/insn.h"
+
+namespace retrovisor {
+namespace {
+
+class QuietBoundary final : public Boundary {
+ public:
+  uint64_t wall_clock(Moment) override { return 0; }
+  void entropy(Moment, std::span<uint8_t> out) override { std::memset(out.data(), 1, out.size()); }
+  size_t poll_input(Moment, Channel, std::span<uint8_t>) override { return 0; }
+  IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
+  void output(Moment, Channel, std::span<const uint8_t>) override {}
+};
+
+struct FlatGuest {
+  explicit FlatGuest(const std::vector<uint8_t>& code) {
+    MachineConfig config;
+    config.memory_size = uint64_t{64} << 20;
+    auto created = Machine::create(config, boundary);
+    RV_ASSERT(created.ok());
+    machine = std::move(created).value();
+    BootImages images;
+    images.kernel = code;
+    images.flat_address = 0x100000;
+    auto loaded = load_guest(images, machine->memory(), machine->vcpu(VcpuId(0)).state, 1);
+    RV_ASSERT(loaded.ok());
+    machine->engine().state_changed(machine->vcpu(VcpuId(0)));
+    machine->vcpu(VcpuId(0)).state.gpr[RSP] = 0x200000;
+    machine->vcpu(VcpuId(0)).state.gpr[RBX] = 0x300000;
+  }
+  QuietBoundary boundary;
+  std::unique_ptr<Machine> machine;
+};
+
+constexpr uint64_t kStep = 1 << 20;
+
+void run_loop(benchmark::State& state, const std::vector<uint8_t>& code) {
+  FlatGuest guest(code);
+  for (auto _ : state) guest.machine->run_until(guest.machine->position() + kStep);
+  state.SetItemsProcessed(static_cast<int64_t>(state.iterations()) * static_cast<int64_t>(kStep));
+}
+
+// add rax, rcx; xor rdx, rax; lea rsi, [rax+rdx*2+5]; sub rcx, 1; jmp
+void arithmetic_loop(benchmark::State& state) {
+  run_loop(state, {0x48, 0x01, 0xc8, 0x48, 0x31, 0xc2, 0x48, 0x8d, 0x74, 0x50, 0x05, 0x48, 0x83, 0xe9, 0x01, 0xeb, 0xef});
+}
+BENCHMARK(arithmetic_loop);
+
+// mov rax, [rbx]; add [rbx+8], rax; mov [rbx+16], rcx; cmp rax, rcx; jne/jmp
+void memory_loop(benchmark::State& state) {
+  run_loop(state, {0x48, 0x8b, 0x03, 0x48, 0x01, 0x43, 0x08, 0x48, 0x89, 0x4b, 0x10, 0x48, 0x39, 0xc8, 0x75, 0xf0, 0xeb, 0xee});
+}
+BENCHMARK(memory_loop);
+
+// call next; jmp; next: push rax; pop rdx; ret
+void call_loop(benchmark::State& state) {
+  run_loop(state, {0xe8, 0x02, 0x00, 0x00, 0x00, 0xeb, 0xf9, 0x50, 0x5a, 0xc3});
+}
+BENCHMARK(call_loop);
+
+// in al, 0x61; jmp: a device access each round
+void port_loop(benchmark::State& state) { run_loop(state, {0xe4, 0x61, 0xeb, 0xfc}); }
+BENCHMARK(port_loop);
+
+void decode_instructions(benchmark::State& state) {
+  const uint8_t code[] = {0x48, 0x8b, 0x84, 0x24, 0x90, 0, 0, 0, 0x66, 0x0f, 0x6f, 0x05, 1, 2, 3, 4, 0xc3};
+  for (auto _ : state) {
+    for (size_t at = 0; at < sizeof code;) {
+      soft::Insn insn;
+      const auto status = soft::decode(code + at, sizeof code - at, 2, insn);
+      benchmark::DoNotOptimize(status);
+      at += insn.length;
+    }
+  }
+  state.SetItemsProcessed(static_cast<int64_t>(state.iterations()) * 3);
+}
+BENCHMARK(decode_instructions);
+
+// A digest after state.range(0) pages were written.
+void digest(benchmark::State& state) {
+  FlatGuest guest({0xeb, 0xfe});
+  const std::vector<uint8_t> word(8, 0x5a);
+  for (auto _ : state) {
+    for (int64_t page = 0; page < state.range(0); ++page)
+      guest.machine->memory().write(PhysAddr(0x400000 + static_cast<uint64_t>(page) * kPageSize), word);
+    benchmark::DoNotOptimize(guest.machine->digest());
+  }
+  state.SetItemsProcessed(static_cast<int64_t>(state.iterations()) * state.range(0));
+}
+BENCHMARK(digest)->Arg(1)->Arg(1000);
+
+}  // namespace
+}  // namespace retrovisor
+
+BENCHMARK_MAIN();
