@@ -111,6 +111,11 @@ void add_live_options(CLI::App& app, LiveRunOptions& options) {
   app.add_option("--timeout", options.timeout, "end after this time of the host; exit code 124")
       ->type_name("SECONDS")
       ->group(group);
+  app.add_option("--gdb", options.gdb,
+                 "wait for a debugger before the first instruction, at PORT, HOST:PORT or unix:PATH, and obey it: forward only. "
+                 "A host that others can reach must be named")
+      ->type_name("WHERE")
+      ->group(group);
 }
 
 void add_report_options(CLI::App& app, ReportOptions& options) {

@@ -40,6 +40,7 @@ struct LiveRunOptions {
   bool stop_on_panic = false;
   std::string stop_at;
   std::optional<double> timeout;
+  std::string gdb;      // where a debugger may connect; empty: nowhere
 };
 
 // What is said at the end, and by which exit code.

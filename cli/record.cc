@@ -3,6 +3,7 @@
 
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
+#include "cli/live_gdb.h"
 #include "cli/say.h"
 #include "cli/setup.h"
 #include "cli/summary.h"
@@ -45,6 +46,19 @@ Result<TraceHeader> header_of(const RecordCommand& options, const MachineConfig&
   return header;
 }
 
+// Records while a debugger watches; it may look at everything and change nothing.
+Result<RecordResult> record_under_gdb(const std::string& where, Machine& machine, TraceWriter& writer, LiveHost& host,
+                                      const RecordOptions& how) {
+  auto recording = Recording::begin(machine, writer, how);
+  if (!recording) return recording.error();
+  Recording& r = **recording;
+  auto run = run_under_gdb(where, machine, host,
+                           {[&r](const RunOptions& options) { return r.run(options); },
+                            [&r](JournalSink* sink, EventMask mask) { r.listen(sink, mask); }, false});
+  if (!run) return run.error();
+  return r.finish(*run);
+}
+
 int record_guest(const RecordCommand& options) {
   auto memory_size = parse_size(options.guest.memory, "--memory");
   if (!memory_size) return fail(memory_size.error());
@@ -74,7 +88,8 @@ int record_guest(const RecordCommand& options) {
   RecordOptions how;
   how.run = session_options(*host);
   how.sync = options.sync;
-  auto recorded = record(**machine, **writer, how);
+  auto recorded = options.live.gdb.empty() ? record(**machine, **writer, how)
+                                           : record_under_gdb(options.live.gdb, **machine, **writer, *host, how);
   if (!recorded) return fail(recorded.error());
   RunSummary summary;
   summary.what = "recording";

@@ -65,18 +65,25 @@ class RecordHook final : public SliceHook {
   std::chrono::steady_clock::time_point flushed_ = std::chrono::steady_clock::now();
 };
 
-// Takes the sink back whatever happens: it does not outlive record().
-class JournalConnection {
+// The trace's sink, and perhaps somebody else's.
+class SharedSink final : public JournalSink {
  public:
-  JournalConnection(Journal& journal, JournalSink& sink, EventMask mask) : journal_(journal) {
-    journal_.connect(&sink, mask);
+  SharedSink(JournalSink& first, EventMask mask) : first_(first), first_mask_(mask) {}
+  void listen(JournalSink* sink, EventMask mask) {
+    second_ = sink;
+    second_mask_ = sink == nullptr ? 0 : mask;
   }
-  ~JournalConnection() { journal_.connect(nullptr, 0); }
-  JournalConnection(const JournalConnection&) = delete;
-  JournalConnection& operator=(const JournalConnection&) = delete;
+  EventMask mask() const { return first_mask_ | second_mask_; }
+  void event(const JournalEvent& e) override {
+    if ((first_mask_ & mask_of(e.kind)) != 0) first_.event(e);
+    if ((second_mask_ & mask_of(e.kind)) != 0) second_->event(e);
+  }
 
  private:
-  Journal& journal_;
+  JournalSink& first_;
+  EventMask first_mask_;
+  JournalSink* second_ = nullptr;
+  EventMask second_mask_ = 0;
 };
 
 TraceImage image(ImageRole role, const std::string& name, const std::string& arguments, std::span<const uint8_t> bytes) {
@@ -119,16 +126,62 @@ TraceHeader make_header(const MachineConfig& config, const BootImages& images, c
 }
 
 Result<RecordResult> record(Machine& machine, TraceWriter& writer, const RecordOptions& options) {
-  JournalWriter sink(writer);
-  const JournalConnection connection(machine.journal(), sink, writer.header().journal_mask & kJournalFull);
-  RecordHook hook(machine, writer, options);
-  hook.digest();
-  // The start alone is worth a chunk: a trace that is cut off right after it tells whether the images fit.
-  RV_TRY(writer.flush(machine.position()));
-  auto run = run_machine(machine, options.run, hook);
+  auto recording = Recording::begin(machine, writer, options);
+  if (!recording) return std::move(recording).error();
+  auto run = (*recording)->run(options.run);
   if (!run) return run.error();
-  RV_TRY(hook.finish(*run));
-  return RecordResult{*run, writer.size(), writer.events(), writer.digests()};
+  return (*recording)->finish(*run);
 }
+
+class Recording::Impl {
+ public:
+  Impl(Machine& machine, TraceWriter& writer, const RecordOptions& options)
+      : machine_(machine),
+        writer_(writer),
+        trace_sink_(writer),
+        sink_(trace_sink_, writer.header().journal_mask & kJournalFull),
+        hook_(machine, writer, options) {
+    machine_.journal().connect(&sink_, sink_.mask());
+  }
+  // Takes the sink back whatever happens: it does not outlive this.
+  ~Impl() { machine_.journal().connect(nullptr, 0); }
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+
+  Result<void> begin() {
+    hook_.digest();
+    // The start alone is worth a chunk: a trace that is cut off right after it tells whether the images fit.
+    return writer_.flush(machine_.position());
+  }
+  Result<RunResult> run(const RunOptions& options) { return run_machine(machine_, options, hook_); }
+  void listen(JournalSink* sink, EventMask mask) {
+    sink_.listen(sink, mask);
+    machine_.journal().connect(&sink_, sink_.mask());
+  }
+  Result<RecordResult> finish(const RunResult& last) {
+    RV_TRY(hook_.finish(last));
+    return RecordResult{last, writer_.size(), writer_.events(), writer_.digests()};
+  }
+
+ private:
+  Machine& machine_;
+  TraceWriter& writer_;
+  JournalWriter trace_sink_;
+  SharedSink sink_;
+  RecordHook hook_;
+};
+
+Recording::Recording(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Recording::~Recording() = default;
+
+Result<std::unique_ptr<Recording>> Recording::begin(Machine& machine, TraceWriter& writer, const RecordOptions& options) {
+  auto impl = std::make_unique<Impl>(machine, writer, options);
+  RV_TRY(impl->begin());
+  return std::unique_ptr<Recording>(new Recording(std::move(impl)));
+}
+
+Result<RunResult> Recording::run(const RunOptions& options) { return impl_->run(options); }
+void Recording::listen(JournalSink* sink, EventMask mask) { impl_->listen(sink, mask); }
+Result<RecordResult> Recording::finish(const RunResult& last) { return impl_->finish(last); }
 
 }  // namespace retrovisor

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -43,9 +44,27 @@ TraceHeader make_header(const MachineConfig& config, const BootImages& images, c
 // XXH3-64 of the CPUID table at reset, all leaves: equal tables show guests the same CPU.
 uint64_t cpu_table_digest(uint32_t vcpus);
 
-// Runs `machine`, built on a RecordingBoundary over `writer` and loaded, to its end, and completes the trace. Journal mask,
-// digest interval (0: only at begin and end) and detail are those of the writer's header. When the trace cannot be written
-// the run ends with the writer's error, which says what was kept.
+// A recording in several runs: for debuggers. `machine` is built on a RecordingBoundary over `writer` and loaded. Journal
+// mask, digest interval (0: only at begin and end) and detail are those of the writer's header. When the trace cannot be
+// written a run ends with the writer's error, which says what was kept. All arguments outlive the object.
+class Recording {
+ public:
+  static Result<std::unique_ptr<Recording>> begin(Machine& machine, TraceWriter& writer, const RecordOptions& options);
+  ~Recording();
+  // On from where the machine stands.
+  Result<RunResult> run(const RunOptions& options);
+  // Lets `sink` see the journal's events of these kinds too; null: nobody but the trace.
+  void listen(JournalSink* sink, EventMask mask);
+  // Completes the trace. `last`: how the last run ended.
+  Result<RecordResult> finish(const RunResult& last);
+
+ private:
+  class Impl;
+  explicit Recording(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// The same in one run.
 Result<RecordResult> record(Machine& machine, TraceWriter& writer, const RecordOptions& options);
 
 }  // namespace retrovisor

@@ -61,7 +61,17 @@ const TraceEvent* ReplayBoundary::match(Moment at, EventKind kind, uint64_t ordi
 // The recorder was killed when all that it had written was the header: there is nothing to replay, and nothing to be unlike.
 bool ReplayBoundary::cut_off_before() const { return !fault_ && feed_->exhausted() && !feed_->complete(); }
 
+// The event that was peeked at last has happened.
+void ReplayBoundary::pop() {
+  if (on_event_) {
+    const TraceEvent* e = feed_->peek(kNoPosition);
+    if (e != nullptr) on_event_(e->event);
+  }
+  feed_->pop();
+}
+
 uint64_t ReplayBoundary::wall_clock(Moment at) {
+  if (detached_) return at.time.value / 1'000'000'000;
   const TraceEvent* e = match(at, EventKind::wall_clock, 0, "the wall clock is read");
   if (e == nullptr && cut_off_before()) return 0;
   if (e == nullptr) {
@@ -69,12 +79,16 @@ uint64_t ReplayBoundary::wall_clock(Moment at) {
     return 0;
   }
   const uint64_t seconds = e->event.a;
-  feed_->pop();
+  pop();
   return seconds;
 }
 
 void ReplayBoundary::entropy(Moment at, std::span<uint8_t> out) {
   std::fill(out.begin(), out.end(), uint8_t{0});
+  if (detached_) {
+    for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<uint8_t>((at.time.value + i) * 0x9e3779b97f4a7c15 >> 56);
+    return;
+  }
   const TraceEvent* e = match(at, EventKind::entropy, 0, "entropy is drawn");
   if (e == nullptr && cut_off_before()) return;
   if (e == nullptr || e->data.size() != out.size()) {
@@ -83,10 +97,11 @@ void ReplayBoundary::entropy(Moment at, std::span<uint8_t> out) {
     return;
   }
   std::copy(e->data.begin(), e->data.end(), out.begin());
-  feed_->pop();
+  pop();
 }
 
 size_t ReplayBoundary::poll_input(Moment at, Channel channel, std::span<uint8_t> out) {
+  if (detached_) return 0;
   const uint64_t ordinal = polls_.next(at);
   size_t n = 0;
   if (const TraceEvent* e = match(at, EventKind::console_input, ordinal, "console input is polled"); e != nullptr) {
@@ -97,13 +112,14 @@ size_t ReplayBoundary::poll_input(Moment at, Channel channel, std::span<uint8_t>
     }
     n = e->data.size();
     std::copy(e->data.begin(), e->data.end(), out.begin());
-    feed_->pop();
+    pop();
   }
   if (host_stop(at, 0, ordinal) && on_host_stop_) on_host_stop_();
   return n;
 }
 
 IdleWait ReplayBoundary::idle_wait(Moment at, uint64_t ns, bool) {
+  if (detached_) return {ns};
   const uint64_t ordinal = waits_.next(at);
   uint64_t waited = ns;
   if (const TraceEvent* e = match(at, EventKind::idle_wait, ordinal, "the machine idles"); e != nullptr) {
@@ -113,7 +129,7 @@ IdleWait ReplayBoundary::idle_wait(Moment at, uint64_t ns, bool) {
       return {};
     }
     waited = e->event.b;
-    feed_->pop();
+    pop();
   }
   return {waited, host_stop(at, 1, ordinal)};
 }
@@ -123,7 +139,7 @@ bool ReplayBoundary::host_stop(Moment at, uint64_t call, uint64_t ordinal) {
   const TraceEvent* e = feed_->peek(at.position);
   if (e == nullptr || e->event.kind != EventKind::host_stop || moment_of(e->event) != at) return false;
   if (e->event.a != call || e->event.b != ordinal) return false;
-  feed_->pop();
+  pop();
   return true;
 }
 

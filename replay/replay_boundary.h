@@ -33,6 +33,12 @@ class ReplayBoundary final : public Boundary {
   // Called once, inside the machine's run, when fault() gets a value.
   void on_fault(std::function<void()> handler) { on_fault_ = std::move(handler); }
   const std::optional<ReplayFault>& fault() const { return fault_; }
+  // Called for each recorded event that the machine has just asked for, inside its run.
+  void on_event(std::function<void(const JournalEvent&)> handler) { on_event_ = std::move(handler); }
+
+  // Detached, the boundary leaves the recording alone: for a machine that goes a way of its own. No input ever comes, idle
+  // time passes at once, entropy and the wall clock are made up of the moment alone.
+  void detach(bool detached) { detached_ = detached; }
 
   // The machine has arrived at `position`: recorded events before it that were not asked for are a fault.
   void arrived(Position position);
@@ -65,11 +71,14 @@ class ReplayBoundary final : public Boundary {
   // Whether the host stopped the recorded run in this call.
   bool host_stop(Moment at, uint64_t call, uint64_t ordinal);
   void fail(Position at, std::string message, std::string recorded, std::string replayed);
+  void pop();
 
   std::unique_ptr<EventFeed> feed_;
   Output output_;
+  bool detached_ = false;
   std::function<void()> on_host_stop_;
   std::function<void()> on_fault_;
+  std::function<void(const JournalEvent&)> on_event_;
   std::optional<ReplayFault> fault_;
   CallOrdinal polls_;
   CallOrdinal waits_;

@@ -40,6 +40,7 @@ struct TimelineStop {
 
 struct TimelineOptions {
   uint64_t checkpoint_memory = 0;         // bytes of the page store and the checkpoints; 0: a quarter of host RAM
+  uint64_t checkpoint_spacing = 0;        // instructions between two lasting checkpoints; 0: 16 Mi
   std::function<bool()> interrupted;      // asked every few milliseconds while running; may be empty
   std::function<void(Position now, Position end)> progress;  // may be empty
 };

@@ -39,6 +39,7 @@ std::string describe(const JournalEvent& e) {
     case EventKind::dma: return fmt::format("{} at {:#x} size {} hash {:016x}", name, e.a, e.b, e.c);
     case EventKind::vcpu_switch: return fmt::format("{} to vCPU {}", name, e.a);
     case EventKind::exception: return fmt::format("{} {} error code {:#x} CR2 {:#x}", name, e.a, e.b, e.c);
+    case EventKind::cr3_write: return fmt::format("{} {:#x}, was {:#x}", name, e.a, e.b);
     case EventKind::wall_clock: return fmt::format("{} {} s", name, e.a);
     case EventKind::entropy: return std::string(name);
     case EventKind::console_input: return fmt::format("{} on channel {}, poll {}, at {} ns", name, e.a, e.b, e.c);

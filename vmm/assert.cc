@@ -5,8 +5,8 @@
 
 namespace retrovisor {
 
-thread_local void (*assertion_context)(void* cookie) = nullptr;
-thread_local void* assertion_cookie = nullptr;
+constinit thread_local void (*assertion_context)(void* cookie) = nullptr;
+constinit thread_local void* assertion_cookie = nullptr;
 
 void assertion_failed(const char* expression, const char* file, int line) {
   std::fprintf(stderr, "retrovisor: internal error: %s (%s:%d)\n", expression, file, line);

@@ -45,12 +45,12 @@ class Engine {
   // Dirty flags were cleared: the next write to each page must be seen again.
   virtual void memory_protected() = 0;
   // Installs observers, or removes them (null). The object must outlive its installation; call again after changing it
-  // (`resume_from` may change freely). Costs about as much as forgetting all decoded code.
+  // (`resume_from` may change freely).
   virtual void observe(const Observers* observers) = 0;
-  // Keeps account of the guest-physical pages that code runs from; off by default.
-  virtual void track_execution(bool on) = 0;
-  // The pages (numbers, ascending) that code has run from since the last call.
-  virtual std::vector<uint64_t> take_executed_pages() = 0;
+  // Keeps account of the pages that code touches; off by default.
+  virtual void track_touched(bool on) = 0;
+  // The pages touched since the last call. Never fewer than were.
+  virtual TouchedPages take_touched() = 0;
   virtual const EngineStatistics& statistics() const = 0;
 };
 

@@ -23,6 +23,8 @@ enum class EventKind : uint8_t {
   dma = 8,          // a: guest-physical address, b: size in bytes, c: XXH3-64 of the data
   vcpu_switch = 9,  // a: vCPU that runs from here on
   exception = 10,   // a: vector, b: error code, c: CR2 (for #PF)
+  // Told to whoever asks for it while a machine runs; never in a trace, where it would say what the guest's own code says.
+  cr3_write = 31,   // a: new value of CR3, b: old one
   // Boundary events: what a replay needs. Always written; c: guest time in ns (while halted the position stands still).
   wall_clock = 32,    // a: seconds since 1970
   entropy = 33,       // data: bytes
@@ -56,7 +58,8 @@ class JournalSink {
 using EventMask = uint64_t;
 constexpr EventMask mask_of(EventKind kind) { return EventMask{1} << static_cast<unsigned>(kind); }
 inline constexpr EventMask kJournalDefault = mask_of(EventKind::interrupt) | mask_of(EventKind::timer) | mask_of(EventKind::vcpu_switch);
-inline constexpr EventMask kJournalFull = 0xffffffff;
+inline constexpr EventMask kJournalFull = 0x7fffffff;  // all that a trace may hold beside boundary events
+inline constexpr EventMask kJournalAll = 0xffffffff;   // all that is ever told
 
 class Journal {
  public:

@@ -19,7 +19,7 @@ struct Watch {
 
 struct Observation {
   enum class Kind : uint8_t {
-    breakpoint,  // the instruction at `address` is about to run; position: before it
+    breakpoint,  // the instruction at `address` is about to run, or its next iteration; position: before it
     read,        // an instruction read `size` bytes at `address`, touching watch `index`; position: before it
     write,       // the same for a write; old_value and new_value of the watched bytes (the first 8 of the watch)
   };
@@ -32,6 +32,17 @@ struct Observation {
   uint64_t rip = 0;        // of the instruction
   uint64_t old_value = 0;
   uint64_t new_value = 0;
+  bool changed = false;    // write: any of the watched bytes, not just the first 8, has another value now
+  // Breakpoint: the state is that of arrival at `position`; no interrupt, fault or timer came between (a handler's first
+  // instruction is at the same position as the interrupted one, which has not been executed).
+  bool on_arrival = false;
+};
+
+// What code has touched, as linear pages (address / kPageSize) in whatever address space was current; ascending.
+struct TouchedPages {
+  std::vector<uint64_t> executed;
+  std::vector<uint64_t> written;   // and perhaps some that could have been written without a further look
+  std::vector<uint64_t> accessed;  // read or written
 };
 
 struct Observers {

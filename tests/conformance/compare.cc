@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "tests/conformance/segments.h"
 #include "vmm/cpu/registers.h"
 
 namespace retrovisor::conformance {
@@ -21,15 +22,20 @@ T at(const State& s, size_t offset) {
   return v;
 }
 
+// Null selectors lose their RPL when an interrupt returns.
+uint16_t visible(uint16_t selector) { return selector < 4 ? uint16_t{0} : selector; }
+
 // Exceptions of which the manuals leave it open whether they happen.
 bool end_is_open(const Sequence& sequence, const Outcome& native, const Outcome& soft) {
   if (native.vector == soft.vector && native.state.rip == soft.state.rip) return false;
   // Some hypervisors answer accesses to some of the kernel's addresses with #GP.
   const bool same_place = native.state.rip == soft.state.rip;
   if (same_place && native.vector == vec::GP && soft.vector == vec::PF && soft.cr2 >= kKernelAddresses) return true;
+  const Item* item = same_place ? stopped_at(sequence, native) : nullptr;
+  if (item != nullptr && item->order_open && native.vector != kNoFault && soft.vector != kNoFault) return true;
   const auto open = [&](const Outcome& outcome) {
-    const Item* item = outcome.vector == vec::AC ? stopped_at(sequence, outcome) : nullptr;
-    return item != nullptr && item->alignment_open;
+    const Item* stopped = outcome.vector == vec::AC ? stopped_at(sequence, outcome) : nullptr;
+    return stopped != nullptr && stopped->alignment_open;
   };
   return open(native) || open(soft);
 }
@@ -50,7 +56,7 @@ Status undefined_at_end(const Sequence& sequence, const Outcome& outcome) {
   unsigned offset = 0;
   for (size_t i = 0; i < before.size(); ++i) {
     all |= before[i];
-    if (outcome.state.rip == sequence.address + offset) {
+    if (linear_ip(outcome.state) == sequence.address + offset) {
       const bool fault = i < sequence.items.size() && outcome.vector != vec::DB && outcome.vector != vec::BP;
       return before[i] | (fault ? sequence.items[i].undefined_on_fault : 0);
     }
@@ -144,7 +150,7 @@ void compare_memory(const Outcome& native, const Outcome& soft, Report& report) 
 const Item* stopped_at(const Sequence& sequence, const Outcome& outcome) {
   unsigned offset = 0;
   for (const Item& item : sequence.items) {
-    if (outcome.vector != kNoFault && outcome.state.rip == sequence.address + offset) return &item;
+    if (outcome.vector != kNoFault && linear_ip(outcome.state) == sequence.address + offset) return &item;
     offset += item.length;
   }
   return nullptr;
@@ -178,15 +184,24 @@ std::string differences(const Sequence& sequence, const Outcome& native, const O
   const State &n = native.state, &s = soft.state;
   static constexpr const char* kGpr[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                            "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
-  for (unsigned r = 0; r < 16; ++r) report.field(kGpr[r], n.gpr[r], s.gpr[r]);
+  // The upper halves of the general registers are undefined once compatibility mode has run (SDM 1, 3.4.1.1).
+  const uint64_t upper = sequence.mode == Mode::bits64 ? ~uint64_t{0} : 0xffffffff;
+  const Item* stopped = stopped_at(sequence, native);
+  for (unsigned r = 0; r < 16; ++r) {
+    if (stopped != nullptr && (stopped->open_on_fault >> r & 1) != 0) continue;
+    report.field(kGpr[r], n.gpr[r] & upper, s.gpr[r] & upper);
+  }
   const Status undefined = undefined_at_end(sequence, native);
   const uint64_t defined = flag::arithmetic & ~uint64_t{undefined & status::flags};
   const uint64_t flags = kOtherFlags | defined | (native.vector != kNoFault ? flag::RF : 0);
   report.field("rflags", n.rflags & flags, s.rflags & flags);
-  report.field("fs.base", n.fs_base, s.fs_base);
-  report.field("gs.base", n.gs_base, s.gs_base);
+  static constexpr const char* kSegments[6] = {"es", "cs", "ss", "ds", "fs", "gs"};
+  for (unsigned r = 0; r < 6; ++r) report.field(kSegments[r], visible(n.selector[r]), visible(s.selector[r]));
+  // Whether a load of a null selector clears the base too differs between vendors.
+  const auto emptied = [&](SegReg r) { return visible(n.selector[r]) == 0 && sequence.start.selector[r] != 0; };
+  if (!emptied(FS)) report.field("fs.base", n.fs_base, s.fs_base);
+  if (!emptied(GS)) report.field("gs.base", n.gs_base, s.gs_base);
   // Whether an instruction that goes over to MMX mode has done so when it raises #XM is the implementation's business.
-  const Item* stopped = stopped_at(sequence, native);
   const bool x87 = native.vector != vec::XM || stopped == nullptr || !stopped->to_mmx;
   report.field("fcw", at<uint16_t>(n, 0), at<uint16_t>(s, 0));
   const auto& items = sequence.items;

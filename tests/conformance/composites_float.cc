@@ -1,8 +1,4 @@
 // Composite items of x87, MMX and SSE.
-#include <algorithm>
-#include <cstring>
-#include <iterator>
-
 #include "tests/conformance/builder.h"
 
 namespace retrovisor::conformance {
@@ -11,46 +7,43 @@ using namespace status;
 
 void Builder::composite_x87_environment() {
   const unsigned kind = random_.pick(3);
-  if (kind == 0) {  // FNSTENV, FLDENV
-    const bool narrow = random_.chance(20);
-    const uint64_t at = good_target(64, 8);
-    Encoding e = memory_form(0, 0xd9, 6, express(at));
-    e.operand16 = narrow;
-    append(e, named("fnstenv", 0, 0, x87));
+  if (kind < 2) {  // FNSTENV, FLDENV; FNSAVE, FRSTOR
+    const bool state = kind == 1;
+    const unsigned bits = random_.chance(80) ? default_operand() : 48u - default_operand();
+    const unsigned bytes = state ? 128 : 64;
+    const uint64_t at = good_target(bytes, 8);
+    const auto form = [&](unsigned digit) {
+      Encoding e = memory_form(0, state ? 0xdd : 0xd9, digit, express(at, Reach{.after = bytes}));
+      e.operand = low(bits);
+      return e;
+    };
+    append(form(6), named(state ? "fnsave" : "fnstenv", 0, 0, x87));
     // Instruction and operand pointers differ between vendors (APM 2, 11.4.4): out with them.
-    if (narrow) {
+    if (bits == 16) {
       for (unsigned field = 6; field < 14; field += 2) store_constant(at + field, 2, 0, true);
     } else {
       for (unsigned field = 12; field < 28; field += 4) store_constant(at + field, 4, 0, true);
     }
     if (random_.chance(60)) {
-      if (random_.chance(50)) store_constant(at + (narrow ? 4 : 8), 2, static_cast<uint32_t>(random_.next() & 0xffff));
-      e = memory_form(0, 0xd9, 4, express(at));
-      e.operand16 = narrow;
-      append(e, named("fldenv"));
+      if (!state && random_.chance(50)) {
+        store_constant(at + (bits == 16 ? 4 : 8), 2, static_cast<uint32_t>(random_.next() & 0xffff));
+      }
+      append(form(4), named(state ? "frstor" : "fldenv"));
     }
     return;
   }
-  if (kind == 1) {  // FNSAVE, FRSTOR
-    const uint64_t at = good_target(128, 8);
-    append(memory_form(0, 0xdd, 6, express(at)), named("fnsave", 0, 0, x87));
-    for (unsigned field = 12; field < 28; field += 4) store_constant(at + field, 4, 0, true);
-    if (random_.chance(60)) append(memory_form(0, 0xdd, 4, express(at)), named("frstor"));
-    return;
-  }
   const uint64_t at = good_target(512, 16);
-  Encoding e = memory_form(1, 0xae, 0, express(at));
-  e.rex_w = random_.chance(50);
-  append(e, named("fxsave", 0, 0, x87));
+  const auto form = [&](unsigned digit) {
+    Encoding e = memory_form(1, 0xae, digit, express(at, Reach{.after = 512}));
+    if (is64() && random_.chance(50)) e.operand = 64;
+    return e;
+  };
+  append(form(0), named("fxsave", 0, 0, x87));
   store_constant(at + 6, 2, 0, true);
   store_constant(at + 8, 8, 0, true);
   store_constant(at + 16, 8, 0, true);
   store_constant(at + 28, 4, 0, true);
-  if (random_.chance(60)) {
-    e = memory_form(1, 0xae, 1, express(at));
-    e.rex_w = random_.chance(50);
-    append(e, named("fxrstor"));
-  }
+  if (random_.chance(60)) append(form(1), named("fxrstor"));
 }
 
 // F2XM1 and its like, on operands of their domain. The sequence ends here: the last bits may differ.
@@ -139,9 +132,17 @@ void Builder::composite_sse() {
     case 3: append(memory_form(1, 0xae, 3, choose_memory(4, 1, kAnywhere)), named("stmxcsr")); return;
     case 4: {  // MASKMOVDQU, MASKMOVQ
       const bool mmx = random_.chance(40);
-      set_register(RDI, good_target(16, 1));
-      Encoding e = register_form(1, 0xf7, random_.pick(mmx ? 8 : 16), random_.pick(mmx ? 8 : 16));
-      e.operand16 = !mmx;
+      const unsigned count = mmx ? 8 : registers();
+      Encoding e = register_form(1, 0xf7, random_.pick(count), random_.pick(count));
+      e.prefix66 = !mmx;
+      const uint64_t target = good_target(16, 1);
+      static constexpr SegReg kSegments[] = {DS, FS, GS, DS, ES, SS};
+      SegReg segment = kSegments[random_.pick(is64() ? 3 : 6)];
+      if (!window(segment).writable || !window(segment).covers(target, 0, 16)) segment = home_;
+      const uint64_t offset = window(segment).offset(target);
+      if (segment != DS) e.segment = prefix_of(segment);
+      e.address = is64() ? 64 : offset < 0xfff0 ? 16 : 32;
+      set_register(RDI, offset | (e.address == 16 ? random_.next() << 16 : 0));
       Item item = named("maskmov");  // how much of its operand it touches, and when, differs between vendors
       item.alignment_open = item.tail = true;
       append(e, item);

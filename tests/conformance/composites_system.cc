@@ -1,8 +1,4 @@
 // Composite items around the machine rather than its data: changed code, segments, single steps, exceptions.
-#include <algorithm>
-#include <cstring>
-#include <iterator>
-
 #include "tests/conformance/builder.h"
 
 namespace retrovisor::conformance {
@@ -11,11 +7,13 @@ using namespace status;
 
 // Writes code into a page that is writable and executable, runs it, changes it, runs it again.
 void Builder::self_modifying() {
+  // The page lies outside the other code segments, and the code counts on a flat DS.
+  if (!is64() && (base_[CS] != 0 || selector_[DS] != kUserSs)) return;
   const uint64_t at = kExecutable + (random_.below(kPageSize - 64) & ~uint64_t{random_.chance(50) ? 7u : 0u});
   const auto call = [&] {
     const unsigned reg = free_register(0);
     set_register(reg, at);
-    append_bytes({low(reg >= 8 ? 0x41 : 0x40), 0xff, low(0xd0 | (reg & 7))}, "call");
+    append(register_form(0, 0xff, 2, reg), named("call"));
   };
   if (random_.chance(50)) {
     // alu r32, r32; ret. Then with other registers and another operation.
@@ -30,11 +28,12 @@ void Builder::self_modifying() {
     }
     return;
   }
-  // mov byte [rip + distance], opcode; nop...; ret: changes an instruction ahead of itself, in the same block.
+  // mov byte [address], opcode; nop...; ret: changes an instruction ahead of itself, in the same block.
   const unsigned distance = random_.pick(6);
+  const auto field = static_cast<uint32_t>(is64() ? distance : at + 7 + distance);
   static constexpr uint8_t kFlagOps[] = {0xf8, 0xf9, 0xfc, 0xfd, 0x90, 0x98, 0x99};
-  store_constant(at, 4, 0x05c6 | distance << 16);
-  store_constant(at + 4, 4, uint32_t{random_.of(kFlagOps)} << 16 | 0x90u << 24);
+  store_constant(at, 4, 0x05c6 | field << 16);
+  store_constant(at + 4, 4, field >> 16 | uint32_t{random_.of(kFlagOps)} << 16 | 0x90u << 24);
   store_constant(at + 8, 4, 0x90909090);
   store_constant(at + 12, 4, 0xc3c3c3c3);
   need(CF);
@@ -44,37 +43,15 @@ void Builder::self_modifying() {
   }
 }
 
-// DS and ES take null and data selectors in 64-bit mode; VERR, VERW, LAR, LSL look at what Linux's GDT has too.
-void Builder::segment_registers() {
-  static constexpr uint16_t kSelectors[] = {0, 1, 2, 3, kUserSs, kUserSs, 0x28, kUserCs, 0x23};
-  const unsigned reg = free_register(0);
-  const auto rex_b = low(reg >= 8 ? 0x41 : 0x40);
-  const unsigned number = reg & 7;
-  const uint16_t selector = random_.of(kSelectors);
-  set_register(reg, selector);
-  switch (random_.pick(4)) {
-    case 0: append_bytes({rex_b, 0x8e, low((random_.chance(50) ? 0xd8 : 0xc0) | number)}, "mov"); return;  // DS, ES
-    case 1: append_bytes({rex_b, 0x0f, 0x00, low((random_.chance(50) ? 0xe0 : 0xe8) | number)}, "verr/verw", ZF); return;
-    case 2: {
-      const unsigned to = pick_register(true);
-      const auto rex = low((random_.chance(50) ? 0x48u : 0x40u) | (to >= 8 ? 4u : 0u) | (reg >= 8 ? 1u : 0u));
-      append_bytes({rex, 0x0f, low(random_.chance(50) ? 0x02 : 0x03), low(0xc0 | (to & 7) << 3 | number)}, "lar/lsl", ZF);
-      known_[to].reset();
-      return;
-    }
-    default:  // SS
-      if (selector == kUserSs) append_bytes({rex_b, 0x8e, low(0xd0 | number)}, "mov");
-      return;
-  }
-}
-
 void Builder::segment_bases() {
   const unsigned reg = free_register(0);
   const auto which = random_.pick(4);  // RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE
   const bool wide = random_.chance(70);
   if (which >= 2) set_register(reg, random_.chance(80) ? random_.next() >> 17 : random_.integer());
-  const uint8_t rex = low((wide ? 0x48u : 0x40u) | (reg >= 8 ? 1u : 0u));
-  append_bytes({0xf3, rex, 0x0f, 0xae, low(0xc0 | which << 3 | (reg & 7))}, "fsgsbase");
+  Encoding e = register_form(1, 0xae, which, reg);
+  e.rep = 0xf3;
+  e.operand = wide ? 64 : 32;
+  append(e, named("fsgsbase"));
   if (which < 2) known_[reg].reset();
   // The bases that memory operands count on are gone.
   ended_ = ended_ || which >= 2;
@@ -84,9 +61,11 @@ void Builder::composite_system() {
   const unsigned kind = random_.pick(10);
   if (kind < 4) {
     self_modifying();
+  } else if (kind < 6) {
+    inspect_selector();
   } else if (kind < 8) {
-    segment_registers();
-  } else if (kind < 9 && depth_ == 0 && generator_.fsgsbase_) {
+    load_segment();
+  } else if (kind < 9 && depth_ == 0 && is64() && generator_.repertoire_.fsgsbase && sequence_.mode == Mode::bits64) {
     segment_bases();
   }
 }
@@ -95,22 +74,44 @@ void Builder::composite_system() {
 void Builder::single_step() {
   const auto arm = [&] {
     need(flags);
-    append_bytes({0x68, low(random_.next() & 0xd5), low(0x01 | (random_.next() & 0x0c)), 0, 0}, "push");
-    append_bytes({0x9d}, "popf", flags);
+    const unsigned bits = random_.chance(80) ? mode_bits() : is64() || mode_ == Mode::bits32 ? 16 : 32;
+    push_constant(static_cast<uint32_t>((random_.next() & 0xcd5) | flag::TF), bits);
+    append(plain(0x9d, stack_operand(bits)), named("popf", flags));
+    move_sp(bits / 8);
   };
   if (random_.chance(30)) {
-    set_register(RSI, page_address(PageKind::read_write) + 64 + random_.below(kPageSize - 128));
-    set_register(RDI, page_address(PageKind::read_write) + 64 + random_.below(kPageSize - 128));
+    const auto point = [&](unsigned reg, SegReg segment) {
+      const uint64_t target = page_address(PageKind::read_write) + 64 + random_.below(kPageSize - 128);
+      set_register(reg, window(segment).offset(target));
+    };
+    point(RSI, DS);
+    point(RDI, ES);
     set_register(RCX, random_.below(4));
     arm();
     static constexpr uint8_t kStrings[] = {0xa4, 0xa5, 0xaa, 0xab, 0xac, 0xad};
-    append_bytes({0xf3, random_.of(kStrings)}, "rep");
+    Encoding e = plain(random_.of(kStrings));
+    e.rep = 0xf3;
+    append(e, named("rep"));
     forget(1 << RAX | 1 << RCX | 1 << RSI | 1 << RDI);
     return;
   }
+  const auto ss = selector_[SS];
+  if (ss && random_.chance(15)) {  // a load of SS holds the trap back for an instruction
+    const unsigned reg = free_register(0);
+    set_register(reg, *ss);
+    arm();
+    append(register_form(0, 0x8e, SS, reg), named("mov"));
+    append_bytes({0x90}, "nop");
+    append_bytes({0x90}, "nop");
+    return;
+  }
   arm();
+  if (!is64() && depth_ == 0 && random_.chance(15)) {
+    visit();
+    return;
+  }
   // Not the first half of a composite: it may leave behind what the second half hides.
-  if (!generator_.draw_.empty()) form(generator_.forms_[generator_.draw_[random_.below(generator_.draw_.size())]]);
+  (void)random_form();
 }
 
 void Builder::composite_fault() {
@@ -120,10 +121,7 @@ void Builder::composite_fault() {
   };
   static constexpr Bytes kFaults[] = {
       // #UD
-      {2, {0x0f, 0x0b}}, {3, {0x0f, 0xb9, 0xc0}}, {1, {0x06}}, {1, {0x07}}, {1, {0x0e}}, {1, {0x16}}, {1, {0x17}},
-      {1, {0x1e}}, {1, {0x1f}}, {1, {0x27}}, {1, {0x2f}}, {1, {0x37}}, {1, {0x3f}}, {1, {0x60}}, {1, {0x61}},
-      {3, {0x82, 0xc0, 0x01}}, {1, {0xce}}, {2, {0xd4, 0x0a}}, {7, {0xea, 0, 0, 0, 0, 0x33, 0}},
-      {7, {0x9a, 0, 0, 0, 0, 0x33, 0}}, {2, {0x0f, 0x04}}, {2, {0x0f, 0x0a}}, {2, {0x0f, 0x0c}},
+      {2, {0x0f, 0x0b}}, {3, {0x0f, 0xb9, 0xc0}}, {2, {0x0f, 0x04}}, {2, {0x0f, 0x0a}}, {2, {0x0f, 0x0c}},
       {3, {0x0f, 0x24, 0xc0}}, {3, {0x0f, 0x26, 0xc0}}, {2, {0x0f, 0x36}}, {2, {0x0f, 0x39}},
       {3, {0xf0, 0x01, 0xc8}},  // lock add eax, ecx
       {4, {0xf0, 0x8b, 0x45, 0x00}},  // lock mov
@@ -140,14 +138,31 @@ void Builder::composite_fault() {
       {1, {0xf4}}, {1, {0xfa}}, {1, {0xfb}}, {2, {0xe4, 0x80}}, {2, {0xe6, 0x80}}, {1, {0xec}}, {1, {0xef}},
       {1, {0x6c}}, {1, {0x6f}}, {2, {0x0f, 0x06}}, {2, {0x0f, 0x08}}, {2, {0x0f, 0x09}}, {2, {0x0f, 0x30}},
       {2, {0x0f, 0x32}}, {3, {0x0f, 0x20, 0xc0}}, {3, {0x0f, 0x22, 0xd8}}, {3, {0x0f, 0x21, 0xf8}},
-      {3, {0x0f, 0x23, 0xc0}}, {3, {0x0f, 0x01, 0xf8}}, {3, {0x0f, 0x00, 0xd0}}, {3, {0x0f, 0x00, 0xd8}},
-      {3, {0x0f, 0x01, 0xf0}},
+      {3, {0x0f, 0x23, 0xc0}}, {3, {0x0f, 0x00, 0xd0}}, {3, {0x0f, 0x00, 0xd8}},
+      {3, {0x0f, 0x01, 0xf0}}, {3, {0x0f, 0x01, 0xf8}},
       // software interrupts, traps (not INT1: hypervisors have been seen to report the wrong RIP)
       {1, {0xcc}}, {2, {0xcd, 0x03}}, {2, {0xcd, 0x04}}, {2, {0xcd, 0x0d}}, {2, {0xcd, 0x21}},
       {2, {0xcd, 0xff}},
   };
+  // #UD in 64-bit mode alone.
+  static constexpr Bytes kFaults64[] = {
+      {1, {0x06}}, {1, {0x07}}, {1, {0x0e}}, {1, {0x16}}, {1, {0x17}}, {1, {0x1e}}, {1, {0x1f}}, {1, {0x27}},
+      {1, {0x2f}}, {1, {0x37}}, {1, {0x3f}}, {1, {0x60}}, {1, {0x61}}, {3, {0x82, 0xc0, 0x01}}, {1, {0xce}},
+      {2, {0xd4, 0x0a}}, {7, {0xea, 0, 0, 0, 0, 0x33, 0}}, {7, {0x9a, 0, 0, 0, 0, 0x33, 0}},
+  };
+  // And elsewhere alone.
+  static constexpr Bytes kFaultsLegacy[] = {
+      {4, {0xf3, 0x0f, 0xae, 0xc0}}, {4, {0xf3, 0x0f, 0xae, 0xd8}},  // rdfsbase, wrgsbase
+      {2, {0xd4, 0x00}},        // aam 0: #DE
+      {3, {0xf0, 0x40, 0x90}}, {2, {0xf0, 0x27}}, {2, {0xf0, 0x60}}, {3, {0xf0, 0x63, 0xc0}},
+  };
   if (random_.chance(15)) {
     single_step();
+    return;
+  }
+  if (random_.chance(15)) {
+    const Bytes& f = is64() ? random_.of(kFaults64) : random_.of(kFaultsLegacy);
+    append_bytes(std::span<const uint8_t>(f.bytes, f.length), named("fault"));
     return;
   }
   if (random_.chance(4)) {  // sixteen bytes: #GP

@@ -6,7 +6,7 @@
 
 namespace retrovisor::conformance {
 
-enum class Group : uint8_t { integer, bits, control, string, system, x87, mmx, sse, fault, count };
+enum class Group : uint8_t { integer, bits, control, string, system, x87, mmx, sse, fault, legacy, count };
 inline constexpr unsigned kGroups = static_cast<unsigned>(Group::count);
 const char* to_string(Group group);
 
@@ -27,9 +27,13 @@ enum class Size : uint8_t {
   fixed,   // no choice; prefixes 66 and REX.W keep away
   byte,
   v,       // 16, 32, 64
-  y,       // 32, 64
-  stack,   // 64, 16
+  y,       // 32, 64; no prefix 66
+  vy,      // 32, 64; other sizes would be undefined
+  stack,   // 64, 16; in other modes 32, 16
 };
+
+// Modes an instruction exists in.
+enum class Where : uint8_t { anywhere, only64, never64 };
 
 enum class Imm : uint8_t { none, b, z, v, count5 /* shift count */, small /* 0-7 */, cmpstr };
 
@@ -47,6 +51,7 @@ struct Form {
   uint8_t opcode = 0;
   int8_t digit = op::reg;  // 0-7: opcode extension
   Size size = Size::fixed;
+  Where where = Where::anywhere;
   File rm = File::none;    // also of the register in the opcode
   File reg = File::none;
   bool rm_register = true;
@@ -57,7 +62,6 @@ struct Form {
   bool no_access = false;  // LEA, NOP, PREFETCH: address is not touched
   bool writes_rm = false;
   bool writes_reg = false;
-  bool reads_only_low = false;
   bool lockable = false;
   bool atomic = false;     // XCHG: locked without prefix
   Imm imm = Imm::none;
@@ -67,11 +71,14 @@ struct Form {
   Status reads = 0;
   bool shift = false;      // flags depend on the count
   bool by_cl = false;
+  bool piecemeal = false;  // a fault may leave some of the clobbered registers changed
+  int8_t pops = 0;         // how many operands it takes off the stack; negative: puts on it
   bool approximate = false;  // RCPPS and its like
   uint8_t weight = 4;
 };
 
 std::vector<Form> integer_forms();
+std::vector<Form> legacy_forms();
 std::vector<Form> x87_forms();
 std::vector<Form> mmx_sse_forms();
 

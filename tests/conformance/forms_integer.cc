@@ -138,6 +138,7 @@ void arithmetic(std::vector<Form>& out) {
   out.push_back(f);
   for (const bool wide : {false, true}) {
     f = group(wide ? "cmpxchg16b" : "cmpxchg8b", 1, 0xc7, 1, wide ? Size::y : Size::fixed);
+    if (wide) f.where = Where::only64;
     f.rm = File::none;
     f.rm_register = false;
     f.memory = wide ? 0 : 8;  // Size::y: twice the operand size, see the encoder
@@ -179,6 +180,7 @@ void moves(std::vector<Form>& out) {
     out.push_back(f);
   }
   Form f = base("movsxd", 0, 0x63, Size::y);
+  f.where = Where::only64;
   f.memory = 4;
   f.writes_reg = true;
   out.push_back(f);
@@ -198,7 +200,7 @@ void moves(std::vector<Form>& out) {
   f.rm_register = false;
   f.writes_rm = true;
   out.push_back(f);
-  f = base("bswap", 1, 0xc8, Size::y);
+  f = base("bswap", 1, 0xc8, Size::vy);
   f.digit = op::in_opcode;
   f.reg = File::none;
   f.writes_rm = true;
@@ -292,27 +294,34 @@ void stack(std::vector<Form>& out) {
   Form f = base("push", 0, 0x50, Size::stack);
   f.digit = op::in_opcode;
   f.reg = File::none;
+  f.pops = -1;
   f.weight = 8;
   out.push_back(f);
   f = base("pop", 0, 0x58, Size::stack);
   f.digit = op::in_opcode;
   f.reg = File::none;
   f.writes_rm = true;
+  f.pops = 1;
   f.weight = 8;
   out.push_back(f);
   f = group("push", 0, 0xff, 6, Size::stack);
+  f.pops = -1;
   out.push_back(f);
   f = group("pop", 0, 0x8f, 0, Size::stack);
+  f.pops = 1;
   f.writes_rm = true;
   out.push_back(f);
   f = bare("push", 0, 0x68, Size::stack);
   f.imm = Imm::z;
+  f.pops = -1;
   out.push_back(f);
   f = bare("push", 0, 0x6a, Size::stack);
   f.imm = Imm::b;
+  f.pops = -1;
   out.push_back(f);
   f = bare("pushf", 0, 0x9c, Size::stack);
   f.reads = flags;
+  f.pops = -1;
   out.push_back(f);
   f = bare("leave", 0, 0xc9, Size::stack);
   f.clobbers = 1 << 4 | 1 << 5;
@@ -393,11 +402,85 @@ void bit_operations(std::vector<Form>& out) {
   }
 }
 
+void decimal(std::vector<Form>& out) {
+  const auto adjust = [&](const char* name, unsigned opcode, Status defines, Status reads) {
+    Form f = bare(name, 0, opcode);
+    f.defines = defines;
+    f.undefines = flags & ~defines;
+    f.reads = reads;
+    f.clobbers = kRax;
+    f.weight = 12;
+    if (opcode == 0xd4 || opcode == 0xd5) f.imm = Imm::b;
+    out.push_back(f);
+  };
+  adjust("daa", 0x27, flags & ~OF, CF | AF);
+  adjust("das", 0x2f, flags & ~OF, CF | AF);
+  adjust("aaa", 0x37, CF | AF, AF);
+  adjust("aas", 0x3f, CF | AF, AF);
+  adjust("aam", 0xd4, SF | ZF | PF, 0);
+  adjust("aad", 0xd5, SF | ZF | PF, 0);
+}
+
 }  // namespace
+
+std::vector<Form> legacy_forms() {
+  std::vector<Form> out;
+  decimal(out);
+  for (const unsigned opcode : {0x40u, 0x48u}) {
+    Form f = base(opcode == 0x40 ? "inc" : "dec", 0, opcode, Size::v);
+    f.digit = op::in_opcode;
+    f.reg = File::none;
+    f.writes_rm = true;
+    f.defines = flags & ~CF;
+    f.weight = 20;
+    out.push_back(f);
+  }
+  for (int digit = 0; digit < 8; ++digit) {  // 82: another 80
+    const bool logic = digit == 1 || digit == 4 || digit == 6;
+    Form f = group("alu", 0, 0x82, digit, Size::byte);
+    f.imm = Imm::b;
+    f.writes_rm = f.lockable = digit != 7;
+    f.defines = logic ? kLogic : flags;
+    f.undefines = logic ? AF : 0;
+    f.reads = digit == 2 || digit == 3 ? CF : 0;
+    f.weight = 2;
+    out.push_back(f);
+  }
+  Form f = bare("salc", 0, 0xd6);
+  f.reads = CF;
+  f.clobbers = kRax;
+  f.weight = 8;
+  out.push_back(f);
+  f = bare("into", 0, 0xce);
+  f.reads = OF;
+  f.weight = 3;
+  out.push_back(f);
+  f = bare("pusha", 0, 0x60, Size::stack);
+  f.pops = -8;
+  f.weight = 8;
+  out.push_back(f);
+  f = bare("popa", 0, 0x61, Size::stack);
+  f.pops = 8;
+  f.piecemeal = true;
+  f.clobbers = 0xef;
+  f.weight = 5;
+  out.push_back(f);
+  f = base("arpl", 0, 0x63, Size::fixed);
+  f.memory = 2;
+  f.writes_rm = true;
+  f.defines = ZF;
+  f.weight = 12;
+  out.push_back(f);
+  for (Form& form : out) {
+    form.group = Group::legacy;
+    form.where = Where::never64;
+  }
+  return out;
+}
 
 const char* to_string(Group group) {
   static constexpr const char* kNames[kGroups] = {"integer", "bits", "control", "string", "system",
-                                                  "x87",     "mmx",  "sse",     "fault"};
+                                                  "x87",     "mmx",  "sse",     "fault",  "legacy"};
   return kNames[static_cast<unsigned>(group)];
 }
 

@@ -1,7 +1,8 @@
 // conformance: runs random instruction sequences natively and in the soft engine and compares registers, defined flags,
-// memory and faults. Exit code 0: no difference; 1: differences; 2: could not run.
+// memory and faults. Exit code 0: no difference; 1: differences; 2: could not run; 77: this host cannot run any of it.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <cstdio>
@@ -23,16 +24,20 @@ struct Options {
   uint64_t seed = 0;
   uint64_t count = 20'000'000;  // instructions; a repeated one counts once
   GroupMask groups = kAllGroups;
-  std::string only;
+  std::array<bool, kModes> modes = {true, false, false};
+  std::string modes_text, only;
   uint64_t sequence = UINT64_MAX;  // this one alone
   unsigned differences = 10;       // to report before giving up
   bool self = false;
+  bool whole = false;
 };
 
 constexpr std::string_view kUsage =
-    "usage: conformance [--seed N] [--count INSTRUCTIONS] [--only GROUP[,GROUP...]] [--sequence INDEX]\n"
-    "                   [--differences N] [--self]\n"
-    "groups: integer bits control string system x87 mmx sse fault\n"
+    "usage: conformance [--seed N] [--count INSTRUCTIONS] [--modes MODE[,MODE...]] [--only GROUP[,GROUP...]]\n"
+    "                   [--sequence INDEX] [--differences N] [--self] [--whole]\n"
+    "modes: 64 (what is run without --modes), 32, 16: 64-bit mode, and compatibility mode with 32- and 16-bit code\n"
+    "groups: integer bits control string system x87 mmx sse fault legacy\n"
+    "--whole reports sequences as they were drawn, not minimised\n"
     "--self runs both times natively: what differs then is not the engine's fault\n";
 
 bool number(std::string_view text, uint64_t& out) {
@@ -42,31 +47,48 @@ bool number(std::string_view text, uint64_t& out) {
   return error == std::errc{} && end == text.data() + text.size();
 }
 
-bool parse_groups(std::string_view text, GroupMask& out) {
+// A list of names as the set of their numbers.
+template <class Name>
+bool parse_list(std::string_view text, unsigned count, Name name_of, uint32_t& out) {
   out = 0;
   while (!text.empty()) {
     const std::string_view name = text.substr(0, text.find(','));
     text.remove_prefix(std::min(text.size(), name.size() + 1));
-    unsigned group = 0;
-    while (group < kGroups && name != to_string(static_cast<Group>(group))) ++group;
-    if (group == kGroups) return false;
-    out |= 1u << group;
+    unsigned i = 0;
+    while (i < count && name != name_of(i)) ++i;
+    if (i == count) return false;
+    out |= 1u << i;
   }
   return out != 0;
+}
+
+constexpr std::array<std::string_view, kModes> kModeNames = {"64", "32", "16"};
+
+bool parse_modes(std::string_view text, std::array<bool, kModes>& out) {
+  uint32_t set = 0;
+  if (!parse_list(text, kModes, [](unsigned i) { return kModeNames[i]; }, set)) return false;
+  for (unsigned i = 0; i < kModes; ++i) out[i] = (set >> i & 1) != 0;
+  return true;
 }
 
 bool parse(int argc, char** argv, Options& out) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view option = argv[i];
-    if (option == "--self") {
-      out.self = true;
+    if (option == "--self" || option == "--whole") {
+      (option == "--self" ? out.self : out.whole) = true;
       continue;
     }
     if (++i == argc) return false;
     uint64_t n = 0;
     if (option == "--only") {
       out.only = argv[i];
-      if (!parse_groups(argv[i], out.groups)) return false;
+      const auto name = [](unsigned group) { return std::string_view(to_string(static_cast<Group>(group))); };
+      if (!parse_list(argv[i], kGroups, name, out.groups)) return false;
+      continue;
+    }
+    if (option == "--modes") {
+      out.modes_text = argv[i];
+      if (!parse_modes(argv[i], out.modes)) return false;
       continue;
     }
     if (!number(argv[i], n)) return false;
@@ -85,10 +107,21 @@ bool parse(int argc, char** argv, Options& out) {
   return true;
 }
 
+// The options that choose what is drawn.
+std::string selection(const Options& options) {
+  std::string text;
+  if (!options.modes_text.empty()) text += " --modes " + options.modes_text;
+  if (!options.only.empty()) text += " --only " + options.only;
+  return text;
+}
+
+constexpr int kSkipped = 77;  // CTest's SKIP_RETURN_CODE
+
 class Harness {
  public:
   explicit Harness(const Options& options)
-      : options_(options), generator_(options.seed, options.groups, host_has_fsgsbase()) {}
+      : options_(options), repertoire_{options.seed, options.groups, options.modes, host_has_fsgsbase(), false},
+        generator_(repertoire_) {}
 
   Result<int> run() {
     auto native = NativeRunner::create();
@@ -97,6 +130,10 @@ class Harness {
     auto soft = SoftRunner::create();
     if (!soft.ok()) return soft.error();
     soft_ = std::move(*soft);
+    RV_TRY(probe());
+    const auto& modes = repertoire_.modes;
+    if (std::none_of(modes.begin(), modes.end(), [](bool on) { return on; })) return kSkipped;
+    generator_ = Generator(repertoire_);
 
     if (options_.sequence != UINT64_MAX) {
       RV_TRY(run_range(options_.sequence, 1));
@@ -122,6 +159,38 @@ class Harness {
   }
 
  private:
+  // Takes out of the repertoire what the host cannot do.
+  Result<void> probe() {
+    auto& modes = repertoire_.modes;
+    const auto skip = [&](Mode mode, std::string_view why) {
+      bool& on = modes[static_cast<unsigned>(mode)];
+      if (on) fmt::print("SKIPPED: {}-bit code: {}\n", kModeNames[static_cast<unsigned>(mode)], why);
+      on = false;
+    };
+    const bool legacy = modes[1] || modes[2];
+    repertoire_.ldt = native_->ldt_missing().empty();
+    if (legacy && !repertoire_.fsgsbase) {
+      skip(Mode::bits32, "needs FSGSBASE");
+      skip(Mode::bits16, "needs FSGSBASE");
+    }
+    if (legacy && !repertoire_.ldt) {
+      if (modes[1]) fmt::print("SKIPPED: segments of a local descriptor table: {}\n", native_->ldt_missing());
+      skip(Mode::bits16, native_->ldt_missing());
+    }
+    for (const Mode mode : {Mode::bits32, Mode::bits16}) {
+      if (!modes[static_cast<unsigned>(mode)]) continue;
+      batch_.count = 1;
+      const Sequence sequence = empty_sequence(mode);
+      sequence.write(batch_.code.data());
+      batch_.states[0] = sequence.start;
+      auto outcome = native_->run(batch_);
+      if (!outcome.ok()) return outcome.error();
+      if ((*outcome)->vector != kNoFault) skip(mode, fmt::format("the host answers it with {}", describe_end(**outcome)));
+    }
+    std::fflush(stdout);
+    return {};
+  }
+
   // Sequences first..first+count-1, all of one batch.
   Result<void> run_range(uint64_t first, unsigned count) {
     // A batch always fills the slots its sequences belong to; unused slots hold a bare exit.
@@ -151,6 +220,7 @@ class Harness {
   Result<void> run_regressions() {
     generator_.fill_arena(0, batch_.arena);
     for (const Regression& r : regressions()) {
+      if (!repertoire_.modes[static_cast<unsigned>(r.sequence.mode)] || (r.needs_ldt && !repertoire_.ldt)) continue;
       RV_TRY(execute({r.sequence}));
       ++sequences_;
       if (differences(r.sequence, native_outcomes_[0], soft_outcomes_[0]).empty()) continue;
@@ -187,20 +257,26 @@ class Harness {
       changed = false;
       for (size_t i = sequence.items.size(); i-- > 0;) {
         const Item& item = sequence.items[i];
-        if (item.tail || item.bytes[0] == 0x90) continue;
+        if ((item.tail && !item.inner) || item.bytes[0] == 0x90) continue;
         Sequence shorter = sequence;
         size_t k = i;
         do {
-          const uint8_t length = shorter.items[k].length;
-          shorter.items[k] = Item{};
-          shorter.items[k].length = length;
-          shorter.items[k].bytes.fill(0x90);
-        } while (++k < shorter.items.size() && shorter.items[k].tail);
+          Item& gone = shorter.items[k];
+          Item nop;
+          nop.length = gone.length;
+          nop.mode = gone.mode;
+          nop.tail = gone.tail;
+          nop.inner = gone.inner;
+          nop.closing = gone.closing;
+          nop.bytes.fill(0x90);
+          gone = nop;
+        } while (++k < shorter.items.size() && shorter.items[k].tail &&
+                 !(item.inner && (shorter.items[k].inner || shorter.items[k].closing)));
         if (shorter.undefined_before().empty()) continue;
         RV_TRY(execute({shorter}));
         if (differences(shorter, native_outcomes_[0], soft_outcomes_[0]).empty()) continue;
         const Item* stopped = stopped_at(shorter, native_outcomes_[0]);
-        if (stopped != nullptr && stopped->tail) continue;  // what it should have hidden is another difference
+        if (stopped != nullptr && stopped->tail && !stopped->inner) continue;  // what it should have hidden is another difference
         sequence = std::move(shorter);
         changed = true;
       }
@@ -209,7 +285,7 @@ class Harness {
   }
 
   Result<void> report(const Sequence& sequence, const std::string& name, bool reproducible) {
-    auto small = minimise(sequence);
+    auto small = options_.whole ? Result<Sequence>(sequence) : minimise(sequence);
     if (!small.ok()) return small.error();
     RV_TRY(execute({*small}));
     const Outcome &native = native_outcomes_[0], &soft = soft_outcomes_[0];
@@ -219,8 +295,7 @@ class Harness {
     fmt::print("  ended: native {}; soft {}\n{}", describe_end(native), describe_end(soft), text);
     fmt::print("  before: {}\n", start_text(small->start));
     if (reproducible) {
-      const std::string only = options_.only.empty() ? "" : " --only " + options_.only;
-      fmt::print("  reproduce: conformance --seed {:#x}{} --sequence {}\n", options_.seed, only, sequence.index);
+      fmt::print("  reproduce: conformance --seed {:#x}{} --sequence {}\n", options_.seed, selection(options_), sequence.index);
     }
     std::fflush(stdout);
     return {};
@@ -236,11 +311,14 @@ class Harness {
     std::memcpy(&fcw, &s.fx[0], 2);
     std::memcpy(&fsw, &s.fx[2], 2);
     std::memcpy(&mxcsr, &s.fx[24], 4);
-    return text + fmt::format("rflags={:x} fs={:x} gs={:x} fcw={:x} fsw={:x} ftw={:x} mxcsr={:x}", s.rflags, s.fs_base,
+    text += fmt::format("es={:x} cs={:x} ss={:x} ds={:x} fs={:x} gs={:x} ", s.selector[0], s.selector[1], s.selector[2],
+                        s.selector[3], s.selector[4], s.selector[5]);
+    return text + fmt::format("rflags={:x} fs.base={:x} gs.base={:x} fcw={:x} fsw={:x} ftw={:x} mxcsr={:x}", s.rflags, s.fs_base,
                               s.gs_base, fcw, fsw, s.fx[4], mxcsr);
   }
 
   const Options& options_;
+  Repertoire repertoire_;
   Generator generator_;
   std::unique_ptr<NativeRunner> native_;
   std::unique_ptr<SoftRunner> soft_;
@@ -253,7 +331,7 @@ class Harness {
 };
 
 int run(const Options& options) {
-  fmt::print("seed {:#x}{}{}\n", options.seed, options.only.empty() ? "" : ", groups ", options.only);
+  fmt::print("seed {:#x}{}\n", options.seed, selection(options));
   std::fflush(stdout);
   const auto begin = std::chrono::steady_clock::now();
   Harness harness(options);

@@ -1,5 +1,6 @@
 #include "tests/conformance/native.h"
 
+#include <asm/ldt.h>
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -20,6 +21,9 @@
 #include <cstring>
 #include <ctime>
 
+#include "tests/conformance/segments.h"
+#include "vmm/cpu/registers.h"
+
 // The signal handler runs with FS and GS bases of the sequence's choosing: nothing it calls may touch thread-local
 // storage (which includes lazy binding; the executable is linked with -z now).
 #define RV_NO_SANITIZE __attribute__((no_sanitize("address", "undefined", "thread")))
@@ -31,8 +35,10 @@ asm(R"(
   .balign 64
   .globl conformance_state
   .hidden conformance_state
-conformance_state: .skip 672
+conformance_state: .skip 688
 conformance_rsp: .skip 8
+conformance_target: .skip 6
+conformance_ss: .skip 2
 conformance_host_fs: .skip 8
   .globl conformance_fsgsbase
   .hidden conformance_fsgsbase
@@ -42,7 +48,9 @@ conformance_fsgsbase: .skip 8
 conformance_ended: .skip 8
   .popsection
   .pushsection .rodata
+  .balign 4
 conformance_mxcsr: .long 0x1f80
+conformance_user_ss: .word 0x2b
   .popsection
 
   .pushsection .text
@@ -58,30 +66,33 @@ conformance_enter:
   push %r15
   mov %rsp, conformance_rsp(%rip)
   movq $0, conformance_ended(%rip)
+  mov 128(%rdi), %rax
+  mov %eax, conformance_target(%rip)
+  movzwl 162(%rdi), %eax
+  mov %ax, conformance_target+4(%rip)
+  movzwl 164(%rdi), %eax
+  mov %ax, conformance_ss(%rip)
   cmpq $0, conformance_fsgsbase(%rip)
   je 1f
   rdfsbase %rax
   mov %rax, conformance_host_fs(%rip)
+  mov 168(%rdi), %fs
+  mov 170(%rdi), %gs
   mov 144(%rdi), %rax
   wrfsbase %rax
   mov 152(%rdi), %rax
   wrgsbase %rax
 1:
-  xor %eax, %eax
-  mov %eax, %ds
-  mov %eax, %es
-  fxrstor64 160(%rdi)
-  mov %ss, %eax
-  push %rax
-  pushq 32(%rdi)
+  mov 166(%rdi), %ds
+  mov 160(%rdi), %es
+  fxrstor64 176(%rdi)
   pushq 136(%rdi)
-  mov %cs, %eax
-  push %rax
-  pushq 128(%rdi)
+  popfq
   mov 0(%rdi), %rax
   mov 8(%rdi), %rcx
   mov 16(%rdi), %rdx
   mov 24(%rdi), %rbx
+  mov 32(%rdi), %rsp
   mov 40(%rdi), %rbp
   mov 48(%rdi), %rsi
   mov 64(%rdi), %r8
@@ -93,8 +104,10 @@ conformance_enter:
   mov 112(%rdi), %r14
   mov 120(%rdi), %r15
   mov 56(%rdi), %rdi
-  iretq
+  mov conformance_ss(%rip), %ss
+  ljmpl *conformance_target(%rip)
 
+  # With a 16-bit stack segment an interrupt may spoil the upper half of RSP, so SS comes before RSP.
   .globl conformance_exit
   .hidden conformance_exit
 conformance_exit:
@@ -114,24 +127,36 @@ conformance_exit:
   mov %r13, conformance_state+104(%rip)
   mov %r14, conformance_state+112(%rip)
   mov %r15, conformance_state+120(%rip)
+  mov %cs, conformance_state+162(%rip)
+  mov %ss, conformance_state+164(%rip)
+  mov conformance_user_ss(%rip), %ss
   mov conformance_rsp(%rip), %rsp
   pushfq
   popq conformance_state+136(%rip)
-  fxsave64 conformance_state+160(%rip)
+  fxsave64 conformance_state+176(%rip)
   movq $1, conformance_ended(%rip)
   .globl conformance_resume
   .hidden conformance_resume
 conformance_resume:
+  mov %es, conformance_state+160(%rip)
+  mov %ds, conformance_state+166(%rip)
+  mov %fs, conformance_state+168(%rip)
+  mov %gs, conformance_state+170(%rip)
   pushq $2
   popfq
   fninit
   ldmxcsr conformance_mxcsr(%rip)
+  xor %ecx, %ecx
+  mov %ecx, %ds
+  mov %ecx, %es
   cmpq $0, conformance_fsgsbase(%rip)
   je 1f
   rdfsbase %rax
   mov %rax, conformance_state+144(%rip)
   rdgsbase %rax
   mov %rax, conformance_state+152(%rip)
+  mov %ecx, %fs
+  mov %ecx, %gs
   mov conformance_host_fs(%rip), %rax
   wrfsbase %rax
 1:
@@ -157,8 +182,9 @@ void conformance_resume();
 
 namespace retrovisor::conformance {
 
-static_assert(offsetof(State, rip) == 128 && offsetof(State, fs_base) == 144 && offsetof(State, fx) == 160);
-static_assert(sizeof(State) == 672);
+static_assert(offsetof(State, rip) == 128 && offsetof(State, fs_base) == 144 && offsetof(State, selector) == 160 &&
+              offsetof(State, fx) == 176);
+static_assert(sizeof(State) == 688);
 
 struct NativeRunner::Shared {
   // Futex words: the number of the batch asked for, and of the last one finished.
@@ -208,12 +234,17 @@ RV_NO_SANITIZE void on_fault(int, siginfo_t*, void* context) {
   s.rflags = static_cast<uint64_t>(g[REG_EFL]);
   auto* fx = reinterpret_cast<uint8_t*>(uc->uc_mcontext.fpregs);
   __builtin_memcpy(s.fx.data(), fx, s.fx.size());
+  // The kernel stores CS and SS; the others are still the sequence's own and are read by conformance_resume.
+  const auto selectors = static_cast<uint64_t>(g[REG_CSGSFS]);
+  s.selector[CS] = static_cast<uint16_t>(selectors);
+  s.selector[SS] = static_cast<uint16_t>(selectors >> 48);
   g_fault.vector = static_cast<uint8_t>(g[REG_TRAPNO]);
   g_fault.error_code = static_cast<uint32_t>(g[REG_ERR]);
   g_fault.cr2 = g_fault.vector == 14 ? static_cast<uint64_t>(g[REG_CR2]) : 0;
   g[REG_RIP] = static_cast<greg_t>(reinterpret_cast<uintptr_t>(&conformance_resume));
   g[REG_RSP] = static_cast<greg_t>(conformance_rsp);
   g[REG_EFL] = 0x202;
+  g[REG_CSGSFS] = static_cast<greg_t>(kUserCs | uint64_t{kUserSs} << 48);
   // Nothing pending may be left for the kernel's or our own next x87 or SSE instruction.
   fx[0] = 0x7f;
   fx[1] = 0x03;
@@ -263,6 +294,29 @@ bool map_at(uint64_t address, uint64_t size, int protection, int fd, uint64_t of
   return mmap(wanted, size, protection, flags, fd, static_cast<off_t>(offset)) == wanted;
 }
 
+// Loads the local descriptor table. 0, or errno.
+int install_ldt() {
+  const auto& table = local_descriptors();
+  for (unsigned i = 0; i < table.size(); ++i) {
+    const Descriptor& d = table[i];
+    user_desc u{};
+    u.entry_number = i;
+    u.base_addr = d.base;
+    u.limit = d.limit;
+    u.seg_32bit = d.big;
+    u.contents = d.code() ? MODIFY_LDT_CONTENTS_CODE
+                          : d.kind == Descriptor::Kind::stack ? MODIFY_LDT_CONTENTS_STACK : MODIFY_LDT_CONTENTS_DATA;
+    u.read_exec_only = !d.open;
+    u.limit_in_pages = d.pages;
+    u.seg_not_present = !d.present;
+    constexpr int kWrite = 0x11;
+    // The call's result is an int, whatever syscall() makes of it.
+    const auto result = static_cast<int>(syscall(SYS_modify_ldt, kWrite, &u, sizeof u));
+    if (result != 0) return result == -1 ? errno : -result;
+  }
+  return 0;
+}
+
 // jmp [rip + 2] and the address of conformance_exit, aligned (AC may be set).
 bool map_exit() {
   if (!map_at(kExit, kPageSize, PROT_READ | PROT_WRITE, -1, 0)) return false;
@@ -308,6 +362,12 @@ RV_NO_SANITIZE void NativeRunner::child_main() {
                            (kArenaLayout[p] == PageKind::executable ? PROT_EXEC : 0);
     ok = ok && map_at(kArena + p * kPageSize, kPageSize, protection, arena_fd_, p * kPageSize);
   }
+  const auto alias = [&](uint64_t address, uint64_t of) {
+    ok = ok && map_at(address, kPageSize, PROT_READ | PROT_WRITE, arena_fd_, of - kArena);
+  };
+  alias(kWrap + kWrapSize - kPageSize, kStackBegin);
+  alias(kWrap, kStackBegin + kPageSize);
+  alias(kTop, kTopAlias);
   conformance_fsgsbase = host_has_fsgsbase() ? 1 : 0;
   ok = ok && install_handlers() && enter_sandbox();
   if (!ok) _exit(2);
@@ -350,6 +410,9 @@ Result<std::unique_ptr<NativeRunner>> NativeRunner::create() {
   void* const shared = map(sizeof(Shared), -1);
   if (shared == MAP_FAILED) return fail("mmap");
   runner->shared_ = static_cast<Shared*>(shared);
+  if (const int error = install_ldt(); error != 0) {  // children inherit it
+    runner->ldt_missing_ = std::string("modify_ldt: ") + std::strerror(error);
+  }
   RV_TRY(runner->start_child());
   return runner;
 }

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <memory>
+#include <string>
 
 #include "tests/conformance/state.h"
 #include "vmm/result.h"
@@ -22,6 +23,8 @@ class NativeRunner {
   Result<const Outcome*> run(const Batch& batch);
 
   unsigned children_lost() const { return children_lost_; }
+  // Why there is no local descriptor table; empty if there is one.
+  const std::string& ldt_missing() const { return ldt_missing_; }
 
  private:
   struct Shared;
@@ -39,6 +42,7 @@ class NativeRunner {
   uint8_t* arena_ = nullptr;
   pid_t child_ = -1;
   unsigned children_lost_ = 0;
+  std::string ldt_missing_;
 };
 
 // RDFSBASE and its like can be used on this host.

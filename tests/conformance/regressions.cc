@@ -4,6 +4,7 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "tests/conformance/segments.h"
 #include "vmm/cpu/registers.h"
 
 namespace retrovisor::conformance {
@@ -18,16 +19,7 @@ constexpr uint64_t kNonCanonical = 0x0000900000000000;
 
 class Recipe {
  public:
-  explicit Recipe(const char* name) {
-    result_.name = name;
-    State& s = result_.sequence.start;
-    result_.sequence.address = s.rip = kCode;
-    s.rflags = flag::IF | flag::fixed;
-    s.gpr[RSP] = kStackBegin + 0x1800;
-    const auto put = [&](size_t at, auto value) { std::memcpy(s.fx.data() + at, &value, sizeof value); };
-    put(0, uint16_t{0x37f});
-    put(24, uint32_t{0x1f80});
-  }
+  explicit Recipe(const char* name, Mode mode = Mode::bits64) : result_{name, empty_sequence(mode)} {}
   Recipe& set(unsigned gpr, uint64_t value) {
     result_.sequence.start.gpr[gpr] = value;
     return *this;
@@ -41,11 +33,18 @@ class Recipe {
     std::memcpy(result_.sequence.start.fx.data(), &value, 2);
     return *this;
   }
+  Recipe& segment(SegReg reg, uint16_t selector) {
+    result_.sequence.start.selector[reg] = selector;
+    if (reg == FS) result_.sequence.start.fs_base = descriptor_of(selector)->base;
+    if (reg == GS) result_.sequence.start.gs_base = descriptor_of(selector)->base;
+    return *this;
+  }
   Recipe& run(Bytes bytes, Status defines = 0, Status undefines = 0, Status reads = 0) {
     Item item;
     item.name = "fixed";
     std::copy(bytes.begin(), bytes.end(), item.bytes.begin());
     item.length = static_cast<uint8_t>(bytes.size());
+    item.mode = result_.sequence.mode;
     item.defines = defines;
     item.undefines = undefines;
     item.reads = reads;

@@ -10,6 +10,7 @@ namespace retrovisor::conformance {
 struct Regression {
   const char* name;
   Sequence sequence;
+  bool needs_ldt = false;
 };
 std::vector<Regression> regressions();
 

@@ -43,17 +43,51 @@ void Sequence::write(uint8_t* slot) const {
     std::copy(item.bytes.begin(), item.bytes.begin() + item.length, slot + at);
     at += item.length;
   }
-  slot[at] = 0xe9;
-  const auto distance = static_cast<uint32_t>(kExit - (address + at + 5));
-  std::memcpy(slot + at + 1, &distance, 4);
+  const auto put = [&](auto value) {
+    std::memcpy(slot + at, &value, sizeof value);
+    at += static_cast<unsigned>(sizeof value);
+  };
+  if (mode == Mode::bits64) {  // jmp rel32
+    put(uint8_t{0xe9});
+    put(static_cast<uint32_t>(kExit - (address + at + 4)));
+  } else {  // jmp kUserCs:kExit
+    if (mode == Mode::bits16) put(uint8_t{0x66});
+    put(uint8_t{0xea});
+    put(static_cast<uint32_t>(kExit));
+    put(kUserCs);
+  }
 }
 
-Generator::Generator(uint64_t seed, GroupMask groups, bool fsgsbase) : seed_(seed), groups_(groups), fsgsbase_(fsgsbase) {
-  for (auto* make : {&integer_forms, &x87_forms, &mmx_sse_forms}) {
+Sequence empty_sequence(Mode mode) {
+  Sequence sequence;
+  sequence.mode = mode;
+  sequence.address = kCode;
+  State& s = sequence.start;
+  const uint16_t data = mode == Mode::bits64 ? uint16_t{0} : kUserSs;
+  s.selector.fill(data);
+  s.selector[SS] = kUserSs;
+  s.selector[CS] = mode == Mode::bits64 ? kUserCs : mode == Mode::bits32 ? kUserCs32 : ldt::selector(ldt::code16);
+  s.rip = mode == Mode::bits16 ? 0 : kCode;
+  s.rflags = flag::IF | flag::fixed;
+  s.gpr[RSP] = kStackBegin + 0x1800;
+  constexpr uint16_t kFcw = 0x37f;
+  constexpr uint32_t kMxcsr = 0x1f80;
+  std::memcpy(&s.fx[0], &kFcw, sizeof kFcw);
+  std::memcpy(&s.fx[24], &kMxcsr, sizeof kMxcsr);
+  return sequence;
+}
+
+Generator::Generator(const Repertoire& repertoire) : repertoire_(repertoire) {
+  for (auto* make : {&integer_forms, &legacy_forms, &x87_forms, &mmx_sse_forms}) {
     for (const Form& f : make()) {
-      if ((groups >> static_cast<unsigned>(f.group) & 1) == 0) continue;
+      if ((repertoire.groups >> static_cast<unsigned>(f.group) & 1) == 0) continue;
       forms_.push_back(f);
-      draw_.insert(draw_.end(), f.weight, static_cast<uint32_t>(forms_.size() - 1));
+      const auto number = static_cast<uint32_t>(forms_.size() - 1);
+      for (unsigned mode = 0; mode < kModes; ++mode) {
+        const bool is64 = static_cast<Mode>(mode) == Mode::bits64;
+        if (f.where == (is64 ? Where::never64 : Where::only64)) continue;
+        draw_[mode].insert(draw_[mode].end(), f.weight, number);
+      }
     }
   }
 }
@@ -61,7 +95,7 @@ Generator::Generator(uint64_t seed, GroupMask groups, bool fsgsbase) : seed_(see
 Sequence Generator::make(uint64_t index) const { return Builder(*this, index).build(); }
 
 void Generator::fill_arena(uint64_t batch, ArenaBytes& out) const {
-  Random random(seed_ ^ 0xa5a5a5a5a5a5a5a5, batch);
+  Random random(repertoire_.seed ^ 0xa5a5a5a5a5a5a5a5, batch);
   for (size_t at = 0; at < kArenaSize;) {
     const size_t run = std::min<size_t>(kArenaSize - at, 16 * (1 + random.below(8)));
     const unsigned kind = random.pick(6);
@@ -86,8 +120,11 @@ void Generator::fill_arena(uint64_t batch, ArenaBytes& out) const {
 }
 
 std::string disassemble(const Sequence& sequence) {
-  csh capstone = 0;
-  if (cs_open(CS_ARCH_X86, CS_MODE_64, &capstone) != CS_ERR_OK) return "";
+  static constexpr cs_mode kCapstoneModes[kModes] = {CS_MODE_64, CS_MODE_32, CS_MODE_16};
+  csh capstone[kModes] = {};
+  for (unsigned mode = 0; mode < kModes; ++mode) {
+    if (cs_open(CS_ARCH_X86, kCapstoneModes[mode], &capstone[mode]) != CS_ERR_OK) return "";
+  }
   std::string out;
   unsigned at = 0;
   for (const Item& item : sequence.items) {
@@ -97,12 +134,13 @@ std::string disassemble(const Sequence& sequence) {
     std::string bytes;
     for (unsigned i = 0; i < item.length; ++i) bytes += fmt::format("{:02x} ", item.bytes[i]);
     cs_insn* insn = nullptr;
-    const size_t count = cs_disasm(capstone, item.bytes.data(), item.length, address, 1, &insn);
+    const csh handle = capstone[static_cast<unsigned>(item.mode)];
+    const size_t count = cs_disasm(handle, item.bytes.data(), item.length, address, 1, &insn);
     const std::string text = count == 0 ? std::string("(?)") : fmt::format("{} {}", insn->mnemonic, insn->op_str);
     out += fmt::format("  {:x}: {:<46}{}\n", address, bytes, text);
     if (count != 0) cs_free(insn, count);
   }
-  cs_close(&capstone);
+  for (csh& handle : capstone) cs_close(&handle);
   return out;
 }
 

@@ -13,13 +13,18 @@ namespace retrovisor::conformance {
 struct Item {
   std::array<uint8_t, 16> bytes{};
   uint8_t length = 0;
+  Mode mode = Mode::bits64;  // it is decoded in
   const char* name = "";
   Status defines = 0;    // status bits that have a defined value afterwards
   Status undefines = 0;  // that have not
   Status reads = 0;
   Status undefined_on_fault = 0;
-  bool tail = false;    // belongs to the item before: hides what is the implementation's business
+  uint16_t open_on_fault = 0;  // general registers that a fault may leave changed
+  bool tail = false;    // belongs to the item before: hides what is the implementation's business, or goes back to its mode
+  bool inner = false;   // a tail that can be left out by itself, with the tails behind it
+  bool closing = false;  // a tail that ends what the inner ones lie in
   bool alignment_open = false;  // whether it is subject to alignment checks (#AC) is the implementation's business
+  bool order_open = false;  // which of several exceptions comes first is the implementation's business
   bool to_mmx = false;  // switches to MMX mode, maybe even if it then faults
   int target = -1;       // branches within the sequence: index of the item jumped to
   bool always = false;   // the branch is taken always
@@ -28,7 +33,8 @@ struct Item {
 
 struct Sequence {
   uint64_t index = 0;
-  uint64_t address = 0;
+  uint64_t address = 0;  // linear
+  Mode mode = Mode::bits64;  // at its start and its end
   State start{};
   std::vector<Item> items;
 
@@ -40,26 +46,36 @@ struct Sequence {
   void write(uint8_t* slot) const;
 };
 
+// No instructions yet, and a start that does not stand out: flat segments, a stack, x87 and SSE as after initialisation. In
+// 16-bit mode the code segment is the first of the local descriptor table's.
+Sequence empty_sequence(Mode mode);
+
 // Which groups to draw from.
 using GroupMask = uint32_t;
 inline constexpr GroupMask kAllGroups = (1u << kGroups) - 1;
 
+struct Repertoire {
+  uint64_t seed = 0;
+  GroupMask groups = kAllGroups;
+  std::array<bool, kModes> modes = {true, false, false};
+  bool fsgsbase = false;  // the host's user mode has RDFSBASE and so on
+  bool ldt = false;       // there is a local descriptor table
+};
+
 class Generator {
  public:
-  // `fsgsbase`: the host's user mode has RDFSBASE and so on.
-  Generator(uint64_t seed, GroupMask groups, bool fsgsbase);
-  // The same (seed, groups, index) always give the same sequence.
+  explicit Generator(const Repertoire& repertoire);
+  // The same (repertoire, index) always give the same sequence.
   Sequence make(uint64_t index) const;
   // What the arena holds before the sequences of batch `batch`.
   void fill_arena(uint64_t batch, ArenaBytes& out) const;
 
  private:
   friend class Builder;
-  uint64_t seed_;
-  GroupMask groups_;
-  bool fsgsbase_;
+  Repertoire repertoire_;
   std::vector<Form> forms_;
-  std::vector<uint32_t> draw_;  // indices into forms_, each as often as its weight says, per enabled group
+  // Indices into forms_ of what exists in a mode, each as often as its weight says, of the enabled groups.
+  std::array<std::vector<uint32_t>, kModes> draw_;
 };
 
 // "address: bytes  mnemonic operands" lines, one per item that is not a NOP put in by the minimiser.

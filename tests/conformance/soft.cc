@@ -3,6 +3,7 @@
 #include <cstring>
 #include <span>
 
+#include "tests/conformance/segments.h"
 #include "vmm/cpu/registers.h"
 #include "vmm/cpu/state.h"
 #include "vmm/vcpu.h"
@@ -13,23 +14,30 @@ namespace {
 // Guest-physical layout. All of it is also mapped for the kernel at kKernel.
 constexpr uint64_t kPml4 = 0x1000, kPdpt = 0x2000, kPd = 0x3000, kArenaPt = 0x4000, kCodePt = 0x5000, kExitPt = 0x6000,
                    kKernelPdpt = 0x7000, kKernelPd = 0x8000, kIdt = 0x10000, kGdt = 0x11000, kTss = 0x11800,
-                   kHandlers = 0x12000, kKernelStack = 0x20000, kArenaPhys = 0x200000, kCodePhys = 0x300000,
-                   kExitPhys = 0x3f0000;
+                   kHandlers = 0x12000, kLdt = 0x13000, kWrapPt = 0x14000, kTopPd = 0x15000, kTopPt = 0x16000,
+                   kKernelStack = 0x20000,
+                   kArenaPhys = 0x200000, kCodePhys = 0x300000, kExitPhys = 0x3f0000;
 constexpr uint64_t kKernel = 0xffff800000000000;
 constexpr uint64_t kHandlerSize = 16;
-constexpr uint16_t kKernelCs = 0x10, kTssSelector = 0x40, kTssLimit = 0x67;
+constexpr uint16_t kKernelCs = 0x10, kTssSelector = 0x40, kTssLimit = 0x67, kLdtSelector = 0x50;
 // Far more than a sequence can run: repeated string instructions count each iteration.
 constexpr uint64_t kInstructionLimit = 100'000;
 
 constexpr uint32_t kCodeAttributes = 0xb | seg::S | seg::P | seg::L | seg::G;
 constexpr uint32_t kDataAttributes = 0x3 | seg::S | seg::P | seg::DB | seg::G;
-constexpr uint32_t kRing3 = seg::DPL;
 
 bool has_error_code(unsigned vector) { return vector == 8 || (vector >= 10 && vector <= 14) || vector == 17; }
 
-// A descriptor from attributes as in vmm/cpu/registers.h, flat.
+// A privileged descriptor from attributes as in vmm/cpu/registers.h, flat.
 constexpr uint64_t descriptor(uint32_t attributes) {
   return 0x000f00000000ffff | uint64_t{attributes & 0xff} << 40 | uint64_t{attributes >> 12 & 0xf} << 52;
+}
+
+// What a segment register holds after a load of `selector`.
+Segment loaded(uint16_t selector) {
+  const auto d = descriptor_of(selector);
+  if (!d) return {0, 0, seg::unusable, selector};
+  return {d->base, d->byte_limit(), static_cast<uint32_t>(d->encoded() >> 40) & 0xf0ff, selector};
 }
 
 class NoControl final : public MachineControl {
@@ -97,12 +105,22 @@ void SoftRunner::build_guest() {
   g.put64(kPd + (kArena >> 21) * 8, kArenaPt | kTable);
   g.put64(kPd + (kCode >> 21) * 8, kCodePt | kTable);
   g.put64(kPd + (kExit >> 21) * 8, kExitPt | kTable);
+  g.put64(kPd + (kWrap >> 21) * 8, kWrapPt | kTable);
+  g.put64(kPdpt + (kTop >> 30) * 8, kTopPd | kTable);
+  g.put64(kTopPd + (kTop >> 21 & 511) * 8, kTopPt | kTable);
   for (unsigned p = 0; p < kArenaPages; ++p) {
     if (kArenaLayout[p] == PageKind::none) continue;
     const uint64_t writable = kArenaLayout[p] == PageKind::read_only ? 0 : pte::RW;
     const uint64_t executable = kArenaLayout[p] == PageKind::executable ? 0 : pte::NX;
     g.put64(kArenaPt + p * 8, (kArenaPhys + p * kPageSize) | pte::P | pte::US | pte::A | pte::D | writable | executable);
   }
+  const auto alias = [&](uint64_t table, uint64_t address, uint64_t of) {
+    g.put64(table + (address >> kPageShift & 511) * 8,
+            (kArenaPhys + of - kArena) | pte::P | pte::RW | pte::US | pte::A | pte::D | pte::NX);
+  };
+  alias(kWrapPt, kWrap + kWrapSize - kPageSize, kStackBegin);
+  alias(kWrapPt, kWrap, kStackBegin + kPageSize);
+  alias(kTopPt, kTop, kTopAlias);
   for (unsigned p = 0; p < kCodeMapped / kPageSize; ++p) {
     g.put64(kCodePt + p * 8, (kCodePhys + p * kPageSize) | pte::P | pte::US | pte::A);
   }
@@ -115,9 +133,10 @@ void SoftRunner::build_guest() {
 
   g.put64(kGdt + kKernelCs, descriptor(kCodeAttributes));
   g.put64(kGdt + 0x18, descriptor(kDataAttributes));
-  g.put64(kGdt + 0x20, descriptor((kCodeAttributes & ~seg::L) | seg::DB | kRing3));
-  g.put64(kGdt + (kUserSs & ~7), descriptor(kDataAttributes | kRing3));
-  g.put64(kGdt + (kUserCs & ~7), descriptor(kCodeAttributes | kRing3));
+  for (const uint16_t selector : {kUserCs32, kUserSs, kUserCs}) {
+    g.put64(kGdt + (selector & ~7u), descriptor_of(selector)->encoded());
+  }
+  for (unsigned i = 0; i < ldt::count; ++i) g.put64(kLdt + i * 8, local_descriptors()[i].encoded());
   g.put64(kTss + 4, kKernel + kKernelStack);       // RSP0
   g.put64(kTss + 0x60, uint64_t{kTssLimit + 1} << 48);  // no I/O permission bitmap
   for (uint64_t vector = 0; vector < 256; ++vector) {
@@ -137,11 +156,8 @@ void SoftRunner::build_guest() {
   s.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
   s.gdtr = {kKernel + kGdt, 0x4f};
   s.idtr = {kKernel + kIdt, 0xfff};
-  for (Segment& segment : s.segment) segment = {0, 0, seg::unusable, 0};
-  s.segment[CS] = {0, 0xffffffff, kCodeAttributes | kRing3, kUserCs};
-  s.segment[SS] = {0, 0xffffffff, kDataAttributes | kRing3, kUserSs};
   s.tr = {kKernel + kTss, kTssLimit, 0xb | seg::P, kTssSelector};
-  s.ldtr = {0, 0, seg::unusable, 0};
+  s.ldtr = {kKernel + kLdt, ldt::count * 8 - 1, 2 | seg::P, kLdtSelector};
 }
 
 void SoftRunner::load(const Batch& batch) {
@@ -157,6 +173,7 @@ void SoftRunner::run(const State& start, Outcome& out) {
   s.gpr = start.gpr;
   s.rip = start.rip;
   s.rflags = start.rflags;
+  for (unsigned i = 0; i < s.segment.size(); ++i) s.segment[i] = loaded(start.selector[i]);
   s.segment[FS].base = start.fs_base;
   s.segment[GS].base = start.gs_base;
   const uint8_t* fx = start.fx.data();
@@ -191,9 +208,11 @@ void SoftRunner::run(const State& start, Outcome& out) {
     if (vector == vec::PF) out.cr2 = s.cr2;
     read_state(out.state);
     out.state.rip = g.get64(frame);
+    out.state.selector[CS] = static_cast<uint16_t>(g.get64(frame + 8));
+    out.state.selector[SS] = static_cast<uint16_t>(g.get64(frame + 32));
     out.state.rflags = g.get64(frame + 16);
     out.state.gpr[RSP] = g.get64(frame + 24);
-    if (vector == vec::UD && out.state.rip == kExit) out.vector = kNoFault;
+    if (vector == vec::UD && out.state.rip == kExit && out.state.selector[CS] == kUserCs) out.vector = kNoFault;
   } else {
     read_state(out.state);
   }
@@ -213,6 +232,8 @@ void SoftRunner::read_state(State& out) const {
   out.gpr = s.gpr;
   out.rip = s.rip;
   out.rflags = s.rflags;
+  for (unsigned i = 0; i < s.segment.size(); ++i) out.selector[i] = s.segment[i].selector;
+  out.unused = {};
   out.fs_base = s.segment[FS].base;
   out.gs_base = s.segment[GS].base;
   out.fx = {};

@@ -1,5 +1,5 @@
-// Runs sequences in the soft engine: user mode, 64-bit, the same linear addresses as the native side, and an IDT whose
-// handlers halt.
+// Runs sequences in the soft engine: user mode of long mode, the same linear addresses and
+// segments as the native side, and an IDT whose handlers halt.
 #pragma once
 
 #include <memory>

@@ -31,15 +31,29 @@ inline constexpr uint64_t kCodeSize = uint64_t{kSlots} * kSlotSize;
 inline constexpr uint64_t kCodeMapped = (kCodeSize + kPageSize - 1) & kPageMask;
 inline constexpr uint64_t kExit = 0x2b5e7000;  // sequences end by jumping here; no address that arises by itself
 
+// More names for pages of the arena, for the modes that have segments. In a 64 KiB segment that begins at kWrap the last
+// page is the stack's first, and the first page the stack's second: what wraps at 64 KiB stays in one piece. kTop is the
+// last page below 4 GiB.
+inline constexpr uint64_t kWrap = 0x22000000;
+inline constexpr uint64_t kWrapSize = 0x10000;
+inline constexpr uint64_t kTop = 0xfffff000;
+inline constexpr uint64_t kTopAlias = kArena + 2 * kPageSize;
+
 // The selectors of Linux's user mode.
-inline constexpr uint16_t kUserCs = 0x33, kUserSs = 0x2b;
+inline constexpr uint16_t kUserCs = 0x33, kUserCs32 = 0x23, kUserSs = 0x2b;
+
+// What kind of code runs: 64-bit mode, and compatibility mode with 32- and 16-bit code segments.
+enum class Mode : uint8_t { bits64, bits32, bits16 };
+inline constexpr unsigned kModes = 3;
 
 struct State {
   std::array<uint64_t, 16> gpr;
-  uint64_t rip;
+  uint64_t rip;  // an offset into the code segment
   uint64_t rflags;
   uint64_t fs_base;
   uint64_t gs_base;
+  std::array<uint16_t, 6> selector;  // indexed by SegReg
+  std::array<uint16_t, 2> unused;
   alignas(16) std::array<uint8_t, 512> fx;  // FXSAVE64 image
 };
 

@@ -9,7 +9,9 @@ namespace {
 
 constexpr size_t kRounds = 64;
 
-std::span<const uint8_t> bytes_of(std::string_view text) { return {reinterpret_cast<const uint8_t*>(text.data()), text.size()}; }
+std::span<const uint8_t> bytes_of(std::string_view text) {
+  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+}
 
 // What the script types while the guest prints the script's own texts and time goes on. `whole`: output comes at once, or
 // byte by byte, and input is taken in large or in small pieces.
@@ -66,7 +68,8 @@ std::vector<Bytes> seeds() {
   for (const std::string_view text :
        {"# log in\nafter \"login: \"  send \"root\\n\"\nafter \"# \" wait 100ms send \"uname -a\\n\"\n",
         "at 120'000'000 send \"\\x1b[A\\cC\\t\\r\\b\\e\\0\\\"\\\\\"\n at 2.5s send \"x\" wait 30us wait 7ns wait 1_000\n",
-        "after \"aabaab\" send \"aab\" after \"aab\" send \"aabaa\"", "at 2305843009213693952 send \"x\"", "wait 1.999999999s"}) {
+        "after \"aabaab\" send \"aab\" after \"aab\" send \"aabaa\"", "at 2305843009213693952 send \"x\"",
+        "wait 1.999999999s"}) {
     const auto b = bytes_of(text);
     out.emplace_back(b.begin(), b.end());
   }

@@ -38,9 +38,9 @@ class GuardedBytes {
 };
 
 auto fields(const Insn& i) {
-  return std::tuple(i.length, i.mode, i.flat, i.map, i.opcode, i.operand_size, i.address_size, i.rex, i.rep, i.prefix66, i.prefix67,
-                    i.lock, i.segment_override, i.has_modrm, i.modrm, i.reg, i.rm, i.memory, i.base, i.index, i.scale, i.segment,
-                    i.disp, i.imm, i.imm2);
+  return std::tuple(i.length, i.mode, i.flat, i.map, i.opcode, i.operand_size, i.address_size, i.rex, i.rep, i.prefix66,
+                    i.prefix67, i.lock, i.segment_override, i.has_modrm, i.modrm, i.reg, i.rm, i.memory, i.base, i.index,
+                    i.scale, i.segment, i.disp, i.imm, i.imm2);
 }
 
 bool is_register(uint8_t r) { return r < 16 || r == kNoRegister; }
@@ -95,7 +95,7 @@ void run(std::span<const uint8_t> data) {
 std::vector<Bytes> seeds() {
   std::vector<Bytes> out;
   const Bytes samples[] = {
-      {0x48, 0x8b, 0x84, 0xcd, 0x78, 0x56, 0x34, 0x12, 0x48, 0xb8, 1, 2, 3, 4, 5, 6, 7, 8},    // mov r, [SIB]; mov r, imm64
+      {0x48, 0x8b, 0x84, 0xcd, 0x78, 0x56, 0x34, 0x12, 0x48, 0xb8, 1, 2, 3, 4, 5, 6, 7, 8},  // mov r, [SIB]; mov r, imm64
       {0x66, 0x67, 0xf2, 0xf0, 0x2e, 0x81, 0x00, 0x34, 0x12, 0x0f, 0x38, 0xf1, 0xc8, 0xcd, 0x80},
       {0xc4, 0xe3, 0x79, 0x0f, 0xc1, 0x08, 0x62, 0xf1, 0x7c, 0x48, 0x58, 0xc0, 0x8f, 0xe8, 0x78, 0xc0, 0xc0, 1},
       {0x9a, 1, 2, 3, 4, 5, 6, 0xc8, 1, 2, 3, 0xa1, 1, 2, 3, 4, 5, 6, 7, 8, 0xf6, 0x05, 1, 2, 3, 4, 5, 0xf7, 0xd8},

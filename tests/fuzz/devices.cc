@@ -13,11 +13,25 @@ using namespace machine_map;
 constexpr size_t kMostSteps = 400;
 constexpr unsigned kMostDeadlines = 500;  // in one advance of time
 
-enum Step : uint8_t { port_in, port_out, mmio_read, mmio_write, pass_time, acknowledge, input, read_msr, write_msr, set_cr8, switch_vcpu, set_tsc, steps };
+enum Step : uint8_t {
+  port_in,
+  port_out,
+  mmio_read,
+  mmio_write,
+  pass_time,
+  acknowledge,
+  input,
+  read_msr,
+  write_msr,
+  set_cr8,
+  switch_vcpu,
+  set_tsc,
+  steps
+};
 
-constexpr uint16_t kPorts[] = {
-    0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1, 0x40, 0x41, 0x42, 0x43, 0x61, 0x60, 0x64, 0x92, 0x70, 0x71, 0xf4, 0xe9, 0x402, 0x3f8, 0x3f9,
-    0x3fa, 0x3fb, 0x3fc, 0x3fd, 0x3fe, 0x3ff, 0xcf8, 0xcf9, 0x600, 0x602, 0x604, 0x608, 0x609, 0x80, 0xffff};
+constexpr uint16_t kPorts[] = {0x20,  0x21,  0xa0,  0xa1,  0x4d0, 0x4d1, 0x40,  0x41,  0x42,  0x43,  0x61,  0x60,
+                               0x64,  0x92,  0x70,  0x71,  0xf4,  0xe9,  0x402, 0x3f8, 0x3f9, 0x3fa, 0x3fb, 0x3fc,
+                               0x3fd, 0x3fe, 0x3ff, 0xcf8, 0xcf9, 0x600, 0x602, 0x604, 0x608, 0x609, 0x80,  0xffff};
 constexpr uint32_t kMsrs[] = {msr::APIC_BASE, msr::TSC_DEADLINE, msr::X2APIC_FIRST, msr::X2APIC_FIRST + 0x30, msr::TSC};
 
 uint16_t take_port(Input& in) {
@@ -222,10 +236,17 @@ std::vector<Bytes> seeds() {
   }
   // The local APIC's timer, an inter-processor interrupt, the IO-APIC's redirection of the serial port.
   Bytes apic{1, 6, 0};
-  for (const auto& [offset, value] : std::initializer_list<std::pair<uint64_t, uint32_t>>{
-           {0xf0, 0x1ff}, {0x320, 0x20040}, {0x3e0, 0xb}, {0x380, 1000}, {0x310, 1 << 24}, {0x300, 0x4500}, {0x300, 0x4608}, {0x80, 0x20}})
+  for (const auto& [offset, value] : std::initializer_list<std::pair<uint64_t, uint32_t>>{{0xf0, 0x1ff},
+                                                                                          {0x320, 0x20040},
+                                                                                          {0x3e0, 0xb},
+                                                                                          {0x380, 1000},
+                                                                                          {0x310, 1 << 24},
+                                                                                          {0x300, 0x4500},
+                                                                                          {0x300, 0x4608},
+                                                                                          {0x80, 0x20}})
     put_mmio(apic, kLocalApicBase + offset, value);
-  for (const auto& [index, value] : std::initializer_list<std::pair<uint32_t, uint32_t>>{{0x18, 0x51}, {0x19, 0}, {0x14, 0x52}, {0x20, 0xa053}}) {
+  for (const auto& [index, value] :
+       std::initializer_list<std::pair<uint32_t, uint32_t>>{{0x18, 0x51}, {0x19, 0}, {0x14, 0x52}, {0x20, 0xa053}}) {
     put_mmio(apic, kIoApicBase, index);
     put_mmio(apic, kIoApicBase + 0x10, value);
   }
@@ -239,11 +260,20 @@ std::vector<Bytes> seeds() {
     put_out(serial, port, value);
   serial.insert(serial.end(), {input, 4, 'h', 'e', 'l', 'l', 'o', port_in, 19, 0, port_in, 21, 0});
   put_time(serial, 1000, 8);
-  for (const auto& [port, value] : std::initializer_list<std::pair<uint16_t, uint8_t>>{
-           {0x70, 0x0b}, {0x71, 0x72}, {0x70, 0x0a}, {0x71, 0x26}, {0x70, 1}, {0x71, 0xff}, {0x64, 0x60}, {0x60, 1}, {0x64, 0xd2}, {0x60, 0x1c}})
+  for (const auto& [port, value] : std::initializer_list<std::pair<uint16_t, uint8_t>>{{0x70, 0x0b},
+                                                                                       {0x71, 0x72},
+                                                                                       {0x70, 0x0a},
+                                                                                       {0x71, 0x26},
+                                                                                       {0x70, 1},
+                                                                                       {0x71, 0xff},
+                                                                                       {0x64, 0x60},
+                                                                                       {0x60, 1},
+                                                                                       {0x64, 0xd2},
+                                                                                       {0x60, 0x1c}})
     put_out(serial, port, value);
   put_time(serial, 1000, 20);
-  serial.insert(serial.end(), {port_in, 32, 2, port_out, 30, 1, 0x00, 0x20, port_in, 15, 0, write_msr, 1, 0, 0x40, 0x1f, 0, 0, 0, 0, 0, 0});
+  serial.insert(serial.end(), {port_in,   32, 2, port_out, 30,   1, 0x00, 0x20, port_in, 15, 0,
+                               write_msr, 1,  0, 0x40,     0x1f, 0, 0,    0,    0,       0,  0});
   return {pit, apic, serial};
 }
 

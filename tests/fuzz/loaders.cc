@@ -15,9 +15,9 @@ constexpr std::array<uint64_t, 3> kMemory{kMinRam, uint64_t{64} << 20, uint64_t{
 struct Control {
   uint8_t memory = 0;
   uint8_t vcpus = 0;
-  uint8_t flat = 0;          // bit 7: load a flat binary; else its mode, in bits 0-1
+  uint8_t flat = 0;  // bit 7: load a flat binary; else its mode, in bits 0-1
   uint8_t modules = 0;
-  uint16_t initrd = 0;       // bytes, from the end of the input
+  uint16_t initrd = 0;  // bytes, from the end of the input
   uint16_t command_line = 0;
   uint64_t flat_address = 0;
 };

@@ -1,5 +1,5 @@
-// Restoring a machine from a hostile state. The first byte says how the rest becomes one: two states as they are, or changes to
-// single fields of a good one, which get past the framing.
+// Restoring a machine from a hostile state. The first byte says how the rest becomes one: two states as they are, or changes
+// to single fields of a good one, which get past the framing.
 #include <memory>
 
 #include "tests/fuzz/quiet_boundary.h"
@@ -18,10 +18,11 @@ enum Form : uint8_t { as_it_is, changed };
 
 // Programs the PIT, the PICs and the serial port, takes interrupts, sleeps. In 16-bit code, at 0x7c00.
 constexpr uint8_t kGuest[] = {
-    0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xd0, 0xbc, 0x00, 0x7c,              // cli; ds = ss = 0; sp = 0x7c00
-    0xc7, 0x06, 0x80, 0x00, 0x50, 0x7c, 0xa3, 0x82, 0x00,                    // vector 0x20 -> 0:0x7c50
+    0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xd0, 0xbc, 0x00, 0x7c,  // cli; ds = ss = 0; sp = 0x7c00
+    0xc7, 0x06, 0x80, 0x00, 0x50, 0x7c, 0xa3, 0x82, 0x00,        // vector 0x20 -> 0:0x7c50
     0xb0, 0x11, 0xe6, 0x20, 0xb0, 0x20, 0xe6, 0x21, 0xb0, 0x04, 0xe6, 0x21, 0xb0, 0x01, 0xe6, 0x21, 0xb0, 0xfe, 0xe6, 0x21,
-    0xb0, 0x34, 0xe6, 0x43, 0xb0, 0x40, 0xe6, 0x40, 0xb0, 0x00, 0xe6, 0x40,  // PIT: rate generator, every 64 ticks
+    0xb0, 0x34, 0xe6, 0x43, 0xb0, 0x40, 0xe6, 0x40, 0xb0, 0x00, 0xe6, 0x40,  // PIT: rate generator, every
+                                                                             // 64 ticks
     0xba, 0xf9, 0x03, 0xb0, 0x0f, 0xee, 0xfb, 0xf4, 0xeb, 0xfd};             // UART: all interrupts; sti; hlt; jmp
 constexpr uint8_t kHandler[] = {0x50, 0xb0, 0x20, 0xe6, 0x20, 0xe4, 0x40, 0x58, 0xcf};
 
@@ -85,12 +86,22 @@ State change(const State& good, Input& in) {
       case 1: f.value[at] = static_cast<uint8_t>(f.value[at] ^ 1u << (number & 7)); break;
       case 2: f.value[at] = static_cast<uint8_t>(number); break;
       default:
-        if (number % 64 == 0) f.value.resize((number >> 8) % 64);
-        else f.value[at] = static_cast<uint8_t>(f.value[at] + number);
+        if (number % 64 == 0)
+          f.value.resize((number >> 8) % 64);
+        else
+          f.value[at] = static_cast<uint8_t>(f.value[at] + number);
         break;
     }
   }
   return {encode(cpu), encode(devices)};
+}
+
+// Which field it is, if the two differ.
+void report_difference(const Bytes& a, const Bytes& b) {
+  const auto fields_a = state_fields(a), fields_b = state_fields(b);
+  for (size_t i = 0; i < fields_a.size() && i < fields_b.size(); ++i)
+    if (fields_a[i].name != fields_b[i].name || fields_a[i].value != fields_b[i].value)
+      std::fprintf(stderr, "%s differs\n", fields_a[i].name.c_str());
 }
 
 }  // namespace
@@ -122,6 +133,7 @@ void run(std::span<const uint8_t> data) {
   const State saved = save(*first);
   const auto second = make_machine(boundary2, vcpus);
   second->run_until(Position(100));
+  boundary2.start_again(kIdleWaits);
   FUZZ_CHECK(second->memory().write(PhysAddr(0), std::span(first->memory().host(PhysAddr(0)), 0xa0000)));
   const auto again = second->restore_state(saved.cpu, saved.devices);
   if (!again) std::fprintf(stderr, "%s\n", again.error().text().c_str());
@@ -134,6 +146,9 @@ void run(std::span<const uint8_t> data) {
   const Stop stop1 = first->run_until(target);
   const Stop stop2 = second->run_until(target);
   FUZZ_CHECK(stop1.reason == stop2.reason && stop1.detail == stop2.detail);
+  const State end1 = save(*first), end2 = save(*second);
+  report_difference(end1.cpu, end2.cpu);
+  report_difference(end1.devices, end2.devices);
   FUZZ_CHECK(first->digest() == second->digest());
 }
 
@@ -147,8 +162,21 @@ std::vector<Bytes> seeds() {
     append(whole, good.devices);
     out.push_back(std::move(whole));
     out.push_back({changed, static_cast<uint8_t>(vcpus - 1)});
+    // Guest time far ahead of every deadline: devices must not work through all that they missed.
+    Bytes late{changed, static_cast<uint8_t>(vcpus - 1)};
+    const auto change_field = [&](size_t which, uint64_t number) {
+      append(late, static_cast<uint16_t>(which));
+      late.push_back(0);
+      append(late, number);
+    };
+    const std::vector<StateField> cpu = state_fields(good.cpu), devices = state_fields(good.devices);
+    for (size_t i = 0; i < cpu.size(); ++i)
+      if (cpu[i].name == "clock.idle_ns") change_field(2 * i, uint64_t{1} << 60);
+    for (size_t i = 0; i < devices.size(); ++i)
+      if (devices[i].name.starts_with("deadlines.")) change_field(2 * i + 1, 1000 + i);
+    out.push_back(std::move(late));
     // Each field once, with numbers that some checks should refuse.
-    const size_t fields = 2 * std::max(state_fields(good.cpu).size(), state_fields(good.devices).size());
+    const size_t fields = 2 * std::max(cpu.size(), devices.size());
     for (size_t first = 0; first < fields; first += kMostChanges / 4) {
       for (const uint64_t number : {uint64_t{1}, uint64_t{0xffffffffffffffff}, uint64_t{0x8000000000000000}}) {
         Bytes b{changed, static_cast<uint8_t>(vcpus - 1)};

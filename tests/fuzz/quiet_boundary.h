@@ -22,6 +22,9 @@ class QuietBoundary final : public Boundary {
   }
   void output(Moment, Channel, std::span<const uint8_t> bytes) override { append(console, bytes); }
 
+  // As many waits as at first.
+  void start_again(unsigned idle_waits) { idle_waits_ = idle_waits; }
+
   Bytes console;
 
  private:

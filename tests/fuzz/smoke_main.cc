@@ -1,13 +1,16 @@
 // Runs a fuzz target without libFuzzer: over its seeds, then over inputs made from them by a fixed pseudo-random sequence.
-//   fuzz_smoke_X [--seconds N] [--runs N]   seeds, then mutations until the time or the count is up
-//   fuzz_smoke_X FILE...                    each file once
-//   fuzz_smoke_X --write-seeds FOLDER       writes the seeds there
+//   fuzz_smoke_X [--seconds N] [--runs N] [--random N] [--corpus FOLDER]
+//                                      seeds (and the files of FOLDER), then mutations until the time or the count is up;
+//                                      --random begins another sequence
+//   fuzz_smoke_X FILE...               each file once
+//   fuzz_smoke_X --write-seeds FOLDER  writes the seeds there
 // An input that crashes, or takes more than 20 s, is written to fuzz_smoke_X.crash in the working directory.
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <csignal>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string_view>
@@ -38,7 +41,8 @@ void save_current() {
 
 extern "C" void on_signal(int number) {
   save_current();
-  if (number == SIGALRM) [[maybe_unused]] const ssize_t n = ::write(2, "it took too long\n", 17);
+  if (number == SIGALRM) [[maybe_unused]]
+    const ssize_t n = ::write(2, "it took too long\n", 17);
   std::signal(number == SIGALRM ? SIGABRT : number, SIG_DFL);
   std::raise(number == SIGALRM ? SIGABRT : number);
 }
@@ -46,6 +50,7 @@ extern "C" void on_signal(int number) {
 // splitmix64 (Steele, Lea, Flood 2014).
 class Random {
  public:
+  explicit Random(uint64_t seed) : state_(seed) {}
   uint64_t next() {
     uint64_t z = (state_ += 0x9e3779b97f4a7c15);
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
@@ -55,12 +60,13 @@ class Random {
   size_t below(size_t n) { return n == 0 ? 0 : static_cast<size_t>(next() % n); }
 
  private:
-  uint64_t state_ = 1;
+  uint64_t state_;
 };
 
 void mutate_once(Bytes& b, const std::vector<Bytes>& seeds, Random& random) {
-  static constexpr uint64_t kEdges[] = {0,    1,     0x7f,       0x80,       0xff,       0x100,        0x7fff,       0x8000, 0xffff,
-                                        4096, 65536, 0x7fffffff, 0x80000000, 0xffffffff, 0x100000000, UINT64_MAX, UINT64_MAX >> 1};
+  static constexpr uint64_t kEdges[] = {0,          1,          0x7f,        0x80,       0xff,           0x100,
+                                        0x7fff,     0x8000,     0xffff,      4096,       65536,          0x7fffffff,
+                                        0x80000000, 0xffffffff, 0x100000000, UINT64_MAX, UINT64_MAX >> 1};
   const size_t at = random.below(b.size());
   switch (random.below(9)) {
     case 0:
@@ -115,6 +121,8 @@ Bytes read_file(const std::string& path) {
 int main(int argc, char** argv) {
   double seconds = 3;
   uint64_t runs = UINT64_MAX;
+  uint64_t sequence = 1;
+  std::string corpus;
   std::vector<std::string> files;
   const std::string name = argv[0];
   std::snprintf(crash_file, sizeof crash_file, "%s.crash", name.substr(name.rfind('/') + 1).c_str());
@@ -124,6 +132,10 @@ int main(int argc, char** argv) {
       seconds = std::atof(argv[++i]);
     } else if (a == "--runs" && i + 1 < argc) {
       runs = std::strtoull(argv[++i], nullptr, 10);
+    } else if (a == "--random" && i + 1 < argc) {
+      sequence = std::strtoull(argv[++i], nullptr, 10);
+    } else if (a == "--corpus" && i + 1 < argc) {
+      corpus = argv[++i];
     } else if (a == "--write-seeds" && i + 1 < argc) {
       const std::string folder = argv[++i];
       unsigned count = 0;
@@ -142,13 +154,15 @@ int main(int argc, char** argv) {
 
   for (const std::string& file : files) run_one(read_file(file));
   if (!files.empty()) return 0;
-  const std::vector<Bytes> all = seeds();
+  std::vector<Bytes> all = seeds();
   if (all.empty()) return 1;
+  if (!corpus.empty())
+    for (const auto& entry : std::filesystem::directory_iterator(corpus)) all.push_back(read_file(entry.path().string()));
   run_one({});
   for (const Bytes& seed : all) run_one(seed);
   using HostClock = std::chrono::steady_clock;
   const auto end = HostClock::now() + std::chrono::duration<double>(seconds);
-  Random random;
+  Random random(sequence);
   uint64_t done = 0;
   for (; done < runs && HostClock::now() < end; ++done) {
     Bytes b = all[random.below(all.size())];

@@ -1,5 +1,5 @@
-// A fuzz target: a function over hostile bytes, and seeds to start from. Each is built twice: with libFuzzer (RV_FUZZERS), and
-// with a small driver of our own (smoke_main.cc) that every build's tests run.
+// A fuzz target: a function over hostile bytes, and seeds to start from. Each is built twice: with libFuzzer (RV_FUZZERS),
+// and with a small driver of our own (smoke_main.cc) that every build's tests run.
 #pragma once
 
 #include <cstddef>
@@ -9,6 +9,7 @@
 #include <cstring>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace retrovisor::fuzz {
@@ -59,6 +60,7 @@ class Input {
 };
 
 template <class T>
+  requires std::is_arithmetic_v<T>
 void append(Bytes& out, T v) {
   const size_t at = out.size();
   out.resize(at + sizeof v);

@@ -67,8 +67,10 @@ size_t describe_item(const TraceItem& item) {
 Position position_of(const TraceItem& item) {
   return std::visit(
       [](const auto& x) {
-        if constexpr (requires { x.event; }) return x.event.position;
-        else return x.position;
+        if constexpr (requires { x.event; })
+          return x.event.position;
+        else
+          return x.position;
       },
       item);
 }

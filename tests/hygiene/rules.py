@@ -23,7 +23,9 @@ ROOMS = {
     "traces": {"vmm"},
     "record": _MACHINE | {"traces"},
     "replay": _MACHINE | {"traces", "record"},
-    "cli": _MACHINE | {"vmm/host", "traces", "record", "replay"},
+    "gdbstub": _MACHINE | {"traces", "record", "replay"},
+    "analysis": _MACHINE | {"traces", "record", "replay"},
+    "cli": _MACHINE | {"vmm/host", "traces", "record", "replay", "gdbstub", "analysis"},
 }
 # Includes that only these files of a room may have.
 ALLOWED_INCLUDES = {
@@ -59,69 +61,96 @@ ALLOWED_HEADER_USES = {
 }
 
 
-def _call(*names):
-    """A call of, or a reference to, one of these functions: not a member of something, not part of a longer name."""
-    return r"(?<![\w.])(?<!->)(?:(?:std)?::\s*)?\b(?:" + "|".join(names) + r")\s*\("
+# Functions of the C library that ask the host for something. The second table holds names that methods have too: in sources
+# they count only where they are named as the C library's (::read), among the symbols always.
+FUNCTIONS = {
+    "host clock": """
+        clock_gettime clock_getres clock_nanosleep gettimeofday timespec_get ftime times localtime gmtime mktime strftime
+        nanosleep usleep sleep""",
+    "random source": """
+        rand srand srandom drand48 erand48 lrand48 nrand48 mrand48 jrand48 srand48 arc4random getrandom getentropy""",
+    "environment": """
+        getenv secure_getenv getpid getppid gettid getuid geteuid getgid getegid gethostname uname getcwd sysconf getauxval
+        get_nprocs get_nprocs_conf sysinfo getrusage sched_getcpu sched_yield sched_setaffinity setlocale newlocale uselocale
+        syscall""",
+    "file or socket": """
+        fopen openat freopen fdopen creat pread preadv pwrite pwritev fread fgets fgetc getc scanf fscanf getchar getline
+        ioctl ppoll pselect epoll_create epoll_create1 epoll_ctl epoll_wait socket recvfrom recvmsg sendto sendmsg popen fork
+        vfork execl execle execlp execv execve execvp posix_spawn posix_spawnp dlopen dlsym fstat lstat fstatat""",
+    "thread": "pthread_create thrd_create sem_open sem_wait sem_post sigaction",
+}
+COMMON_NAMES = {
+    "host clock": "time clock",
+    "random source": "random",
+    "file or socket": """
+        open read readv write writev poll select recv send accept accept4 connect bind listen system stat printf vprintf puts
+        putchar""",
+    "thread": "clone signal raise kill",
+}
+# Results of libm differ between versions of the C library.
+LIBM = """
+    sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh sincos exp exp2 exp10 expm1 log log2 log10 log1p logb
+    pow hypot cbrt erf erfc lgamma tgamma"""
 
 
-def _global_call(*names):
-    """The same for names that methods have too: only where they are named as the C library's. The symbols tell the rest."""
-    return r"(?:(?<![\w>])|\bstd)::\s*(?:" + "|".join(names) + r")\s*\("
+def _any(words):
+    return "(?:" + "|".join(words.split()) + ")"
 
 
-# What the code may not contain: name, pattern, why. Comments and the contents of strings are blanked first.
+_CLOCK = "guest time comes from Clock, wall clock time through Boundary"
+_CHANCE = "entropy comes through Boundary"
+_FILES = "files are read by the caller, input and output go through Boundary"
+_HOST = "nothing of the host may reach the machine but through Boundary"
+_CPU = "what the host CPU is or counts may not reach the machine"
+_ADDRESS = "host addresses and hash values differ from run to run"
+_THREAD = "a machine is one thread, and its state belongs to it"
+_WHY = {"host clock": _CLOCK, "random source": _CHANCE, "environment": _HOST, "file or socket": _FILES, "thread": _THREAD}
+
+_INTEGER = r"(?:u?int(?:ptr|max|\d+)_t|s?size_t|unsigned(?:\s+long)*|(?:long\s*)+|int|__u?int128(?:_t)?)"
+_TELLING_INSTRUCTIONS = _any("rdtscp? rdrand rdseed rdpmc rdpid cpuid xgetbv syscall sysenter")
+
+# What the code may not contain: rule, pattern, why. Comments and the contents of strings are blanked first.
 FORBIDDEN_CODE = [
-    ("host clock", _call("clock_gettime", "clock_getres", "gettimeofday", "timespec_get", "ftime", "times", "localtime(?:_r)?",
-                         "gmtime(?:_r)?", "mktime", "strftime", "nanosleep", "usleep", "sleep"),
-     "guest time comes from Clock, wall clock time through Boundary"),
-    ("host clock", r"(?<![\w.:>])(?:std::|::)?(?:time|clock)\s*\(\s*(?:\)|NULL\b|nullptr\b|0\s*\)|&)",
-     "guest time comes from Clock, wall clock time through Boundary"),
-    ("host clock", r"\bstd::chrono\b|\busing namespace std::chrono", "guest time comes from Clock"),
-    ("random source", _call("s?rand(?:_r)?", "srandom", "[dlmnj]?rand48", "arc4random\\w*", "getrandom", "getentropy"),
-     "entropy comes through Boundary"),
+    # A call that is no member of something and not part of a longer name; and one that is named as the C library's.
+    *((rule, r"(?<![\w.])(?<!->)(?:(?:std)?::\s*)?\b" + _any(names) + r"(?:_r|64)?\s*\(", _WHY[rule])
+      for rule, names in FUNCTIONS.items()),
+    *((rule, r"(?:(?<![\w>])|\bstd)::\s*" + _any(names) + r"(?:64)?\s*\(", _WHY[rule])
+      for rule, names in COMMON_NAMES.items()),
+    ("host clock", r"(?<![\w.:>])(?:time|clock)\s*\(\s*(?:\)|NULL\b|nullptr\b|0\s*\)|&)", _CLOCK),
+    ("host clock", r"\bstd::chrono\b", _CLOCK),
     ("random source", r"\bstd::(?:random_device|mt19937(?:_64)?|minstd_rand0?|default_random_engine|ranlux\w+|knuth_b|"
-                      r"shuffle|sample|\w+_distribution)\b|\bstd::ranges::(?:shuffle|sample)\b", "entropy comes through Boundary"),
-    ("environment", _call("(?:secure_)?getenv", "getpid", "getppid", "gettid", "getuid", "geteuid", "gethostname", "uname", "getcwd",
-                          "sysconf", "getauxval", "get_nprocs", "sysinfo", "getrusage", "sched_getcpu", "setlocale", "syscall"),
-     "nothing of the host may reach the machine but through Boundary"),
-    ("file or socket", _call("fopen(?:64)?", "openat(?:64)?", "freopen", "creat", "pread(?:v|64)?", "pwrite(?:v|64)?", "fread", "fgets",
-                             "f?scanf", "getchar", "getline", "ioctl", "ppoll", "epoll_\\w+", "socket", "recv(?:from|msg)",
-                             "send(?:to|msg)", "popen", "fork", "execve?", "dlopen", "dlsym", "fstat", "lstat"),
-     "files are read by the caller, input comes through Boundary"),
-    ("file or socket", _global_call("open(?:64)?", "readv?", "writev?", "poll", "select", "recv", "send", "accept", "connect", "bind",
-                                    "listen", "system", "stat", "random"),
-     "files are read by the caller, input comes through Boundary"),
-    ("file or socket", r"\bstd::(?:[iof]fstream|fstream|filebuf|cin|cout|cerr|clog|filesystem|FILE\b)|\bstd(?:in|out)\b",
-     "output goes through Boundary, files are read by the caller"),
+                      r"shuffle|sample|ranges::shuffle|ranges::sample|\w+_distribution)\b", _CHANCE),
+    ("file or socket", r"\bstd::(?:[iof]?fstream|filebuf|cin|cout|cerr|clog|filesystem|FILE)\b|\bstd(?:in|out)\b", _FILES),
     ("thread", r"\bstd::(?:j?thread|async|future|promise|(?:\w+_)?mutex|condition_variable\w*|atomic\w*|counting_semaphore|"
-               r"binary_semaphore|latch|barrier|call_once|once_flag|this_thread)\b|\bpthread_\w+\s*\(", "a machine is one thread"),
-    ("thread", r"\bthread_local\b", "state belongs to an object of the machine"),
-    ("host CPU", r"\b(?:__rdtscp?|_rdtsc|_?_?builtin_ia32_(?:rd(?:tscp?|rand\w*|seed\w*|pmc|pid)\w*)|_rd(?:rand|seed)\d+_step|"
-                 r"__builtin_readcyclecounter|__builtin_cpu_(?:init|is|supports)|__(?:get_)?cpuid(?:ex|_count|_max)?|_xgetbv)\b",
-     "what the host CPU is or counts may not reach the machine"),
-    ("build time", r"\b__(?:DATE|TIME|TIMESTAMP)__\b|\bstd::source_location\b", "two builds of one source are the same machine"),
-    ("address as number", r"\breinterpret_cast<\s*(?:const\s+)?(?:std::)?(?:u?int(?:ptr|max|\d+)_t|s?size_t|unsigned(?:\s+long)*|"
-                          r"(?:long\s*)+|int|__u?int128(?:_t)?)\s*>", "host addresses differ from run to run"),
-    ("address as number", r"\bstd::(?:bit_cast<\s*(?:std::)?u?int(?:ptr|64)_t\s*>|hash\s*<|less<[^<>]*\*\s*>|to_address\b)|\bfmt::ptr\b",
-     "host addresses and hash values differ from run to run"),
+               r"binary_semaphore|latch|barrier|call_once|once_flag|this_thread)\b|\bpthread_\w+\s*\(|\bthread_local\b",
+     _THREAD),
+    ("host CPU", r"\b(?:__rdtscp?|_rdtsc|_?_?builtin_ia32_rd(?:tscp?|rand\w*|seed\w*|pmc|pid)\w*|_rd(?:rand|seed)\d+_step|"
+                 r"_xgetbv|__builtin_readcyclecounter|__builtin_cpu_(?:init|is|supports)|"
+                 r"__(?:get_)?cpuid(?:ex|_count|_max)?)\b",
+     _CPU),
+    ("build time", r"\b__(?:DATE|TIME|TIMESTAMP)__\b|\bstd::source_location\b",
+     "two builds of one source are the same machine"),
+    ("address as number", r"\breinterpret_cast<\s*(?:const\s+)?(?:std::)?" + _INTEGER + r"\s*>", _ADDRESS),
+    ("address as number", r"\bstd::(?:bit_cast<\s*(?:std::)?u?int(?:ptr|64)_t\s*>|hash\s*<|less<[^<>]*\*\s*>|to_address\b)|"
+                          r"\bfmt::ptr\b", _ADDRESS),
     ("address as order", r"\bstd::(?:multi)?(?:set|map)<\s*(?:const\s+)?[\w:]+(?:\s+const)?\s*\*",
      "pointers have no order that repeats"),
     ("hash order", r"\bstd::unordered_\w+", "iterating one gives an order that may differ from run to run"),
 ]
-# The same, inside string literals.
+# The same, inside string literals: formats for pointers.
 FORBIDDEN_STRINGS = [
-    ("address as number", r"%[-+ #0]*\d*p\b|\{[^{}]*:[^{}]*p\}", "host addresses differ from run to run"),
+    ("address as number", r"%[-+ #0]*\d*p\b|\{[^{}]*:[^{}]*p\}", _ADDRESS),
 ]
-# The same, where only comments are blanked.
+# The same, where only comments are blanked: assembly.
 FORBIDDEN_TEXT = [
-    ("host CPU", r"\basm\b[^;\"]*\([^;]*?(?:\"|\\[nt]|;)\s*(?:rdtscp?|rdrand|rdseed|rdpmc|rdpid|cpuid|xgetbv|syscall|sysenter)\b",
-     "what the host CPU is or counts may not reach the machine"),
+    ("host CPU", r"\basm\b[^;\"]*\([^;]*?(?:\"|\\[nt]|;)\s*" + _TELLING_INSTRUCTIONS + r"\b", _CPU),
 ]
 # file: {rule: (how many lines, why)}. The number is exact, so that one more line needs one more thought.
 ALLOWED_CODE = {
     "vmm/assert.h": {"thread": (2, "where the running machine is, for the message of a failed assertion")},
     "vmm/assert.cc": {"thread": (2, "the same")},
-    "vmm/soft/engine.cc": {"address as number": (2, "links of blocks, and which TLB entry points to a page: engine-internal")},
+    "vmm/soft/engine.cc": {
+        "address as number": (2, "links of blocks, and which TLB entry points to a page: the engine's own")},
     "vmm/soft/memory.cc": {"address as number": (1, "TLB entries hold host addresses; they are no machine state")},
     "vmm/soft/code_cache.h": {"hash order": (2, "looked up by key; iterated only to clear a flag of every page")},
 }
@@ -139,10 +168,11 @@ SOURCE_ENDINGS = (".cc", ".h", ".py", ".asm", ".inc", ".cmake", ".sh")
 # Undefined symbols that the machine's libraries may have, as nm prints them demangled. What no pattern allows is an error.
 ALLOWED_SYMBOLS = [
     # The compiler's and the language's own.
-    r"_Unwind_\w+|__cxa_\w+|__gxx_personality_v0|_GLOBAL_OFFSET_TABLE_|__stack_chk_fail|__dso_handle|__cpu_model|DW\.ref\.\w+|TLS init function for retrovisor::\w+",
+    r"_Unwind_\w+|__cxa_\w+|__gxx_personality_v0|_GLOBAL_OFFSET_TABLE_|__stack_chk_fail|__dso_handle|__cpu_model",
+    r"DW\.ref\.\w+",
     r"__u?(?:div|mod|mul|divmod)[dt]i[34]|__popcount[dt]i2|__c[lt]z[dt]i2|__(?:fix|float)\w+",
     r"operator (?:new|delete)(?:\[\])?\(.*",
-    r"(?:vtable|typeinfo(?: name)?) for .*",
+    r"(?:vtable|typeinfo(?: name)?) for .*|TLS init function for retrovisor::\w+",
     # The C library's memory and strings.
     r"(?:mem(?:cpy|move|set|cmp|chr|rchr)|bcmp|str(?:len|cmp|ncmp|chr))|__(?:mem\w+|str\w+)_chk",
     r"calloc|malloc|free|abort",
@@ -150,33 +180,28 @@ ALLOWED_SYMBOLS = [
     r"XXH\w+|fmt::.*",
     # The standard library, but for FORBIDDEN_SYMBOLS.
     r"(?:[\w:<>,*& ]+ )?(?:std|__gnu_cxx)::.*|guard variable for std::.*|non-virtual thunk to std::.*",
-    # Sanitizers.
-    r"__(?:a|ub|l|t|m)san_\w+|__sanitizer_\w+|__sancov_\w+|__start___sancov_\w+|__stop___sancov_\w+|___asan_\w+|__asan\w+",
+    # Sanitizers and coverage.
+    r"_*(?:asan|ubsan|lsan|tsan|msan|sanitizer|sancov|start___sancov|stop___sancov)_\w+",
 ]
 # Checked first: never, whatever else allows them.
 FORBIDDEN_SYMBOLS = [
-    ("host clock", r"clock(?:_\w+)?|time|times|gettimeofday|timespec_get|localtime\w*|gmtime\w*|mktime|strftime|nanosleep|u?sleep|"
-                   r"(?:.* )?std::chrono::.*"),
-    ("random source", r"s?rand(?:_r)?|s?random(?:_r)?|[dlmnjes]+rand48(?:_r)?|arc4random\w*|getrandom|getentropy|"
-                      r"(?:.* )?std::random_device::.*"),
-    ("environment", r"(?:secure_)?getenv|getpid|getppid|gettid|get[eg]?[ug]id|gethostname|uname|getcwd|sysconf|getauxval|get_nprocs\w*|"
-                    r"sysinfo|getrusage|sched_\w+|setlocale|newlocale|uselocale|syscall|__cpu_indicator_init"),
-    ("file or socket", r"f?open(?:at)?(?:64)?(?:_2)?|freopen(?:64)?|fdopen|creat(?:64)?|p?readv?(?:64)?|p?writev?(?:64)?|fread|fgets|fgetc|getc|"
-                       r"scanf|fscanf|__isoc\d+_\w*scanf|getchar|getline|ioctl|p?poll|p?select|epoll_\w+|socket|recv\w*|send\w*|accept4?|"
-                       r"connect|bind|listen|popen|system|v?fork|exec[vl]\w*|posix_spawn\w*|dlopen|dlsym|[fl]?stat(?:64|at|at64)?|"
-                       r"__[fl]?xstat(?:64)?|stdin|stdout|(?:.* )?std::(?:basic_)?(?:[iof]?fstream|filebuf|ifstream|ofstream)\b.*|"
-                       r"std::c(?:in|out|err|log)|(?:.* )?std::filesystem::.*|fmt::.*\bv?print\(.*|(?:v?printf|puts|putchar)"),
-    ("thread", r"(?:__)?pthread_\w+|thrd_\w+|mtx_\w+|sem_\w+|(?:.* )?std::(?:j?thread|__future_base|(?:recursive_|timed_)*mutex|"
-               r"condition_variable\w*|__atomic_\w+)\b.*|clone|futex|sigaction|signal|raise|kill"),
-    # Correctly rounded functions apart, results of libm differ between versions of the C library.
-    ("libm", r"(?:sin|cos|tan|a(?:sin|cos|tan)2?|sinh|cosh|tanh|sincos|exp(?:2|m1|10)?|log(?:2|10|1p|b)?|pow|hypot|cbrt|erfc?|[lt]gamma)[fl]?"),
+    *((rule, r"(?:__)?(?:isoc\d+_)?" + _any(names) + r"(?:64)?(?:_2|_r|_chk)?") for rule, names in FUNCTIONS.items()),
+    *((rule, r"(?:__)?(?:isoc\d+_)?" + _any(names) + r"(?:64)?(?:_2|_chk)?") for rule, names in COMMON_NAMES.items()),
+    ("host clock", r"clock_\w+|(?:.* )?std::chrono::.*"),
+    ("random source", r"arc4random\w*|(?:.* )?std::random_device::.*"),
+    ("environment", r"__cpu_indicator_init"),
+    ("file or socket", r"stdin|stdout|std::c(?:in|out|err|log)|(?:.* )?std::(?:basic_)?(?:[iof]?fstream|filebuf)\b.*|"
+                       r"(?:.* )?std::filesystem::.*|fmt::.*\bv?print\(.*"),
+    ("thread", r"pthread_\w+|(?:.* )?std::(?:j?thread|__future_base|(?:recursive_|timed_)*mutex|"
+               r"condition_variable\w*|__atomic_\w+)\b.*"),
+    ("libm", _any(LIBM) + "[fl]?"),
 ]
 # object file: {symbol: why}
 ALLOWED_SYMBOL_USES = {
-    "assert.cc.o": {"stderr": "message of a failed assertion", "fprintf": "the same", "fwrite": "the same", "fputs": "the same"},
-    "machine.cc.o": {"stderr": "where the machine was when an assertion failed", "fprintf": "the same", "__fprintf_chk": "the same"},
-    "guest_memory.cc.o": {"mmap": "guest RAM", "munmap": "guest RAM", "mmap64": "guest RAM", "__errno_location": "why mmap failed",
-                          "strerror": "the same"},
+    "assert.cc.o": dict.fromkeys(("stderr", "fprintf", "__fprintf_chk", "fwrite", "fputs"), "message of a failed assertion"),
+    "machine.cc.o": dict.fromkeys(("stderr", "fprintf", "__fprintf_chk"), "where the machine was when an assertion failed"),
+    "guest_memory.cc.o": dict.fromkeys(("mmap", "mmap64", "munmap", "__errno_location", "strerror"),
+                                       "guest RAM is a mapping"),
 }
 # Objects with storage that can change and that no machine owns.
 ALLOWED_GLOBALS = {
@@ -184,5 +209,5 @@ ALLOWED_GLOBALS = {
     "retrovisor::assertion_cookie": "the same",
 }
 FORBIDDEN_INSTRUCTIONS = re.compile(
-    r"^(?:rdtscp?|rdrand|rdseed|rdpmc|rdpid|cpuid|xgetbv|syscall|sysenter|sysret\w*|int|rd[fg]sbase|in[bwl]?|out[bwl]?|ins[bwl]|outs[bwl])$")
+    r"^(?:" + _TELLING_INSTRUCTIONS + r"|sysret\w*|int|rd[fg]sbase|in[bwl]?|out[bwl]?|ins[bwl]|outs[bwl])$")
 ALLOWED_INSTRUCTIONS = {"int": {"$0x3"}}

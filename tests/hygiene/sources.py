@@ -73,7 +73,8 @@ def check_includes(path, text):
             yield from _check_own_include(path, room, line, target)
         elif room in rules.VMM_ROOMS and target not in rules.ALLOWED_HEADERS and \
                 target not in rules.ALLOWED_HEADER_USES.get(path, {}):
-            yield Problem(path, line, "header", f"<{target}> is not known to be harmless: the machine may use nothing of the host")
+            yield Problem(path, line, "header",
+                          f"<{target}> is not known to be harmless: the machine may use nothing of the host")
 
 
 def _check_own_include(path, room, line, target):
@@ -111,7 +112,8 @@ def check_code(path, text):
         if len(lines) == expected:
             continue
         if len(lines) < expected:
-            yield Problem(path, 1, rule, f"rules.py allows {expected} lines of this but there are {len(lines)}: lower the number")
+            yield Problem(path, 1, rule,
+                          f"rules.py allows {expected} lines of this but there are {len(lines)}: lower the number")
             continue
         for line in lines:
             more = f" (rules.py allows {expected} of these {len(lines)} lines)" if expected else ""
@@ -141,9 +143,11 @@ def check_iteration(path, text, names):
     code, _ = split(text)
     for name in names:
         word = rf"\b{re.escape(name)}\b"
-        for m in re.finditer(rf"\bfor\s*\([^;()]*:[^;()]*{word}\s*\)|{word}\s*\.\s*c?begin\s*\(|\bstd::c?begin\s*\(\s*{word}", code):
+        loop = rf"\bfor\s*\([^;()]*:[^;()]*{word}\s*\)|{word}\s*\.\s*c?begin\s*\(|\bstd::c?begin\s*\(\s*{word}"
+        for m in re.finditer(loop, code):
             if (path, name) not in rules.ALLOWED_ITERATIONS:
-                yield Problem(path, line_of(code, m.start()), "hash order", f"{name} is iterated: its order may differ from run to run")
+                yield Problem(path, line_of(code, m.start()), "hash order",
+                              f"{name} is iterated: its order may differ from run to run")
 
 
 def check_cycles(graph):
@@ -181,7 +185,7 @@ def check_header_guard(path, text):
 
 
 def check_documented(text, folders):
-    """`text` of docs/architecture.md: does its table have a row for each of `folders`, and rules.py an entry for each row?"""
+    """`text` of docs/architecture.md: has its table a row for each of `folders`, and has rules.py an entry for each row?"""
     rows = {row.rstrip("/") for row in re.findall(r"^\| `([\w/]+)(?:/\*\.h)?/?` \|", text, re.MULTILINE)}
     for room in sorted(set(folders) - rows):
         yield Problem("docs/architecture.md", 1, "room", f"{room} has no row in the table of rooms")
@@ -213,13 +217,13 @@ def check_tree(files, architecture):
         yield from check_header_guard(path, text)
     for path, text in sorted(rooms.items()):
         yield from check_includes(path, text)
-    names = {}
-    for path, text in machine.items():
-        names.setdefault(os.path.dirname(path), set()).update(unordered_names(split(text)[0]))
+    names = {path: unordered_names(split(text)[0]) for path, text in machine.items()}
     for path, text in sorted(machine.items()):
         yield from check_code(path, text)
-        yield from check_iteration(path, text, sorted(names[os.path.dirname(path)]))
-    yield from check_cycles({path: {target for _, target, quoted in includes(text) if quoted} for path, text in rooms.items()})
+        seen = [path] + [target for _, target, quoted in includes(text) if quoted]
+        yield from check_iteration(path, text, sorted(set().union(*(names.get(p, set()) for p in seen))))
+    yield from check_cycles({path: {target for _, target, quoted in includes(text) if quoted}
+                             for path, text in rooms.items()})
     yield from check_documented(architecture, {os.path.dirname(path) for path in rooms})
     # An exception for a file that is gone is a hole.
     for table in (rules.ALLOWED_INCLUDES, rules.ALLOWED_HEADER_USES, rules.ALLOWED_CODE):

@@ -14,10 +14,11 @@ import rules
 # objdump -t: address, seven flag characters, section, tab, size, [visibility] name
 _OBJECT = re.compile(r"^[0-9a-f]+ (.{7}) (\S+)\t[0-9a-f]+ +(?:\.\w+ +)?(.+)$")
 _MEMBER = re.compile(r"^(\S+):\s+file format ")
-_INSTRUCTION = re.compile(r"^\s*[0-9a-f]+:\s+(?:(?:rep(?:n?[ze])?|lock|data16|addr32|rex\S*|notrack|bnd|[c-g]s|ss) )*(\S+)(?:\s+([^#<]+))?")
+_INSTRUCTION = re.compile(r"^\s*[0-9a-f]+:\s+(?:(?:rep(?:n?[ze])?|lock|data16|addr32|rex\S*|notrack|bnd|[c-g]s|ss) )*(\S+)"
+                          r"(?:\s+([^#<]+))?")
 _FUNCTION = re.compile(r"^[0-9a-f]+ <(.+)>:$")
 _MUTABLE = re.compile(r"^\.(?:bss|tbss|tdata|data)(?!\.rel\.ro)(?:\..*)?$")
-_INVISIBLE = re.compile(r"^(?:DW\.ref\..*|\.L.*|\.bss.*|\.data.*|\.tbss.*|\.tdata.*|(?:__)?_*(?:asan|ubsan|sanitizer|sancov)\w*.*|"
+_INVISIBLE = re.compile(r"^(?:DW\.ref\..*|\.L.*|\.bss.*|\.data.*|\.tbss.*|\.tdata.*|_*(?:asan|ubsan|sanitizer|sancov)\w*.*|"
                         r"guard variable for std::.*)$")
 
 
@@ -107,7 +108,8 @@ def main():
     if not libraries:
         print("which libraries?")
         return 2
-    problems, undefined, defined = check_libraries(libraries, os.environ.get("NM", "nm"), os.environ.get("OBJDUMP", "objdump"))
+    problems, undefined, defined = check_libraries(libraries, os.environ.get("NM", "nm"),
+                                                   os.environ.get("OBJDUMP", "objdump"))
     for problem in problems:
         print(problem)
     print(f"{len(libraries)} libraries, {defined} symbols, {undefined} uses of others, {len(problems)} problems")

@@ -61,7 +61,7 @@ D& Chipset::add(Args&&... args) {
 
 Chipset::Chipset(const Platform& platform, std::span<const std::unique_ptr<Vcpu>> vcpus, Output output) {
   PortBus& ports = platform.ports;
-  const auto to = [output](Channel channel) {
+  const auto to = [output = std::move(output)](Channel channel) {
     return [output, channel](std::span<const uint8_t> bytes) {
       if (output) output(channel, bytes);
     };

@@ -14,6 +14,8 @@ constexpr uint64_t kForever = UINT64_MAX;
 // The host wakes us a little late each time; the next sleep is shorter by that, so that a guest that sleeps in many small
 // pieces keeps pace. A longer delay (the host was suspended) is not made up for.
 constexpr uint64_t kMostOversleep = 20'000'000;
+// How often a sleep is interrupted to ask on_sleep().
+constexpr uint64_t kBetweenAsking = 50'000'000;
 
 uint64_t monotonic_ns() {
   timespec t{};
@@ -107,10 +109,12 @@ uint64_t LiveBoundary::sleep_ns(uint64_t ns, int input_fd) {
       overslept_ns_ = std::min(elapsed - ns, kMostOversleep);
       return ns;
     }
-    const uint64_t left = ns - elapsed;
+    const bool woken = on_sleep_ && on_sleep_();
+    const uint64_t left = woken ? 0 : on_sleep_ ? std::min(ns - elapsed, kBetweenAsking) : ns - elapsed;
     timespec timeout{static_cast<time_t>(left / 1'000'000'000), static_cast<long>(left % 1'000'000'000)};
     pollfd fds[2] = {{stop_.wake_fd(), POLLIN, 0}, {input_fd, POLLIN, 0}};
-    if (ppoll(fds, 2, ns == kForever ? nullptr : &timeout, nullptr) <= 0) continue;
+    const bool no_end = ns == kForever && !on_sleep_;
+    if (!woken && ppoll(fds, 2, no_end ? nullptr : &timeout, nullptr) <= 0) continue;
     overslept_ns_ = 0;
     return std::min(ns == kForever ? kForever - 1 : ns, monotonic_ns() - begin);
   }

@@ -26,6 +26,8 @@ class LiveBoundary final : public Boundary {
 
   // Called from inside the machine's run when `stop` was requested (typically: Machine::request_stop).
   void on_stop(std::function<void()> handler) { on_stop_ = std::move(handler); }
+  // Asked a few times a second while the guest sleeps; true ends the sleep. For a debugger that wants the machine to stop.
+  void on_sleep(std::function<bool()> handler) { on_sleep_ = std::move(handler); }
   Console& console() { return *console_; }
 
   uint64_t wall_clock(Moment at) override;
@@ -44,6 +46,7 @@ class LiveBoundary final : public Boundary {
   std::unique_ptr<Console> console_;
   StopSource& stop_;
   std::function<void()> on_stop_;
+  std::function<bool()> on_sleep_;
   uint64_t seed_state_ = 0;
   uint64_t overslept_ns_ = 0;
 };

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
+#include <utility>
 
 #include "vmm/devices/chipset.h"
 #include "vmm/machine/page_hashes.h"
@@ -240,13 +242,52 @@ void Machine::memory_changed() {
   engine_->memory_protected();
 }
 
-StateDigest Machine::digest() {
-  last_dirty_.clear();
-  memory_->take_dirty([this](uint64_t page) {
-    hashes_->update(*memory_, page);
-    last_dirty_.push_back(page);
+// Distributes the dirty pages to all who want to know of them.
+void Machine::collect_dirty() {
+  bool any = false;
+  memory_->take_dirty([&](uint64_t page) {
+    any = true;
+    uint8_t& flags = memory_->flags(page);
+    if ((flags & page_flag::unhashed) == 0) unhashed_.push_back(page);
+    if ((flags & page_flag::written) == 0) written_.push_back(page);
+    flags |= page_flag::unhashed | page_flag::written;
   });
-  if (!last_dirty_.empty()) engine_->memory_protected();
+  if (any) engine_->memory_protected();
+}
+
+std::vector<uint64_t> Machine::take_written_pages() {
+  collect_dirty();
+  std::vector<uint64_t> pages = std::exchange(written_, {});
+  std::sort(pages.begin(), pages.end());
+  for (const uint64_t page : pages) memory_->flags(page) = static_cast<uint8_t>(memory_->flags(page) & ~page_flag::written);
+  return pages;
+}
+
+void Machine::restore_page(uint64_t page, const uint8_t* bytes) {
+  constexpr size_t kPiece = 64;
+  const PhysAddr begin(page << kPageShift);
+  RV_ASSERT(memory_->is_ram(begin));
+  const uint8_t* now = memory_->host(begin);
+  for (size_t at = 0; at < kPageSize;) {
+    if (std::memcmp(now + at, bytes + at, kPiece) == 0) {
+      at += kPiece;
+      continue;
+    }
+    size_t end = at + kPiece;
+    while (end < kPageSize && std::memcmp(now + end, bytes + end, kPiece) != 0) end += kPiece;
+    memory_->write(begin + at, std::span<const uint8_t>(bytes + at, end - at));
+    at = end;
+  }
+}
+
+StateDigest Machine::digest() {
+  collect_dirty();
+  last_dirty_ = std::exchange(unhashed_, {});
+  std::sort(last_dirty_.begin(), last_dirty_.end());
+  for (const uint64_t page : last_dirty_) {
+    memory_->flags(page) = static_cast<uint8_t>(memory_->flags(page) & ~page_flag::unhashed);
+    hashes_->update(*memory_, page);
+  }
   StateDigest d;
   const auto cpu = save_cpu_state();
   const auto devices = save_device_state();

@@ -51,9 +51,16 @@ class Machine final : public MachineControl {
   // Registers, clock, deadlines, devices: everything but memory, as named fields.
   std::vector<uint8_t> save_cpu_state() const;
   std::vector<uint8_t> save_device_state() const;
-  // Restores what save_*_state() gave. Memory is restored by the caller, before; then call memory_changed().
+  // Restores what save_*_state() gave. Memory is restored by the caller, before: with restore_page(), or behind the
+  // machine's back and with memory_changed().
   Result<void> restore_state(std::span<const uint8_t> cpu, std::span<const uint8_t> devices);
   void memory_changed();
+
+  // Gives a page of RAM (by number) other contents, kPageSize bytes. Only bytes that differ are written, so that the engine
+  // keeps what it made of the others.
+  void restore_page(uint64_t page, const uint8_t* bytes);
+  // Pages (numbers, ascending) written since the last call of this: by the guest, a device, a debugger, restore_page().
+  std::vector<uint64_t> take_written_pages();
 
   // Digest of the whole state. Memory is hashed incrementally: only pages written since the last call.
   StateDigest digest();
@@ -75,6 +82,7 @@ class Machine final : public MachineControl {
   bool runnable() const;
   bool wakeable() const;
   void restore_devices(StateReader& in);
+  void collect_dirty();
 
   MachineConfig config_;
   Boundary& boundary_;
@@ -96,6 +104,10 @@ class Machine final : public MachineControl {
   std::optional<Stop> stop_request_;
 
   std::unique_ptr<PageHashes> hashes_;
+  // Pages written since they were last hashed, and since they were last taken by take_written_pages(): each flagged in
+  // GuestMemory, in no order.
+  std::vector<uint64_t> unhashed_;
+  std::vector<uint64_t> written_;
   std::vector<uint64_t> last_dirty_;
 };
 

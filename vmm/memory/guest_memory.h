@@ -1,8 +1,10 @@
 // Guest RAM: one lazily touched host mapping, and a byte of flags per page.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "vmm/result.h"
 #include "vmm/types.h"
@@ -19,9 +21,11 @@ inline constexpr uint64_t kMaxRam = uint64_t{64} << 30;
 
 // Flags of one guest page.
 namespace page_flag {
-inline constexpr uint8_t dirty = 1;  // written since clear_dirty()
-inline constexpr uint8_t executed = 4;  // code has run from it (while the engine keeps account of that)
+inline constexpr uint8_t dirty = 1;  // written since take_dirty()
 inline constexpr uint8_t code = 2;   // holds decoded code: writes must be reported to the engine
+// Of Machine: the page was dirty and has not been hashed, or not been taken as written, since.
+inline constexpr uint8_t unhashed = 4;
+inline constexpr uint8_t written = 8;
 }  // namespace page_flag
 
 // Told of writes that happen behind an engine's back to pages flagged `code`.
@@ -58,33 +62,28 @@ class GuestMemory {
   // Marks pages dirty and reports writes to code pages. For loaders, DMA, debuggers.
   bool write(PhysAddr addr, std::span<const uint8_t> data);
 
-  void mark_dirty(PhysAddr addr) { flags_[addr.value >> kPageShift] |= page_flag::dirty; }
+  void mark_dirty(PhysAddr addr) {
+    const uint64_t page = addr.value >> kPageShift;
+    if ((flags_[page] & page_flag::dirty) != 0) return;
+    flags_[page] |= page_flag::dirty;
+    dirty_.push_back(page);
+  }
   void set_observer(CodeWriteObserver* observer) { observer_ = observer; }
 
   // Calls `visit(page)` for every dirty page in ascending order and clears the flag.
   // After this engines must drop their write permissions (SoftEngine::memory_protected).
   template <class Visit>
   void take_dirty(Visit&& visit) {
-    scan_dirty(0, low_end_ >> kPageShift, visit);
-    scan_dirty(kHighRamBegin >> kPageShift, high_end_ >> kPageShift, visit);
+    std::sort(dirty_.begin(), dirty_.end());
+    for (const uint64_t page : dirty_) {
+      flags_[page] = static_cast<uint8_t>(flags_[page] & ~page_flag::dirty);
+      visit(page);
+    }
+    dirty_.clear();
   }
 
  private:
   GuestMemory() = default;
-  template <class Visit>
-  void scan_dirty(uint64_t begin, uint64_t end, Visit&& visit) {
-    for (uint64_t page = begin; page < end; page += 8) {
-      uint64_t eight = 0;
-      __builtin_memcpy(&eight, flags_ + page, 8);  // flags_ is padded to a multiple of 8
-      if ((eight & 0x0101010101010101) == 0) continue;
-      for (uint64_t p = page; p < page + 8 && p < end; ++p) {
-        if ((flags_[p] & page_flag::dirty) == 0) continue;
-        flags_[p] = static_cast<uint8_t>(flags_[p] & ~page_flag::dirty);
-        visit(p);
-      }
-    }
-  }
-
   uint8_t* base_ = nullptr;
   uint8_t* flags_ = nullptr;
   uint64_t size_ = 0;
@@ -92,6 +91,7 @@ class GuestMemory {
   uint64_t high_end_ = 0;
   uint64_t page_limit_ = 0;
   CodeWriteObserver* observer_ = nullptr;
+  std::vector<uint64_t> dirty_;  // pages flagged page_flag::dirty, in no order
 };
 
 }  // namespace retrovisor

@@ -163,11 +163,14 @@ bool exec_cmpxchg_wide(SoftCpu& cpu, const Op& op) {
 
 template <class T>
 bool exec_bound(SoftCpu& cpu, const Op& op) {
-  const uint64_t at = operand_address(cpu, op, 2 * sizeof(T), Access::read);
-  T bounds[2];
-  if (!load(&cpu, &op, at, bounds)) return false;
+  // Each bound by itself: alignment checks look at their size, not at the pair's (SDM 3A table 6-7).
+  T lower, upper;
+  if (!load(&cpu, &op, part_address(cpu, op, 0, sizeof(T), Access::read), lower) ||
+      !load(&cpu, &op, part_address(cpu, op, sizeof(T), sizeof(T), Access::read), upper)) {
+    return false;
+  }
   const T index = get<T>(&cpu, op.r0);
-  return index < bounds[0] || index > bounds[1] ? raise(cpu, vec::BR) : true;
+  return index < lower || index > upper ? raise(cpu, vec::BR) : true;
 }
 
 }  // namespace

@@ -165,6 +165,24 @@ void CodeCache::flush() {
   ++flushes_;
 }
 
+void CodeCache::cut_at(const std::bitset<kPageSize>& offsets) {
+  std::vector<uint16_t> below(kPageSize + 1);  // how many of the offsets lie below
+  for (size_t i = 0; i < kPageSize; ++i) below[i + 1] = static_cast<uint16_t>(below[i] + (offsets[i] ? 1 : 0));
+  std::vector<Block*> spanning;
+  for (const auto& [page, code] : pages_) {
+    for (Block* b = code.blocks; b != nullptr; b = next_in(b, page)) {
+      if (b->phys2 != Block::kOnePage) continue;  // one instruction, and never linked to
+      const Extent e = extent_in(b, page);
+      if (below[e.end] != below[e.begin + 1]) spanning.push_back(b);
+      else if (offsets[e.begin]) unlink(b);
+    }
+  }
+  for (Block* b : spanning) {
+    remove_from_page(b->phys >> kPageShift, b);
+    kill(b);
+  }
+}
+
 void CodeCache::mark_mmio_site(uint64_t phys) {
   if (mmio_sites_.size() < kMaxSites) mmio_sites_.insert(phys);
 }

@@ -1,6 +1,7 @@
 // Decoded blocks, cached by guest-physical address, and thrown away precisely when the code they were made of is written.
 #pragma once
 
+#include <bitset>
 #include <cstdint>
 #include <memory>
 #include <unordered_map>
@@ -55,6 +56,8 @@ class CodeCache {
   // Throws away all blocks made of those bytes. True if there were any.
   bool invalidate(uint64_t phys, uint64_t size);
   void flush();
+  // No block goes on across one of these page offsets from here on, nor is one that starts there linked to.
+  void cut_at(const std::bitset<kPageSize>& offsets);
 
   // Makes slot `slot` of `from` lead directly to `to`.
   static void link(Block* from, unsigned slot, Block* to);

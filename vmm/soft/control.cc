@@ -51,6 +51,7 @@ bool write_cr3(SoftCpu& cpu, uint64_t value) {
     value &= 0xffffffff;
     if (pae_paging(s.cr0, s.cr4, s.efer) && !load_pdptes(cpu, value)) return false;
   }
+  cpu.platform->journal.log(EventKind::cr3_write, value, s.cr3);
   s.cr3 = value;
   tlb_flush(cpu, true);
   return true;

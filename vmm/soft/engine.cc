@@ -58,11 +58,14 @@ SoftEngine::SoftEngine(const Platform& platform, uint32_t vcpus)
 
 SoftEngine::~SoftEngine() { platform_.memory.set_observer(nullptr); }
 
-void SoftEngine::state_changed(Vcpu& vcpu) { tlb_flush(contexts_[vcpu.id.value]->cpu, false); }
+void SoftEngine::state_changed(Vcpu& vcpu) {
+  SoftCpu& cpu = contexts_[vcpu.id.value]->cpu;
+  cpu.observed_stop = false;
+  tlb_flush(cpu, false);
+}
 
 void SoftEngine::memory_changed() {
   cache_.flush();
-  newly_linked_.clear();
   forget_jumps();
   for (auto& c : contexts_) tlb_flush(c->cpu, false);
 }
@@ -109,63 +112,6 @@ void SoftEngine::count_unknown(SoftCpu& cpu, uint64_t rip) {
   }
   if (statistics_.unknown_instructions.size() < kMaxUnknown || statistics_.unknown_instructions.contains(hex))
     ++statistics_.unknown_instructions[hex];
-}
-
-// --- observers --------------------------------------------------------------------------------------------------------
-
-void SoftEngine::observe(const Observers* observers) {
-  observers_ = observers != nullptr && !observers->empty() ? observers : nullptr;
-  breakpoints_on_ = observers_ != nullptr && !observers_->breakpoints.empty();
-  breakpoint_offsets_.reset();
-  if (breakpoints_on_)
-    for (const uint64_t address : observers_->breakpoints) breakpoint_offsets_.set(address & ~kPageMask);
-  memory_changed();  // blocks are cut at breakpoints, and watched pages stay out of the TLB
-  for (auto& c : contexts_) c->cpu.observers = observers_ != nullptr && !observers_->watches.empty() ? observers_ : nullptr;
-}
-
-// The instruction at CS:RIP is about to run. True: an observer asked to stop before it.
-bool SoftEngine::at_breakpoint(SoftCpu& cpu, uint64_t position) {
-  CpuState& s = cpu.s;
-  const uint64_t linear = s.mode64() ? s.rip : (s.segment[CS].base + s.rip) & 0xffffffff;
-  if (!breakpoint_offset(linear) || position == observers_->resume_from.value) return false;
-  if (!std::binary_search(observers_->breakpoints.begin(), observers_->breakpoints.end(), linear) || !observers_->hit) return false;
-  platform_.clock.set_position(Position(position));
-  s.rflags = get_rflags(cpu);
-  Observation o;
-  o.kind = Observation::Kind::breakpoint;
-  o.vcpu = cpu.vcpu->id;
-  o.position = Position(position);
-  o.address = LinearAddr(linear);
-  o.rip = s.rip;
-  const bool stop = observers_->hit(o);
-  set_rflags(cpu, s.rflags);
-  return stop;
-}
-
-void SoftEngine::track_execution(bool on) {
-  take_executed_pages();
-  track_execution_ = on;
-}
-
-void SoftEngine::note_executed(uint64_t phys) {
-  const uint64_t page = phys >> kPageShift;
-  if (page >= platform_.memory.page_limit()) return;
-  uint8_t& flags = platform_.memory.flags(page);
-  if ((flags & page_flag::executed) != 0) return;
-  flags |= page_flag::executed;
-  executed_.push_back(page);
-}
-
-std::vector<uint64_t> SoftEngine::take_executed_pages() {
-  // From here each block has to come by find_block() once more before it is linked or found through the jump cache.
-  for (Block* b : newly_linked_) CodeCache::unlink(b);
-  newly_linked_.clear();
-  if (track_execution_) forget_jumps();
-  for (const uint64_t page : executed_) platform_.memory.flags(page) &= static_cast<uint8_t>(~page_flag::executed);
-  std::vector<uint64_t> pages = std::move(executed_);
-  executed_.clear();
-  std::sort(pages.begin(), pages.end());
-  return pages;
 }
 
 // --- finding code ---------------------------------------------------------------------------------------------------
@@ -222,6 +168,7 @@ Block* SoftEngine::find_block(SoftCpu& cpu) {
   uint64_t phys = 0;
   cpu.exit = Exit::lookup;
   if (!code_address(cpu, phys)) return nullptr;
+  note_executed(cpu);
   if (!platform_.memory.is_ram(PhysAddr(phys))) return nullptr;
   Block* block = cache_.find(phys, cpu.mode);
   if (block != nullptr && block->phys2 != Block::kOnePage && !crossing_matches(cpu, block)) {
@@ -239,17 +186,12 @@ Block* SoftEngine::find_block(SoftCpu& cpu) {
     block = cache_.insert(fresh, scratch_.ops, ops);
     if (cache_.flushes() != flushes) {
       forget_jumps();
-      newly_linked_.clear();
       cpu.chain_from = nullptr;
     }
     protect_code_page(phys);
     if (fresh.phys2 != Block::kOnePage) protect_code_page(fresh.phys2);
     bind_last(*block, block->ops());
     ++statistics_.blocks_decoded;
-  }
-  if (track_execution_) {
-    note_executed(block->phys);
-    if (block->phys2 != Block::kOnePage) note_executed(block->phys2);
   }
   if (!flat) return block->size - 1u <= cpu.s.segment[CS].limit - cpu.s.rip ? block : nullptr;
   if (block->phys2 == Block::kOnePage && !breakpoint_offset(phys)) jump = {cpu.s.rip, cpu.jump_stamp[cpu.s.rip >> 63], block};
@@ -387,11 +329,8 @@ bool SoftEngine::run_scratch(SoftCpu& cpu, unsigned max_insns) {
   uint64_t phys = 0;
   cpu.exit = Exit::lookup;
   if (!code_address(cpu, phys)) return false;
+  note_executed(cpu);
   if (build(cpu, phys, std::min(max_insns, kMaxBlockInsns), scratch_.block, scratch_.ops) == 0) return false;
-  if (track_execution_) {
-    note_executed(phys);
-    if (scratch_.block.phys2 != Block::kOnePage) note_executed(scratch_.block.phys2);
-  }
   scratch_.block.linkable = 0;
   bind_last(scratch_.block, scratch_.ops);
   run_block(cpu, scratch_.block, scratch_.ops);
@@ -521,6 +460,8 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
   const uint64_t deadline_changes = platform_.deadlines.changes();
   uint64_t last_position = kNoPosition.value;
   unsigned exceptions = 0;
+  // The last position at which something other than an instruction happened, or may have: the machine did what was due.
+  uint64_t disturbed = cpu.limit - static_cast<uint64_t>(cpu.budget);
   for (;;) {
     const uint64_t position = cpu.limit - static_cast<uint64_t>(cpu.budget);
     if (position != last_position) {
@@ -529,11 +470,11 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
     }
     cpu.limit = end;
     cpu.budget = static_cast<int64_t>(end - position);
-    if (platform_.deadlines.changes() != deadline_changes || platform_.control.stop_requested()) return EngineStop::yield;
-    if (cpu.observed_stop) [[unlikely]] {
+    if (cpu.observed_stop) [[unlikely]] {  // first of all: nothing else may happen here yet
       cpu.observed_stop = false;
       return EngineStop::observed;
     }
+    if (platform_.deadlines.changes() != deadline_changes || platform_.control.stop_requested()) return EngineStop::yield;
     if (position == end) return EngineStop::limit;
     if (s.activity != Activity::running && !wake(cpu)) return EngineStop::halted;
 
@@ -545,12 +486,14 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
         case Interrupt::shadowed: shadowed = true; break;
         case Interrupt::delivered:
           cpu.chain_from = nullptr;
+          disturbed = position;
           if (++exceptions > kMaxExceptionChain) return EngineStop::stuck;
           continue;
       }
     }
 
-    if (breakpoints_on_ && at_breakpoint(cpu, position)) [[unlikely]] return EngineStop::observed;
+    cpu.one_iteration = breakpoint_offset(s.mode64() ? s.rip : s.segment[CS].base + s.rip);
+    if (breakpoints_on_ && at_breakpoint(cpu, position, position != disturbed)) [[unlikely]] return EngineStop::observed;
 
     if (cpu.slow) [[unlikely]] {
       step_slowly(cpu);
@@ -566,7 +509,6 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
       if (block != nullptr && cpu.budget >= block->count) {
         if (cpu.chain_from != nullptr && from->live && block->live && block->phys2 == Block::kOnePage && !breakpoint_offset(block->phys)) {
           CodeCache::link(from, slot, block);
-          if (track_execution_) newly_linked_.push_back(block);
         }
         run_block(cpu, *block, block->ops());
       } else {
@@ -578,7 +520,8 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
     if (cpu.exit == Exit::split) split_block(cpu);
     if (cpu.exit == Exit::fault) {
       if (++exceptions > kMaxExceptionChain) return EngineStop::stuck;
-      platform_.clock.set_position(Position(cpu.limit - static_cast<uint64_t>(cpu.budget)));
+      disturbed = cpu.limit - static_cast<uint64_t>(cpu.budget);
+      platform_.clock.set_position(Position(disturbed));
       if (!deliver_fault(cpu)) return EngineStop::triple_fault;
       cpu.exit = Exit::lookup;
       cpu.chain_from = nullptr;
@@ -619,8 +562,11 @@ RV_HANDLER op_fault(SoftCpu* cpu, const Op* op) {
 
 bool call_end(SoftCpu& cpu, const Op& op, Exec f) {
   cpu.s.rip += op.ip_offset;
+  cpu.end_rip = cpu.s.rip;
+  cpu.in_end = true;
   sync_clock(cpu, op);
   const bool done = f(cpu, op);
+  cpu.in_end = false;
   if (!done) cpu.budget += op.remaining;
   return done;
 }

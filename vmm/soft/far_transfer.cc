@@ -161,15 +161,6 @@ bool far_branch(SoftCpu& cpu, const Op& op, uint16_t selector, uint64_t offset, 
   return raise_gp(cpu, selector_error(selector));
 }
 
-bool load_far_operand(SoftCpu& cpu, const Op& op, uint16_t& selector, uint64_t& offset) {
-  const unsigned size = op.r0;
-  const uint64_t linear = operand_address(cpu, op, size + 2, Access::read);
-  offset = 0;
-  const uint64_t wrap = cpu.s.mode64() ? UINT64_MAX : 0xffffffff;
-  return mem_access(cpu, op, linear, &offset, size, Access::read) &&
-         mem_access(cpu, op, (linear + size) & wrap, &selector, 2, Access::read);
-}
-
 // The code segment a far RET or IRET returns to.
 bool check_return_code(SoftCpu& cpu, const Op& op, uint16_t selector, Segment& cs) {
   if (is_null(selector)) return raise_gp(cpu, 0);

@@ -5,6 +5,7 @@
 
 #include "vmm/cpu/page_walk.h"
 #include "vmm/soft/soft_engine.h"
+#include "vmm/soft/touched.h"
 
 namespace retrovisor::soft {
 namespace {
@@ -25,11 +26,16 @@ Translations::Kind privilege_of(const SoftCpu& cpu, bool user) {
   return (cpu.s.rflags & flag::AC) != 0 && (cpu.s.cr4 & cr4::SMAP) != 0 ? Translations::supervisor_ac : Translations::supervisor;
 }
 
-// Is any byte of the page watched by an observer? Such pages never get into the TLB.
+// Do two ranges of linear addresses meet? They may end at the very top.
+bool overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) {
+  return a_size != 0 && b_size != 0 && (a - b < b_size || b - a < a_size);
+}
+
+// Is any byte of the page watched by an observer? Such pages are held back in the TLB.
 bool page_watched(const SoftCpu& cpu, uint64_t page) {
   if (cpu.observers == nullptr) return false;
   for (const Watch& w : cpu.observers->watches)
-    if (w.begin.value < page + kPageSize && page < w.begin.value + w.size) return true;
+    if (overlap(page, kPageSize, w.begin.value, w.size)) return true;
   return false;
 }
 
@@ -44,7 +50,12 @@ bool translate(SoftCpu& cpu, uint64_t linear, bool write, Translations::Kind kin
   TlbEntry& e = cpu.translations->tlb[kind].entry[(linear >> kPageShift) % kTlbEntries];
   const uint64_t page = linear & kPageMask;
   GuestMemory& memory = cpu.platform->memory;
-  if (e.read_tag == page && (!write || (e.flags & tlb_flag::writable) != 0)) {
+  if (cpu.touched != nullptr) {
+    cpu.touched->accessed.note(page >> kPageShift);
+    if (write) cpu.touched->written.note(page >> kPageShift);
+  }
+  const bool known = (e.read_tag & ~kHeldBack) == page;
+  if (known && (!write || (e.flags & tlb_flag::writable) != 0)) {
     out.host = reinterpret_cast<uint8_t*>(linear + e.addend);
     out.phys = static_cast<uint64_t>(out.host - memory.host(PhysAddr(0)));
   } else {
@@ -57,16 +68,20 @@ bool translate(SoftCpu& cpu, uint64_t linear, bool write, Translations::Kind kin
       return true;
     }
     out.host = memory.host(walk.phys);
-    e.read_tag = page_watched(cpu, page) ? kNoTag : page;
     e.write_tag = kNoTag;
     e.addend = reinterpret_cast<uint64_t>(out.host) - linear;
     e.flags = (walk.global ? tlb_flag::global : 0) | (walk.writable ? tlb_flag::writable : 0) |
               (walk.page_size > kPageSize ? walk.page_size : 0);
   }
+  const bool watched = page_watched(cpu, page);
+  e.read_tag = watched ? page | kHeldBack : page;
   const uint8_t flags = memory.flags(out.phys >> kPageShift);
-  if (e.read_tag == page && (flags & page_flag::code) == 0 && (e.flags & tlb_flag::writable) != 0) {
+  if (!watched && (flags & page_flag::code) == 0 && (e.flags & tlb_flag::writable) != 0) {
     if (write) memory.mark_dirty(PhysAddr(out.phys));
-    if (write || (flags & page_flag::dirty) != 0) e.write_tag = page;
+    if (write || (flags & page_flag::dirty) != 0) {
+      e.write_tag = page;
+      if (cpu.touched != nullptr) cpu.touched->written.note(page >> kPageShift);
+    }
   }
   return true;
 }
@@ -107,6 +122,18 @@ uint64_t watched_value(const SoftCpu& cpu, const Watch& watch) {
   return value;
 }
 
+// Would writing `data` at `linear` change a byte of the watch? A write to a device always counts.
+bool changes_watched(const SoftCpu& cpu, const Watch& watch, uint64_t linear, const void* data, unsigned size) {
+  const auto* bytes = static_cast<const uint8_t*>(data);
+  for (unsigned i = 0; i < size; ++i) {
+    if (linear + i - watch.begin.value >= watch.size) continue;
+    const PageWalk walk = walk_page(cpu.s, cpu.platform->memory, LinearAddr(linear + i), {}, false);
+    if (!walk.ok || !cpu.platform->memory.is_ram(walk.phys)) return true;
+    if (*cpu.platform->memory.host(walk.phys) != bytes[i]) return true;
+  }
+  return false;
+}
+
 // Does the access hit a data breakpoint? (SDM 3B 17.2.5)
 void match_breakpoints(SoftCpu& cpu, uint64_t linear, unsigned size, bool write) {
   for (unsigned i = 0; i < 4; ++i) {
@@ -139,24 +166,35 @@ bool perform(SoftCpu& cpu, const Op& op, const Target& target, void* data, unsig
   return true;
 }
 
+// Does perform() ask for a split at this part?
+bool needs_split(SoftCpu& cpu, const Op& op, const Target& target, unsigned size, bool write) {
+  if (op.remaining == 1) return false;
+  if (target.host == nullptr) return true;
+  return write && (cpu.platform->memory.flags(target.phys >> kPageShift) & page_flag::code) != 0 &&
+         !cpu.engine->before_code_write(op, target.phys, size);
+}
+
+// Outside 64-bit mode linear addresses have 32 bits; but those of long mode's tables have 64 in compatibility mode, too.
+bool wraps_at_4g(const SoftCpu& cpu, bool implicit) { return implicit ? !cpu.s.long_mode() : !cpu.s.mode64(); }
+
 bool access_parts(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsigned size, Access access, Translations::Kind kind,
                  bool implicit) {
   const bool write_rights = access != Access::read;
   const bool write = access == Access::write;
-  if (cpu.s.long_mode()) {
-    // In compatibility mode linear addresses have 32 bits and are always canonical.
-    if (!canonical(linear) || !canonical(linear + size - 1)) return raise_segment(cpu, op.ea & ea::seg_mask);
-  } else {
-    linear &= 0xffffffff;
-  }
+  if (wraps_at_4g(cpu, implicit)) linear &= 0xffffffff;
+  else if (!canonical(linear) || !canonical(linear + size - 1)) return raise_segment(cpu, op.ea & ea::seg_mask);
   const unsigned first = static_cast<unsigned>(std::min<uint64_t>(size, kPageSize - (linear & ~kPageMask)));
   Target head, tail;
   if (!translate(cpu, linear, write_rights, kind, implicit, head)) return false;
   if (first == size) return perform(cpu, op, head, data, size, write);
   uint64_t next = linear + first;
-  if (!cpu.s.long_mode()) next &= 0xffffffff;
+  if (wraps_at_4g(cpu, implicit)) next &= 0xffffffff;
   if (!translate(cpu, next, write_rights, kind, implicit, tail)) return false;
-  // Both parts can only be held back by `split`, and then the first part is simply written again with the same bytes.
+  // Neither part or both: a read-modify-write that is split must not find its own first part when it runs again.
+  if (needs_split(cpu, op, head, first, write) || needs_split(cpu, op, tail, size - first, write)) {
+    cpu.exit = Exit::split;
+    return false;
+  }
   auto* bytes = static_cast<uint8_t*>(data);
   return perform(cpu, op, head, bytes, first, write) && perform(cpu, op, tail, bytes + first, size - first, write);
 }
@@ -167,32 +205,37 @@ bool access_watched(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, uns
   const auto& watches = cpu.observers->watches;
   const bool write = access == Access::write;
   const auto touched = [&](const Watch& w) {
-    return linear < w.begin.value + w.size && w.begin.value < linear + size && (write ? w.on_write : w.on_read);
+    return (write ? w.on_write : w.on_read) && overlap(linear, size, w.begin.value, w.size);
   };
   if (std::none_of(watches.begin(), watches.end(), touched)) return access_parts(cpu, op, linear, data, size, access, kind, implicit);
   if (op.remaining > 1) {  // the stop has to come right behind this instruction
     cpu.exit = Exit::split;
     return false;
   }
-  constexpr size_t kMost = 64;  // values kept from before the write; further watches on the same bytes see zero
-  uint64_t before[kMost] = {};
-  for (size_t i = 0; i < watches.size() && i < kMost; ++i)
-    if (touched(watches[i])) before[i] = watched_value(cpu, watches[i]);
+  struct Touch {
+    size_t index;
+    uint64_t before;
+    bool changes;
+  };
+  std::vector<Touch> touches;
+  for (size_t i = 0; i < watches.size(); ++i)
+    if (touched(watches[i]))
+      touches.push_back({i, watched_value(cpu, watches[i]), write && changes_watched(cpu, watches[i], linear, data, size)});
   const Position position = op.remaining == 0 ? Position(cpu.limit - static_cast<uint64_t>(cpu.budget)) : position_before(cpu, op);
-  const uint64_t rip = instruction_rip(cpu, op);
+  const uint64_t rip = cpu.in_end ? cpu.end_rip : instruction_rip(cpu, op);
   if (!access_parts(cpu, op, linear, data, size, access, kind, implicit)) return false;
-  for (size_t i = 0; i < watches.size(); ++i) {
-    if (!touched(watches[i])) continue;
+  for (const Touch& touch : touches) {
     Observation o;
     o.kind = write ? Observation::Kind::write : Observation::Kind::read;
     o.vcpu = cpu.vcpu == nullptr ? VcpuId{} : cpu.vcpu->id;
     o.position = position;
     o.address = LinearAddr(linear);
     o.size = size;
-    o.index = i;
+    o.index = touch.index;
     o.rip = rip;
-    o.old_value = i < kMost ? before[i] : 0;
-    o.new_value = watched_value(cpu, watches[i]);
+    o.old_value = touch.before;
+    o.new_value = watched_value(cpu, watches[touch.index]);
+    o.changed = touch.changes;
     if (cpu.observers->hit && cpu.observers->hit(o)) {
       cpu.observed_stop = true;
       leave_after_block(cpu);
@@ -240,13 +283,14 @@ bool probe_write(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size, boo
     return false;
   }
   if (size == 0) return true;
-  if (cpu.s.long_mode() && (!canonical(linear) || !canonical(linear + size - 1))) return raise_segment(cpu, op.ea & ea::seg_mask);
-  if (!cpu.s.long_mode()) linear &= 0xffffffff;
+  const bool wraps = wraps_at_4g(cpu, false);
+  if (wraps) linear &= 0xffffffff;
+  else if (!canonical(linear) || !canonical(linear + size - 1)) return raise_segment(cpu, op.ea & ea::seg_mask);
   const Translations::Kind kind = privilege_of(cpu, user);
   Target target;
   for (uint64_t done = 0; done < size;) {
     uint64_t at = linear + done;
-    if (!cpu.s.long_mode()) at &= 0xffffffff;
+    if (wraps) at &= 0xffffffff;
     if (!translate(cpu, at, true, kind, false, target)) return false;
     // Code and MMIO would hold the parts back: better before the first of them.
     const uint64_t part = std::min<uint64_t>(size - done, kPageSize - (at & ~kPageMask));
@@ -259,14 +303,23 @@ bool probe_write(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size, boo
   return true;
 }
 
-uint64_t effective_offset(const SoftCpu& cpu, const Op& op) {
-  uint64_t offset = get<uint64_t>(&cpu, op.base) + (get<uint64_t>(&cpu, op.index) << op.scale) +
-                    static_cast<uint64_t>(static_cast<int64_t>(op.disp)) + ((op.ea & ea::wide) != 0 ? uint64_t{1} << 32 : 0);
+namespace {
+
+// An offset cut to the address size of an operand.
+uint64_t cut_offset(const Op& op, uint64_t offset) {
   switch (op.ea >> ea::size_shift & ea::size_mask) {
     case 0: return offset & 0xffff;
     case 1: return offset & 0xffffffff;
     default: return offset;
   }
+}
+
+}  // namespace
+
+uint64_t effective_offset(const SoftCpu& cpu, const Op& op) {
+  return cut_offset(op, get<uint64_t>(&cpu, op.base) + (get<uint64_t>(&cpu, op.index) << op.scale) +
+                            static_cast<uint64_t>(static_cast<int64_t>(op.disp)) +
+                            ((op.ea & ea::wide) != 0 ? uint64_t{1} << 32 : 0));
 }
 
 uint64_t segment_address(SoftCpu& cpu, SegReg segment, uint64_t offset, unsigned size, Access access) {
@@ -300,12 +353,12 @@ uint64_t ea_slow(SoftCpu& cpu, const Op& op, unsigned size, Access access) {
 
 uint64_t operand_address(SoftCpu& cpu, const Op& op, unsigned size, Access access) { return ea_slow(cpu, op, size, access); }
 
+uint64_t part_address(SoftCpu& cpu, const Op& op, unsigned at, unsigned size, Access access) {
+  return segment_address(cpu, static_cast<SegReg>(op.ea & ea::seg_mask), cut_offset(op, effective_offset(cpu, op) + at), size, access);
+}
+
 uint64_t ip_mask(const SoftCpu& cpu) {
-  switch (cpu.mode & block_mode::code_mask) {
-    case block_mode::code16: return 0xffff;
-    case block_mode::code32: return 0xffffffff;
-    default: return ~uint64_t{0};
-  }
+  return (cpu.mode & block_mode::code_mask) == block_mode::code64 ? ~uint64_t{0} : 0xffffffff;
 }
 
 namespace {

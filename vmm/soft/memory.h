@@ -81,6 +81,9 @@ inline EaForm ea_form(const Op& op) {
 uint64_t effective_offset(const SoftCpu& cpu, const Op& op);
 // The linear address of the memory operand whichever form it has; kFaultAddress if a segment check fails.
 uint64_t operand_address(SoftCpu& cpu, const Op& op, unsigned size, Access access);
+// The same for a part `at` bytes into the operand: instructions that take several values from memory check each by itself,
+// and offsets wrap between them.
+uint64_t part_address(SoftCpu& cpu, const Op& op, unsigned at, unsigned size, Access access);
 // Segment-checked linear address for an offset the caller computed itself (string operations, pushes, XLAT).
 uint64_t segment_address(SoftCpu& cpu, SegReg segment, uint64_t offset, unsigned size, Access access);
 

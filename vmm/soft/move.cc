@@ -319,9 +319,13 @@ Emit emit_move(const Insn& insn, Op& op) {
       op.r0 = sized_slot(insn.rm, size, insn.rex);
       return emit_as(op, pick_size(size, []<class T>() -> Handler { return op_mov_ri<T>; }));
     case 0xd6: return insn.mode == block_mode::code64 ? Emit::unknown : emit_as(op, op_salc);
-    case 0xd7:
+    case 0xd7: {
+      // DS unless overridden; the decoder knows of no memory operand here.
+      const unsigned segment = insn.segment_override == kNoRegister ? static_cast<unsigned>(DS) : insn.segment_override;
+      op.ea = static_cast<uint8_t>((op.ea & ~ea::seg_mask) | segment);
       op.r0 = insn.address_size;
       return emit_as(op, op_call<exec_xlat>);
+    }
     case 0xf5: return emit_as(op, op_flag<FlagOp::cmc>);
     case 0xf8: return emit_as(op, op_flag<FlagOp::clc>);
     case 0xf9: return emit_as(op, op_flag<FlagOp::stc>);

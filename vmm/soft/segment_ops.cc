@@ -132,16 +132,10 @@ bool exec_pop_sreg(SoftCpu& cpu, const Op& op) {
 bool exec_load_far_pointer(SoftCpu& cpu, const Op& op) {
   const auto reg = static_cast<SegReg>(op.imm);
   const unsigned size = op.r0;
-  const uint64_t wrap = cpu.s.mode64() ? UINT64_MAX : 0xffffffff;
-  const uint64_t linear = operand_address(cpu, op, size + 2, Access::read);
   uint64_t offset = 0;
   uint16_t selector = 0;
   Segment segment;
-  if (!mem_access(cpu, op, linear, &offset, size, Access::read) ||
-      !mem_access(cpu, op, (linear + size) & wrap, &selector, 2, Access::read) ||
-      !check_segment_load(cpu, op, reg, selector, segment)) {
-    return false;
-  }
+  if (!load_far_operand(cpu, op, selector, offset) || !check_segment_load(cpu, op, reg, selector, segment)) return false;
   commit_segment(cpu, reg, segment);
   set_sized(cpu, op.r1, size, offset);
   return advance_rip(cpu, op);
@@ -244,18 +238,12 @@ bool exec_arpl(SoftCpu& cpu, const Op& op) {
   if (!require_protected(cpu)) return false;
   const unsigned wanted = get<uint16_t>(&cpu, static_cast<unsigned>(op.imm)) & 3;
   uint16_t selector = 0;
-  uint64_t linear = 0;
-  if (is_register(op)) {
-    selector = get<uint16_t>(&cpu, op.r1);
-  } else {
-    linear = operand_address(cpu, op, 2, Access::read_for_write);
-    if (!load_for_write(&cpu, &op, linear, selector)) return false;
-  }
+  if (!read_rm16(cpu, op, selector)) return false;
   const bool raised = (selector & 3u) < wanted;
-  if (raised) {
+  if (raised) {  // a selector that stays as it is is not written (SDM 2 "ARPL")
     selector = static_cast<uint16_t>((selector & ~3u) | wanted);
     if (is_register(op)) set<uint16_t>(&cpu, op.r1, selector);
-    else if (!store(&cpu, &op, linear, selector)) return false;
+    else if (!store_operand(cpu, op, selector)) return false;
   }
   set_zf(cpu, raised);
   return true;

@@ -143,6 +143,13 @@ void drop_inner_segments(SoftCpu& cpu, unsigned new_cpl) {
   }
 }
 
+bool load_far_operand(SoftCpu& cpu, const Op& op, uint16_t& selector, uint64_t& offset) {
+  const unsigned size = op.r0;
+  offset = 0;
+  return mem_access(cpu, op, part_address(cpu, op, 0, size, Access::read), &offset, size, Access::read) &&
+         mem_access(cpu, op, part_address(cpu, op, size, 2, Access::read), &selector, 2, Access::read);
+}
+
 bool within_limit(const Segment& segment, uint64_t offset, unsigned size) {
   if ((segment.attributes & seg::unusable) != 0) return false;
   const uint64_t last = offset + size - 1;

@@ -103,6 +103,9 @@ void commit_segment(SoftCpu& cpu, SegReg reg, const Segment& segment);
 // On a return to an outer privilege level: segment registers it may not use become null (SDM 2 "RET").
 void drop_inner_segments(SoftCpu& cpu, unsigned new_cpl);
 
+// A far pointer in memory: an offset of `op.r0` bytes and the selector behind it.
+bool load_far_operand(SoftCpu& cpu, const Op& op, uint16_t& selector, uint64_t& offset);
+
 // Checks an offset against a segment's limit (SDM 3A 5.3). Legacy modes only.
 bool within_limit(const Segment& segment, uint64_t offset, unsigned size);
 

@@ -29,6 +29,9 @@ inline constexpr uint64_t global = 1;    // survives a load of CR3
 inline constexpr uint64_t writable = 2;  // writes are allowed (D is set), even where write_tag does not say so
 }  // namespace tlb_flag
 inline constexpr uint64_t kNoTag = 1;
+// In a read tag: the translation is good, but each access has to be looked at (by observers, or once for the log of touched
+// pages). Such a tag never hits.
+inline constexpr uint64_t kHeldBack = 2;
 inline constexpr size_t kTlbEntries = 1024;
 struct Tlb {
   TlbEntry entry[kTlbEntries];
@@ -107,6 +110,10 @@ struct alignas(64) SoftCpu {
   bool event_delivered = false;     // the instruction was INT n, SYSCALL or the like: TF's new value decides about a trap
   uint32_t debug_hits = 0;          // DR6 bits of data and I/O breakpoints hit by the present instruction
   const Observers* observers = nullptr;  // null unless some are installed
+  uint64_t end_rip = 0;             // while in_end: address of the instruction, which may have moved s.rip on (call_end)
+  bool in_end = false;
+  bool one_iteration = false;       // a breakpoint may be here: string operations go back to the run loop each time
+  struct TouchedLog* touched = nullptr;  // null unless somebody wants to know
   bool observed_stop = false;       // an access made an observer ask to stop behind this instruction
   Fault fault;
   Vcpu* vcpu = nullptr;
@@ -173,7 +180,8 @@ inline void leave_after_block(SoftCpu& cpu) {
   cpu.budget = 0;
 }
 
-// Mask of the instruction pointer: RIP wraps at 16, 32 or 64 bits with the mode.
+// Mask of the instruction pointer. In 16-bit code, too, it has 32 bits: only branches with 16-bit operands cut it, and code
+// that runs over the end of its 64 KiB meets the segment's limit there (SDM 2 "JMP"; measured).
 uint64_t ip_mask(const SoftCpu& cpu);
 // In an Exec called through op_call_end: go on behind this instruction.
 inline bool advance_rip(SoftCpu& cpu, const Op& op) { cpu.s.rip = (cpu.s.rip + op.length) & ip_mask(cpu); return true; }

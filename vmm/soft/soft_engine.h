@@ -9,6 +9,7 @@
 #include "vmm/soft/code_cache.h"
 #include "vmm/soft/insn.h"
 #include "vmm/soft/soft_cpu.h"
+#include "vmm/soft/touched.h"
 
 namespace retrovisor::soft {
 
@@ -24,8 +25,8 @@ class SoftEngine final : public Engine, public CodeWriteObserver {
   void memory_changed() override;
   void memory_protected() override;
   void observe(const Observers* observers) override;
-  void track_execution(bool on) override;
-  std::vector<uint64_t> take_executed_pages() override;
+  void track_touched(bool on) override;
+  TouchedPages take_touched() override;
   const EngineStatistics& statistics() const override;
 
   void code_written(PhysRange range) override;
@@ -33,6 +34,8 @@ class SoftEngine final : public Engine, public CodeWriteObserver {
   // For the slow path of stores: a write to a page with code is about to happen.
   // True: go ahead (whatever was made of the bytes is gone); false: the storing instruction must run as the last of its block.
   bool before_code_write(const Op& op, uint64_t phys, uint64_t size);
+  // Changes whenever cached code is written.
+  uint64_t code_changes() const { return cache_.invalidations(); }
   // exec_undefined: the instruction at `rip` is not known.
   void count_unknown(SoftCpu& cpu, uint64_t rip);
 
@@ -44,8 +47,7 @@ class SoftEngine final : public Engine, public CodeWriteObserver {
   // A block that is not cached: cut short by the limit, or made of one instruction that has to run alone.
   struct ScratchBlock {
     Block block;
-      Op ops[2 * kMaxBlockInsns + 1];  // an instruction may take two
-
+    Op ops[2 * kMaxBlockInsns + 1];  // an instruction may take two
   };
 
   EngineStop loop(SoftCpu& cpu, uint64_t end);
@@ -67,8 +69,13 @@ class SoftEngine final : public Engine, public CodeWriteObserver {
   // Observers: may the block at this address be entered without passing the run loop? (Page offsets of linear and
   // physical addresses agree, which makes the answer good for all aliases of the code.)
   bool breakpoint_offset(uint64_t address) const { return breakpoints_on_ && breakpoint_offsets_[address & ~kPageMask]; }
-  bool at_breakpoint(SoftCpu& cpu, uint64_t position);
-  void note_executed(uint64_t phys);
+  bool at_breakpoint(SoftCpu& cpu, uint64_t position, bool on_arrival);
+  void note_executed(SoftCpu& cpu) {
+    if (touched_ == nullptr) return;
+    const CpuState& s = cpu.s;
+    touched_->executed.note((s.mode64() ? s.rip : (s.segment[CS].base + s.rip) & 0xffffffff) >> kPageShift);
+  }
+  void hold_back_translations();
   void split_block(SoftCpu& cpu);
 
   const Platform& platform_;
@@ -78,9 +85,7 @@ class SoftEngine final : public Engine, public CodeWriteObserver {
   const Observers* observers_ = nullptr;
   bool breakpoints_on_ = false;
   std::bitset<kPageSize> breakpoint_offsets_;
-  bool track_execution_ = false;
-  std::vector<uint64_t> executed_;     // pages flagged page_flag::executed
-  std::vector<Block*> newly_linked_;   // targets of links made since the last take_executed_pages()
+  std::unique_ptr<TouchedLog> touched_;  // null: nobody asks
   mutable EngineStatistics statistics_;
 };
 

@@ -121,9 +121,8 @@ bool exec_pop_m(SoftCpu& cpu, const Op& op) {
 
 bool exec_pusha(SoftCpu& cpu, const Op& op) {
   const unsigned size = op.r0;
-  // The first store goes to the lowest address, so that a fault comes before anything is written where it can;
-  // stores that have happened are repeated with the same values after the fault.
-  for (unsigned i = 8; i-- > 0;)
+  // One after the other (SDM 2, PUSHA): what was stored before a fault is stored again, the same, after it.
+  for (unsigned i = 0; i < 8; ++i)
     if (!poke(cpu, op, -static_cast<int64_t>(size * (i + 1)), get_sized(cpu, slot_of(i), size), size)) return false;
   move_sp(cpu, -static_cast<int64_t>(size * 8));
   return true;
@@ -147,7 +146,8 @@ bool exec_enter(SoftCpu& cpu, const Op& op) {
   const uint64_t mask = sp_mask(cpu);
   int64_t at = -static_cast<int64_t>(size);
   if (!poke(cpu, op, at, get_sized(cpu, slot_of(RBP), size), size)) return false;
-  const uint64_t frame = (cpu.s.gpr[RSP] - size) & mask;
+  // The frame pointer is all of the stack pointer, even if only its lower half moves (SDM 2, ENTER: FrameTemp).
+  const uint64_t frame = (cpu.s.gpr[RSP] & ~mask) | ((cpu.s.gpr[RSP] - size) & mask);
   if (level > 0) {
     for (unsigned i = 1; i < level; ++i) {
       uint64_t v;

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "vmm/soft/pick.h"
+#include "vmm/soft/soft_engine.h"
 
 namespace retrovisor::soft {
 namespace {
@@ -117,8 +118,9 @@ bool exec_rep(SoftCpu& cpu, const Op& op) {
   }
   // The first iteration was charged on entry of the block; each further one is charged before it runs, so that the clock
   // is right if it reaches a device. (A device access takes the budget away, see mmio(): then this stops, too.)
+  const uint64_t code_changes = cpu.engine->code_changes();
   for (bool first = true;; first = false) {
-    const uint64_t room = static_cast<uint64_t>(cpu.budget) + (first ? 1 : 0);
+    const uint64_t room = (cpu.one_iteration ? 0 : static_cast<uint64_t>(cpu.budget)) + (first ? 1 : 0);
     if (room == 0) return true;
     uint64_t n = 0;
     if constexpr (S == Str::movs || S == Str::stos) n = bulk<S, T>(cpu, f, std::min(rcx & f.mask, room));
@@ -132,6 +134,8 @@ bool exec_rep(SoftCpu& cpu, const Op& op) {
     bool finished = (rcx & f.mask) == 0;
     if constexpr (S == Str::cmps || S == Str::scas) finished = finished || ((cpu.cc & cc::ZF) != 0) != (R == Rep::repe);
     if (finished) return advance_rip(cpu, op);
+    // The iteration may have written this very instruction: it is fetched again then, as if the run had been cut here.
+    if (cpu.engine->code_changes() != code_changes) return true;
   }
 }
 

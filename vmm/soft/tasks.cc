@@ -139,6 +139,7 @@ bool task_switch(SoftCpu& cpu, const Op& op, uint16_t selector, Descriptor tss, 
   s.cr0 |= cr0::TS;
   s.dr7 &= ~uint64_t{0x155};  // local breakpoints (SDM 3B 17.2.4)
   if (new_layout.cr3 != 0 && (s.cr0 & cr0::PG) != 0) {
+    cpu.platform->journal.log(EventKind::cr3_write, image.cr3, s.cr3);
     s.cr3 = image.cr3;
     if ((s.cr4 & cr4::PAE) != 0 && !load_pdptes(cpu, s.cr3)) return raise(cpu, vec::TS, selector_error(selector));
     tlb_flush(cpu, true);

@@ -1,0 +1,178 @@
+// retrovisor gdb: serves a recorded run to a debugger.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <memory>
+
+#include "analysis/kallsyms.h"
+#include "cli/commands.h"
+#include "cli/exit_codes.h"
+#include "cli/gdb_commands.h"
+#include "cli/progress.h"
+#include "cli/say.h"
+#include "cli/setup.h"
+#include "gdbstub/server.h"
+#include "traces/reader.h"
+
+namespace retrovisor::cli {
+namespace {
+
+struct GdbCommand {
+  std::string trace;
+  ImageNames images;
+  std::string listen = "127.0.0.1:1234";
+  bool stdio = false;
+  bool once = false;
+  bool warm = false;
+  std::string arch = "x86-64";
+  std::string at = "begin";
+  std::string checkpoint_memory;
+  std::string init;
+  std::string symbols;
+};
+
+// "begin", "end", or as everywhere else.
+Result<Position> start_position(const GdbCommand& options, const Timeline& timeline) {
+  if (options.at == "begin") return timeline.begin();
+  if (options.at == "end") return timeline.end();
+  return parse_position(options.at, "--at");
+}
+
+// Commands for gdb's -x: connects, gets symbols where they are, and a `monitor` after which gdb looks at the machine again.
+Result<void> write_init_file(const GdbCommand& options, const std::string& address, gdb::TimelineTarget& target) {
+  std::ofstream out(options.init);
+  out << "set confirm off\nset pagination off\n";
+  // Without `target remote` before it, gdb does not know the architecture.
+  if (!address.empty()) out << "target remote " << address << "\n";
+  out << "define hookpost-monitor\n  maintenance flush register-cache\nend\n";
+  if (!options.symbols.empty()) {
+    Timeline& timeline = *target.timeline();
+    const Position here = timeline.position();
+    if (auto moved = timeline.seek(timeline.end()); !moved) return moved.error();
+    auto symbols = find_kernel_symbols(timeline.machine());
+    if (auto back = timeline.seek(here); !back) return back.error();
+    if (!symbols) return symbols.error();
+    out << fmt::format("add-symbol-file {} -o {:#x}\n", options.symbols, symbols->kaslr_offset());
+  }
+  out.close();
+  if (!out) return Error{ErrorCode::io, "cannot write " + options.init, "--init"};
+  return {};
+}
+
+Result<std::unique_ptr<gdb::TimelineTarget>> open_target(const GdbCommand& options, Progress& progress) {
+  BootImages images;
+  {
+    auto reader = TraceReader::open(options.trace);
+    if (!reader) return reader.error();
+    auto found = read_recorded_images((*reader)->header(), options.images);
+    if (!found) return found.error();
+    images = std::move(found).value();
+  }
+  TimelineOptions how;
+  if (!options.checkpoint_memory.empty()) {
+    auto bytes = parse_size(options.checkpoint_memory, "--checkpoint-memory");
+    if (!bytes) return bytes.error();
+    how.checkpoint_memory = *bytes;
+  }
+  how.progress = [&progress](Position now, Position) { progress.update(now.value); };
+  return gdb::TimelineTarget::open(options.trace, images, std::move(how));
+}
+
+int serve(const GdbCommand& options) {
+  auto stop = StopSource::create();
+  if (!stop) return fail(stop.error());
+  auto signals = StopSignals::install(**stop, std::nullopt);
+  if (!signals) return fail(signals.error());
+  Progress progress("gdb", 0, options.warm);
+  auto target = open_target(options, progress);
+  if (!target) return fail(target.error());
+  Timeline& timeline = *(*target)->timeline();
+  (*target)->on_poll([&stop] { return (*stop)->requested(); });
+  if (options.warm) {
+    if (auto warmed = timeline.warm(); !warmed) return fail(warmed.error());
+  }
+  auto at = start_position(options, timeline);
+  if (!at) return fail(at.error());
+  if (auto moved = timeline.seek(*at); !moved) return fail(moved.error());
+  progress.clear();
+
+  gdb::ServerOptions how;
+  how.once = options.once;
+  how.session.arch = options.arch == "i386" ? gdb::Arch::i386 : gdb::Arch::x86_64;
+  how.session.commands = kernel_commands();
+  how.log = [](std::string_view text) { say("{}", text); };
+  if (options.stdio) {
+    if (!options.init.empty()) {
+      if (auto written = write_init_file(options, {}, **target); !written) return fail(written.error());
+    }
+    const auto connection = gdb::make_connection(STDIN_FILENO, STDOUT_FILENO, (*stop)->wake_fd(), false);
+    gdb::serve(**target, *connection, how.session);
+    return kFine;
+  }
+  auto listener = gdb::Listener::open(options.listen, (*stop)->wake_fd());
+  if (!listener) return fail(listener.error());
+  if (!options.init.empty()) {
+    if (auto written = write_init_file(options, (*listener)->address(), **target); !written) return fail(written.error());
+  }
+  say("{} at position {} of {}; in gdb: target remote {}", options.trace, grouped(timeline.position().value),
+      grouped(timeline.end().value), (*listener)->address());
+  auto served = gdb::serve(**target, **listener, how);
+  if (!served) return fail(served.error());
+  return kFine;
+}
+
+}  // namespace
+
+void add_gdb(CLI::App& app, Action& action) {
+  CLI::App* sub = app.add_subcommand("gdb", "Serve a recorded run to GDB, which can run it in both directions");
+  const auto options = std::make_shared<GdbCommand>();
+  const std::string trace = "Trace", server = "Server";
+  sub->add_option("trace", options->trace, "trace file")->type_name("TRACE")->required();
+  sub->add_option("-k,--kernel", options->images.kernel, "the kernel, where it is not where it was")
+      ->type_name("FILE")
+      ->group(trace);
+  sub->add_option("-i,--initrd", options->images.initrd, "the initial RAM disk, likewise")->type_name("FILE")->group(trace);
+  sub->add_option("--module", options->images.modules, "a module, likewise; in the recorded order")
+      ->type_name("FILE")
+      ->allow_extra_args(false)
+      ->group(trace);
+  sub->add_option("--at", options->at, "where to begin: begin, end or a position (200M)")
+      ->capture_default_str()
+      ->type_name("POSITION")
+      ->group(trace);
+  sub->add_option("--checkpoint-memory", options->checkpoint_memory, "memory for going back [a quarter of the host's]")
+      ->type_name("SIZE")
+      ->group(trace);
+  sub->add_flag("--warm", options->warm, "run through the whole recording first, so that every place is quick to reach")
+      ->group(trace);
+  auto* listen = sub->add_option("-l,--listen", options->listen,
+                                 "where clients connect: PORT, HOST:PORT or unix:PATH. An address that others can reach must "
+                                 "be named: whoever connects may do anything with the guest")
+                     ->capture_default_str()
+                     ->type_name("WHERE")
+                     ->group(server);
+  sub->add_flag("--stdio", options->stdio, "speak on standard input and output: target remote | retrovisor gdb --stdio TRACE")
+      ->excludes(listen)
+      ->group(server);
+  sub->add_flag("--once", options->once, "end when the first client leaves")->group(server);
+  sub->add_option("--arch", options->arch,
+                  "what gdb is told the CPU is: x86-64, or i386 so that it disassembles 32- and 16-bit code")
+      ->check(CLI::IsMember({"x86-64", "i386"}))
+      ->capture_default_str()
+      ->type_name("NAME")
+      ->group(server);
+  auto* init = sub->add_option("--init", options->init, "write a file for gdb's -x that connects to this server")
+                   ->type_name("FILE")
+                   ->group(server);
+  sub->add_option("--symbols", options->symbols,
+                  "let that file load these symbols (vmlinux, or what 'retrovisor symbols' made of the kernel), moved to where "
+                  "the recorded kernel was")
+      ->type_name("FILE")
+      ->needs(init)
+      ->group(server);
+  sub->footer(kExitCodeHelp);
+  sub->callback([options, &action] { action = [options] { return serve(*options); }; });
+}
+
+}  // namespace retrovisor::cli

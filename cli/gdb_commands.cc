@@ -1,0 +1,92 @@
+#include "cli/gdb_commands.h"
+
+#include <fmt/format.h>
+
+#include "analysis/disassemble.h"
+#include "analysis/kallsyms.h"
+#include "gdbstub/memory_view.h"
+#include "gdbstub/registers.h"
+
+namespace retrovisor::cli {
+namespace {
+
+using gdb::Execution;
+using gdb::MonitorCommand;
+using Words = MonitorCommand::Words;
+
+// The kernel's symbols here, or, if it has not unpacked itself yet, at the end of the recording.
+Result<KernelSymbols> symbols_of(Execution& e) {
+  auto found = find_kernel_symbols(e.machine());
+  Timeline* timeline = e.timeline();
+  if (found || timeline == nullptr || timeline->position() == timeline->end()) return found;
+  if (auto left = e.leave_diversion(); !left) return left.error();
+  const Position here = timeline->position();
+  if (auto moved = timeline->seek(timeline->end()); !moved) return moved.error();
+  found = find_kernel_symbols(timeline->machine());
+  if (auto back = timeline->seek(here); !back) return back.error();
+  return found;
+}
+
+Result<std::string> kaslr(Execution& e, Words) {
+  auto symbols = symbols_of(e);
+  if (!symbols) return symbols.error();
+  const uint64_t offset = symbols->kaslr_offset();
+  return fmt::format("_text at {:#x}: offset {:#x} from where the kernel was linked to ({} symbols)\n"
+                     "(add-symbol-file vmlinux -o {:#x})\n",
+                     kLinkedText + offset, offset, symbols->symbols.size(), offset);
+}
+
+Result<std::string> symbol(Execution& e, Words words) {
+  if (words.size() != 1) return Error{ErrorCode::bad_argument, "which symbol or address?", ""};
+  auto symbols = symbols_of(e);
+  if (!symbols) return symbols.error();
+  if (const KernelSymbol* found = symbols->find(words[0]))
+    return fmt::format("{:#x} {} {}\n", found->address, found->type, found->name);
+  const auto address = gdb::parse_address(e, words[0]);
+  if (!address) return Error{ErrorCode::bad_argument, fmt::format("the kernel has no symbol '{}'", words[0]), ""};
+  const KernelSymbol* best = nullptr;
+  for (const KernelSymbol& s : symbols->symbols)
+    if (s.address <= *address && (best == nullptr || s.address > best->address)) best = &s;
+  if (best == nullptr) return Error{ErrorCode::bad_argument, "no symbol is that low", ""};
+  return fmt::format("{:#x} {} {}+{:#x}\n", *address, best->type, best->name, *address - best->address);
+}
+
+Result<std::string> disassemble_command(Execution& e, Words words) {
+  if (words.size() > 2) return Error{ErrorCode::bad_argument, "not understood", ""};
+  const CpuState& s = e.machine().vcpu(e.current_vcpu()).state;
+  uint64_t address = gdb::linear_pc(s), count = 10;
+  if (!words.empty()) {
+    const auto parsed = gdb::parse_address(e, words[0]);
+    if (!parsed) return parsed.error();
+    address = *parsed;
+  }
+  if (words.size() == 2) {
+    const auto parsed = gdb::parse_number(words[1], 1000);
+    if (!parsed) return parsed.error();
+    count = *parsed;
+  }
+  const CodeMode mode = s.mode64() ? CodeMode::bits64 : (s.segment[CS].attributes & seg::DB) != 0 ? CodeMode::bits32 : CodeMode::bits16;
+  const gdb::MemoryView view(e.machine(), s, false);
+  std::string out;
+  for (uint64_t i = 0; i < count; ++i) {
+    uint8_t bytes[15] = {};
+    const size_t size = view.read(address, bytes);
+    const Instruction insn = disassemble(std::span(bytes, size), address, mode);
+    out += fmt::format("{:#x}:  {}\n", address, insn.text);
+    if (insn.size == 0) break;
+    address += insn.size;
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<MonitorCommand> kernel_commands() {
+  std::vector<MonitorCommand> out;
+  out.push_back({"disassemble", "[ADDR] [COUNT]", "instructions, as the CPU takes them in its present mode", disassemble_command});
+  out.push_back({"kaslr", "", "where the kernel is, against where it was linked to", kaslr});
+  out.push_back({"symbol", "NAME|ADDR", "look up in the kernel's own symbol table", symbol});
+  return out;
+}
+
+}  // namespace retrovisor::cli

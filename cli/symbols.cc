@@ -1,0 +1,116 @@
+// retrovisor symbols: the symbols of a kernel as a file for gdb.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <fstream>
+#include <memory>
+
+#include "analysis/kallsyms.h"
+#include "cli/commands.h"
+#include "cli/exit_codes.h"
+#include "cli/say.h"
+#include "cli/setup.h"
+#include "replay/replay_session.h"
+#include "traces/reader.h"
+
+namespace retrovisor::cli {
+namespace {
+
+struct SymbolsCommand {
+  std::string source;
+  ImageNames images;
+  std::string output;
+  std::string kaslr;
+};
+
+// A kernel image unpacks itself and sets itself up, in a machine that nothing comes into.
+class NothingOutside final : public Boundary {
+ public:
+  uint64_t wall_clock(Moment) override { return 0; }
+  void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{1}); }
+  size_t poll_input(Moment, Channel, std::span<uint8_t>) override { return 0; }
+  IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
+  void output(Moment, Channel, std::span<const uint8_t>) override {}
+};
+
+constexpr uint64_t kMemory = uint64_t{512} << 20;
+// Unpacking takes one to five thousand million instructions, by method.
+constexpr uint64_t kMostInstructions = 40'000'000'000, kStep = 20'000'000;
+
+Result<KernelSymbols> symbols_of_kernel(const SymbolsCommand& options) {
+  auto bytes = read_image(options.source, "KERNEL", kMemory);
+  if (!bytes) return bytes.error();
+  BootImages images;
+  images.kernel = std::move(bytes).value();
+  // A vmlinux carries the tables in its file.
+  if (auto found = decode_kallsyms(images.kernel)) return found;
+  images.command_line = "nokaslr";
+  NothingOutside boundary;
+  MachineConfig config;
+  config.memory_size = kMemory;
+  auto machine = make_machine(config, boundary, images);
+  if (!machine) return machine.error();
+  Error error{ErrorCode::bad_image, options.source + " did not become a running Linux kernel", ""};
+  while ((*machine)->position().value < kMostInstructions) {
+    const Stop stop = (*machine)->run_until((*machine)->position() + kStep);
+    auto found = find_kernel_symbols(**machine);
+    if (found) return found;
+    if (stop.reason != StopReason::position) break;
+  }
+  return error;
+}
+
+Result<KernelSymbols> symbols_of_trace(const SymbolsCommand& options, const TraceHeader& header) {
+  auto images = read_recorded_images(header, options.images);
+  if (!images) return images.error();
+  auto session = ReplaySession::open(options.source, *images);
+  if (!session) return session.error();
+  ReplayOptions how;
+  how.check_digests = how.check_journal = false;
+  // As soon as the kernel's tables are there.
+  for (;;) {
+    how.stop_at = (*session)->machine().position() + kStep;
+    auto run = (*session)->run(how);
+    if (!run) return run.error();
+    auto found = find_kernel_symbols((*session)->machine());
+    if (found || run->end != ReplayResult::End::stop_at) return found;
+  }
+}
+
+int symbols(const SymbolsCommand& options) {
+  auto reader = TraceReader::open(options.source);
+  auto found = reader ? symbols_of_trace(options, (*reader)->header()) : symbols_of_kernel(options);
+  if (!found) return fail(found.error());
+  uint64_t offset = 0;
+  if (!options.kaslr.empty()) {
+    auto parsed = parse_number(options.kaslr, "--kaslr");
+    if (!parsed) return fail(parsed.error());
+    offset = *parsed - found->kaslr_offset();
+  }
+  const std::vector<uint8_t> elf = symbols_elf(*found, offset);
+  std::ofstream out(options.output, std::ios::binary);
+  out.write(reinterpret_cast<const char*>(elf.data()), static_cast<std::streamsize>(elf.size()));
+  out.close();
+  if (!out) return fail({ErrorCode::io, "cannot write " + options.output, "--output"});
+  say("{} symbols, KASLR offset {:#x}: {}", found->symbols.size(), found->kaslr_offset() + offset, options.output);
+  return kFine;
+}
+
+}  // namespace
+
+void add_symbols(CLI::App& app, Action& action) {
+  CLI::App* sub = app.add_subcommand("symbols", "Make a symbol file for gdb out of a kernel image or a recording");
+  const auto options = std::make_shared<SymbolsCommand>();
+  sub->add_option("source", options->source, "bzImage or vmlinux (symbols as it was linked), or a trace (as it ran there)")
+      ->type_name("KERNEL|TRACE")
+      ->required();
+  sub->add_option("-o,--output", options->output, "ELF file to write")->type_name("FILE")->required();
+  sub->add_option("--kaslr", options->kaslr, "move the symbols by this much from where the kernel was linked to")
+      ->type_name("OFFSET");
+  sub->add_option("-k,--kernel", options->images.kernel, "for a trace: the kernel, where it is not where it was")->type_name("FILE");
+  sub->add_option("-i,--initrd", options->images.initrd, "the initial RAM disk, likewise")->type_name("FILE");
+  sub->footer(kExitCodeHelp);
+  sub->callback([options, &action] { action = [options] { return symbols(*options); }; });
+}
+
+}  // namespace retrovisor::cli

@@ -1,0 +1,170 @@
+// Monitor commands about the recorded run.
+#include <fmt/format.h>
+
+#include "gdbstub/monitor.h"
+#include "gdbstub/registers.h"
+#include "gdbstub/trace_events.h"
+#include "traces/describe.h"
+
+namespace retrovisor::gdb {
+namespace {
+
+using Words = MonitorCommand::Words;
+
+constexpr size_t kEventsShown = 10;  // before and after
+
+Error bad(std::string message) { return {ErrorCode::bad_argument, std::move(message), ""}; }
+Error no_recording() { return {ErrorCode::unsupported, "this machine runs for the first time: there is no recording", ""}; }
+
+std::string here(Execution& e) {
+  const Position now = e.machine().position();
+  const VcpuId vcpu = e.current_vcpu();
+  std::string out = fmt::format("position {}", grouped(now.value));
+  if (const Timeline* timeline = e.timeline(); timeline != nullptr && (!e.diverted() || e.entering_handler()))
+    out += fmt::format(" of {}..{}", grouped(timeline->begin().value), grouped(timeline->end().value));
+  if (e.entering_handler())
+    out += ", where an interrupt or exception is taken";
+  else if (e.diverted())
+    out += e.is_live() ? " (live: beside the recorded run)" : " (changed: beside the recorded run)";
+  return out + fmt::format(", guest time {}.{:09} s, vCPU {} at {:#x}\n", e.machine().now().value / 1'000'000'000,
+                           e.machine().now().value % 1'000'000'000, vcpu.value, linear_pc(e.machine().vcpu(vcpu).state));
+}
+
+Result<std::string> position(Execution& e, Words words) {
+  if (!words.empty()) return bad("'position' takes nothing");
+  return here(e);
+}
+
+Result<std::string> seek(Execution& e, Words words) {
+  if (e.timeline() == nullptr) return no_recording();
+  Position target;
+  if (words.size() == 2 && words[0] == "event") {
+    const auto number = parse_number(words[1], UINT64_MAX);
+    if (!number) return number.error();
+    const auto event = event_number(e.target().trace(), *number);
+    if (!event) return event.error();
+    if (!event->has_value()) return bad(fmt::format("the trace has no event {}", *number));
+    target = (*event)->event.event.position;
+  } else if (words.size() == 1) {
+    const auto parsed = parse_position(e, words[0]);
+    if (!parsed) return parsed.error();
+    target = *parsed;
+  } else {
+    return bad("where to?");
+  }
+  if (const auto stop = e.seek(target); !stop) return stop.error();
+  return here(e) + "(gdb shows its registers as they were: 'maintenance flush register-cache' makes it look again)\n";
+}
+
+Result<EventMask> kind_named(const std::string& name) {
+  std::string known;
+  for (unsigned i = 0; i < kEventKinds; ++i) {
+    const std::string_view kind = to_string(static_cast<EventKind>(i));
+    if (kind == "unknown") continue;
+    if (kind == name) return EventMask{1} << i;
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", kind);
+  }
+  return bad(fmt::format("'{}' is no kind of event; known are {}", name, known));
+}
+
+Result<std::string> events(Execution& e, Words words) {
+  if (e.timeline() == nullptr || e.target().trace().empty()) return no_recording();
+  EventMask kinds = ~EventMask{0};
+  Position at = e.timeline()->position();
+  if (!words.empty() && words[0] != "around") {
+    const auto kind = kind_named(words[0]);
+    if (!kind) return kind.error();
+    kinds = *kind;
+    words = words.subspan(1);
+  }
+  if (!words.empty()) {
+    if (words.size() != 2 || words[0] != "around") return bad("not understood");
+    const auto parsed = parse_position(e, words[1]);
+    if (!parsed) return parsed.error();
+    at = *parsed;
+  }
+  const auto found = events_around(e.target().trace(), kinds, at, kEventsShown, kEventsShown);
+  if (!found) return found.error();
+  std::string out;
+  bool marked = false;
+  const auto mark = [&] {
+    if (!marked) out += fmt::format("{:>10}  {:>14}  <- position {}\n", "", at.value, grouped(at.value));
+    marked = true;
+  };
+  for (const NumberedEvent& n : *found) {
+    if (n.event.event.position >= at) mark();
+    out += fmt::format("{:>10}  {:>14}  {}\n", n.number, n.event.event.position.value, describe(n.event));
+  }
+  mark();
+  return out;
+}
+
+Result<std::string> checkpoints(Execution& e, Words words) {
+  if (e.timeline() == nullptr) return no_recording();
+  if (words.size() == 1 && words[0] == "make") {
+    if (auto made = e.timeline()->warm(); !made) return made.error();
+  } else if (!words.empty()) {
+    return bad("not understood");
+  }
+  const CheckpointFigures figures = e.timeline()->checkpoints();
+  std::string out = fmt::format("{} checkpoints, {:.1f} MiB: {} distinct pages stored, {} pages captured\n", figures.count,
+                                static_cast<double>(figures.bytes) / (1 << 20), grouped(figures.pages_stored),
+                                grouped(figures.pages_captured));
+  constexpr size_t kMost = 200;
+  const std::vector<Position> at = e.timeline()->checkpoint_positions();
+  for (size_t i = 0; i < at.size() && i < kMost; ++i) out += fmt::format("{:>18}\n", grouped(at[i].value));
+  if (at.size() > kMost) out += fmt::format("and {} more\n", at.size() - kMost);
+  return out;
+}
+
+Result<std::string> last_write(Execution& e, Words words) {
+  if (e.timeline() == nullptr) return no_recording();
+  if (words.empty() || words.size() > 2) return bad("which address?");
+  const auto address = parse_address(e, words[0]);
+  if (!address) return address.error();
+  uint64_t size = 8;
+  if (words.size() == 2) {
+    const auto parsed = parse_number(words[1], Breakpoints::kMaxWatchSize);
+    if (!parsed) return parsed.error();
+    size = *parsed;
+  }
+  if (size == 0) return bad("0 bytes are never written");
+  if (auto left = e.leave_diversion(); !left) return left.error();
+  const auto found = e.timeline()->last_write(LinearAddr(*address), size);
+  if (!found) return found.error();
+  if (!found->has_value())
+    return fmt::format("nothing before position {} has changed the {} bytes at {:#x}\n",
+                       grouped(e.timeline()->position().value), size, *address);
+  const Observation& o = **found;
+  const int digits = static_cast<int>(2 * std::min<uint64_t>(size, 8));
+  const uint64_t mask = size >= 8 ? ~uint64_t{0} : (uint64_t{1} << (8 * size)) - 1;
+  return fmt::format("position {}: vCPU {} at {:#x} wrote {} bytes to {:#x}\n  {:#x}: {:#0{}x} -> {:#0{}x}\n(monitor seek {})\n",
+                     grouped(o.position.value), o.vcpu.value, o.rip, o.size, o.address.value, *address, o.old_value & mask,
+                     digits + 2, o.new_value & mask, digits + 2, o.position.value);
+}
+
+Result<std::string> go_live(Execution& e, Words words) {
+  if (e.timeline() == nullptr) return no_recording();
+  if (words.size() == 1 && words[0] == "off") {
+    if (auto left = e.leave_diversion(); !left) return left.error();
+    return here(e);
+  }
+  if (!words.empty()) return bad("not understood");
+  if (auto live = e.go_live(); !live) return live.error();
+  return std::string(
+      "from here the machine goes on by itself, without input, and changes stay. 'monitor go-live off', 'monitor seek' and\n"
+      "anything that runs backwards lead back into the recorded run.\n");
+}
+
+}  // namespace
+
+void add_history_commands(std::vector<MonitorCommand>& out) {
+  out.push_back({"position", "", "where we are: instructions since the start, guest time", position});
+  out.push_back({"seek", "POSITION|event N", "go there", seek});
+  out.push_back({"events", "[KIND] [around POSITION]", "the trace's events around here or there, with their numbers", events});
+  out.push_back({"last-write", "ADDR [LEN]", "who changed these bytes last, before here; does not move", last_write});
+  out.push_back({"checkpoints", "[make]", "what there is to go back to; make: along the whole recording", checkpoints});
+  out.push_back({"go-live", "[off]", "leave the recorded run here and go on as a machine of its own", go_live});
+}
+
+}  // namespace retrovisor::gdb

@@ -1,0 +1,131 @@
+// Running and stopping.
+#include <fmt/format.h>
+
+#include "gdbstub/hex.h"
+#include "gdbstub/session.h"
+#include "traces/describe.h"
+
+namespace retrovisor::gdb {
+namespace {
+
+constexpr unsigned kBadPacket = 22;
+
+}  // namespace
+
+// The first action that fits a thread counts for it. All vCPUs run in turn whatever is asked: what matters is whether one
+// of them is to be stepped.
+void Session::resume(Packet actions) {
+  Fields fields(actions);
+  while (!fields.empty()) {
+    Fields action(fields.until(';'));
+    const Packet what = action.until(':');
+    VcpuId vcpu = running_;
+    if (!action.empty()) {
+      const auto thread = thread_id(action.rest());
+      if (!thread) return send_error(kBadPacket);
+      vcpu = *thread;
+    }
+    if (what.empty()) return send_error(kBadPacket);
+    switch (what[0]) {
+      case 's':
+      case 'S': return report(execution_.step(vcpu));
+      case 'r': {
+        Fields range(what.substr(1));
+        const auto begin = range.number();
+        const auto end = range.take(",") ? range.number() : std::nullopt;
+        if (!begin || !end) return send_error(kBadPacket);
+        return report(execution_.step_range(vcpu, *begin, *end));
+      }
+      case 'c':
+      case 'C': break;
+      default: return send_error(kBadPacket);
+    }
+  }
+  report(execution_.continue_forward());
+}
+
+// A signal number and an address to go on at may follow; a kernel takes no signals, and gdb has not sent addresses for
+// decades.
+void Session::resume_old(char how, Packet rest) {
+  const bool with_signal = how == 'C' || how == 'S';
+  if (!with_signal && !rest.empty()) return send_error(kBadPacket);
+  const bool steps = how == 's' || how == 'S';
+  report(steps ? execution_.step(running_) : execution_.continue_forward());
+}
+
+void Session::resume_back(Packet rest) {
+  if (execution_.timeline() == nullptr || (rest != "s" && rest != "c")) return send("");
+  report(rest == "s" ? execution_.reverse_step() : execution_.reverse_continue());
+}
+
+void Session::restart(bool answer) {
+  if (execution_.timeline() == nullptr) return answer ? send("") : void();
+  auto stop = execution_.seek(execution_.timeline()->begin());
+  if (stop) stop->reason = TimelineStop::Reason::position;
+  if (answer) return report(stop);
+  if (stop) stop_reply_ = stop_reply(*stop);
+}
+
+void Session::report(const Result<TimelineStop>& stop) {
+  if (const std::string note = execution_.take_note(); !note.empty()) console(note);
+  if (end_) return;  // the client is gone
+  if (!stop) {
+    // To the debugger the target has run, and stands somewhere: an error alone would leave it at a loss.
+    console(fmt::format("[retrovisor] {}\n", stop.error().text()));
+    TimelineStop here;
+    here.position = execution_.machine().position();
+    stop_reply_ = stop_reply(here);
+    return send(stop_reply_);
+  }
+  general_ = running_ = execution_.current_vcpu();
+  if (stop->reason == TimelineStop::Reason::end && execution_.timeline() == nullptr) {
+    console(fmt::format("[retrovisor] the machine has ended: {}\n", describe(stop->machine_stop)));
+    send(fmt::format("W{:02x}", stop->machine_stop.reason == StopReason::debug_exit ? stop->machine_stop.detail & 0xff : 0));
+    end_ = SessionEnd::exited;
+    return;
+  }
+  if (stop->reason == TimelineStop::Reason::event && stop->event)
+    console(fmt::format("[retrovisor] {}\n", describe_at(*stop->event)));
+  if (stop->reason == TimelineStop::Reason::end && execution_.timeline() != nullptr && stop->machine_stop.reason != StopReason::position)
+    console(fmt::format("[retrovisor] the recording ends here: {}\n", describe(stop->machine_stop)));
+  stop_reply_ = stop_reply(*stop);
+  send(stop_reply_);
+}
+
+std::string Session::stop_reply(const TimelineStop& stop) {
+  using Reason = TimelineStop::Reason;
+  std::string why;
+  unsigned signal = 5;  // SIGTRAP
+  VcpuId vcpu = execution_.current_vcpu();
+  switch (stop.reason) {
+    case Reason::breakpoint: {
+      if (stop.observation) vcpu = stop.observation->vcpu;
+      const uint64_t pc = linear_pc(execution_.machine().vcpu(vcpu).state);
+      const auto type = execution_.breakpoints().code_at(pc);
+      if (type == PointType::software && swbreak_) why = "swbreak:;";
+      if (type == PointType::hardware && hwbreak_) why = "hwbreak:;";
+      break;
+    }
+    case Reason::watch:
+      if (stop.observation) {
+        vcpu = stop.observation->vcpu;
+        const auto watches = execution_.breakpoints().watches();
+        if (stop.observation->index >= watches.size()) break;
+        const PointType type = execution_.breakpoints().watch_type(stop.observation->index);
+        why = fmt::format("{}:{:x};", type == PointType::write_watch ? "watch" : type == PointType::read_watch ? "rwatch" : "awatch",
+                          watches[stop.observation->index].begin.value);
+      }
+      break;
+    case Reason::event:
+      if (stop.event) vcpu = stop.event->vcpu;
+      break;
+    case Reason::begin: why = "replaylog:begin;"; break;
+    case Reason::end: why = "replaylog:end;"; break;
+    case Reason::interrupted: signal = 2; break;  // SIGINT
+    case Reason::position: break;
+  }
+  general_ = running_ = vcpu;
+  return fmt::format("T{:02x}thread:{:x};{}", signal, vcpu.value + 1, why);
+}
+
+}  // namespace retrovisor::gdb

@@ -1,0 +1,56 @@
+#include "gdbstub/trace_events.h"
+
+#include <deque>
+#include <iterator>
+
+#include "traces/reader.h"
+
+namespace retrovisor::gdb {
+namespace {
+
+// Calls `visit` with each event until it returns false.
+template <class Visit>
+Result<void> for_each_event(const std::string& trace, Visit&& visit) {
+  auto reader = TraceReader::open(trace);
+  if (!reader) return std::move(reader).error();
+  uint64_t number = 0;
+  for (;;) {
+    auto item = (*reader)->next();
+    if (!item) return std::move(item).error();
+    if (!item->has_value()) return {};
+    if (auto* event = std::get_if<TraceEvent>(&**item); event != nullptr && !visit(NumberedEvent{number++, std::move(*event)})) return {};
+  }
+}
+
+}  // namespace
+
+Result<std::vector<NumberedEvent>> events_around(const std::string& trace, EventMask kinds, Position at, size_t before, size_t after) {
+  std::deque<NumberedEvent> earlier;
+  std::vector<NumberedEvent> later;
+  RV_TRY(for_each_event(trace, [&](NumberedEvent e) {
+    if (later.size() == after) return false;
+    if ((kinds & mask_of(e.event.event.kind)) == 0) return true;
+    if (e.event.event.position >= at) {
+      later.push_back(std::move(e));
+    } else {
+      earlier.push_back(std::move(e));
+      if (earlier.size() > before) earlier.pop_front();
+    }
+    return true;
+  }));
+  std::vector<NumberedEvent> out(std::make_move_iterator(earlier.begin()), std::make_move_iterator(earlier.end()));
+  out.insert(out.end(), std::make_move_iterator(later.begin()), std::make_move_iterator(later.end()));
+  return out;
+}
+
+Result<std::optional<NumberedEvent>> event_number(const std::string& trace, uint64_t number) {
+  std::optional<NumberedEvent> found;
+  RV_TRY(for_each_event(trace, [&](NumberedEvent e) {
+    if (e.number != number) return true;
+    found = std::move(e);
+    return false;
+  }));
+  return found;
+}
+
+}  // namespace retrovisor::gdb

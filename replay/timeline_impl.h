@@ -1,0 +1,149 @@
+// The timeline over one replaying machine. Its parts: timeline.cc (opening, checkpoints, seek), timeline_run.cc (running
+// forward, with everything that watches), timeline_search.cc (forward, backward, last write), timeline_diversion.cc.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "replay/checkpoint_set.h"
+#include "replay/journal_checker.h"
+#include "replay/replay_session.h"
+#include "replay/timeline.h"
+
+namespace retrovisor {
+
+class TimelineImpl final : public Timeline, private JournalSink {
+ public:
+  TimelineImpl(std::unique_ptr<ReplaySession> session, std::unique_ptr<JournalChecker> checker,
+               std::unique_ptr<TraceReader> digests, uint64_t budget, TimelineOptions options);
+  ~TimelineImpl() override;
+  // Makes the first checkpoint.
+  Result<void> start();
+
+  Machine& machine() override { return m_; }
+  Position position() const override { return position_; }
+  Position begin() const override { return Position(0); }
+  Position end() const override { return session_->end(); }
+  Result<TimelineStop> seek(Position target) override;
+  Result<TimelineStop> forward(const StopConditions& conditions, Position limit) override;
+  Result<TimelineStop> backward(const StopConditions& conditions, Position limit) override;
+  Result<std::optional<Observation>> last_write(LinearAddr address, uint64_t size) override;
+  Result<void> warm() override;
+  CheckpointFigures checkpoints() const override;
+  std::vector<Position> checkpoint_positions() const override { return set_.positions(); }
+  Result<void> begin_diversion() override;
+  bool diverted() const override { return diverted_; }
+  Result<void> end_diversion() override;
+  Result<TimelineStop> run_diversion(const StopConditions& conditions, uint64_t instructions) override;
+
+ private:
+  // Something that a run looked for, caused at `position`.
+  struct Hit {
+    Position position;
+    TimelineStop::Reason reason{};
+    std::optional<Observation> observation;
+    std::optional<JournalEvent> event;
+  };
+  // What a run looks for. Installed in the machine while it lives.
+  struct Search {
+    const StopConditions* conditions = nullptr;
+    Observers observers;
+    bool stop_at_first = false;
+    Position from;            // hits before it do not count
+    std::optional<Hit> hit;   // the first, or the last so far
+  };
+  class Installed;
+  enum class RunEnd : uint8_t { arrived, hit, machine, interrupted };
+  struct RunOutcome {
+    RunEnd end{};
+    Stop stop;  // RunEnd::machine
+  };
+  // How a run treats its way: makes temporary checkpoints close before its target; cannot be interrupted.
+  struct RunOptions {
+    bool steps_to_target = false;
+    bool interruptible = true;
+  };
+  // A place in the sequence of the journal's events: `count` of those at `position` lie before it.
+  struct EventPlace {
+    Position position;
+    uint64_t count = 0;
+  };
+
+  // timeline_run.cc
+  Result<RunOutcome> run_to(Position target, Search* search, const RunOptions& options);
+  Position next_halt(Position now, Position target, const RunOptions& options) const;
+  Result<void> arrived(Position target, const RunOptions& options);
+  Result<void> compare_digest();
+  Result<void> check_recording();
+  void start_tracking(Position target);
+  void finish_tracking();
+  void connect_journal(const Search* search, Position target);
+  void event(const JournalEvent& e) override;
+  void match(const JournalEvent& e);
+  bool observe(const Observation& o);
+  Search make_search(const StopConditions& conditions) const;
+
+  // timeline.cc
+  const std::vector<uint64_t>& collect_written();
+  bool capture(bool temporary, Position focus);
+  Result<void> restore(const Checkpoint& checkpoint);
+  Result<RunOutcome> go_to(Position target, Search* search, const RunOptions& options);
+  // Makes the machine stand at `target` as run_until(target) leaves it.
+  Result<RunOutcome> arrive_at(Position target, const RunOptions& options);
+  TimelineStop stop_here(TimelineStop::Reason reason) const;
+
+  // timeline_search.cc
+  // The last hit in [lowest, below); none; or nothing because the host asked to stop.
+  struct Found {
+    std::optional<Hit> hit;
+    bool interrupted = false;
+  };
+  Result<Found> search_backward(const StopConditions& conditions, Position lowest, Position below);
+  Result<TimelineStop> stand_behind(const Hit& hit);
+  TimelineStop stop_at_hit(const Hit& hit) const;
+
+  std::unique_ptr<ReplaySession> session_;
+  std::unique_ptr<JournalChecker> checker_;
+  std::unique_ptr<TraceReader> digests_;
+  std::optional<DigestRecord> next_digest_;
+  TimelineOptions options_;
+  Machine& m_;
+  CheckpointSet set_;
+
+  Position position_;
+  uint64_t spacing_;     // of lasting checkpoints, which stand at its multiples
+  bool exact_ = true;  // the machine is at position_, as run_until(position_) leaves it
+  bool diverted_ = false;
+
+  // Memory is `base_` but for the pages of written_, and those that the machine knows of as written.
+  PageMap base_;
+  std::vector<uint64_t> written_;
+  uint64_t captured_ = 0;
+
+  // What the pages and events since this position are known of, if anything.
+  std::optional<Position> tracked_from_;
+  EventMask tracked_events_ = 0;
+
+  // The recording has been compared with up to here.
+  EventPlace compared_;
+  EventPlace seen_;  // the machine's last event
+  Search* search_ = nullptr;
+};
+
+// Watches and breakpoints of a search, in force while this lives.
+class TimelineImpl::Installed {
+ public:
+  Installed(TimelineImpl& timeline, Search* search);
+  ~Installed();
+  Installed(const Installed&) = delete;
+  Installed& operator=(const Installed&) = delete;
+
+ private:
+  TimelineImpl& timeline_;
+  bool engine_;
+};
+
+}  // namespace retrovisor

@@ -1,0 +1,130 @@
+// Looking for breakpoints, accesses and events, forwards and backwards.
+#include <algorithm>
+
+#include "replay/timeline_impl.h"
+
+namespace retrovisor {
+namespace {
+
+using Reason = TimelineStop::Reason;
+
+// Where these conditions can hold at all.
+SearchPages pages_of(const StopConditions& conditions) {
+  SearchPages out;
+  for (const uint64_t address : conditions.breakpoints) out.executed.push_back({address >> kPageShift, address >> kPageShift});
+  for (const Watch& w : conditions.watches) {
+    if (w.size == 0) continue;
+    const uint64_t last = w.begin.value + std::min(w.size - 1, UINT64_MAX - w.begin.value);
+    const PageRange range{w.begin.value >> kPageShift, last >> kPageShift};
+    if (w.on_write) out.written.push_back(range);
+    if (w.on_read) out.accessed.push_back(range);
+  }
+  out.executed = joined(std::move(out.executed));
+  out.written = joined(std::move(out.written));
+  out.accessed = joined(std::move(out.accessed));
+  out.events = conditions.events;
+  return out;
+}
+
+}  // namespace
+
+TimelineStop TimelineImpl::stop_at_hit(const Hit& hit) const {
+  TimelineStop stop = stop_here(hit.reason);
+  stop.observation = hit.observation;
+  stop.event = hit.event;
+  return stop;
+}
+
+// The machine has just been stopped by `hit`, perhaps in the middle of what happens at a position, or late. Brings it to
+// where it has to stand: on arrival at the breakpoint, or behind the instruction that did it.
+Result<TimelineStop> TimelineImpl::stand_behind(const Hit& hit) {
+  RunOptions options;
+  options.interruptible = false;
+  const bool breakpoint = hit.reason == Reason::breakpoint;
+  const Position where = breakpoint ? hit.position : std::min(hit.position + 1, end());
+  // An instruction that is observed is the last before the machine gives back control.
+  exact_ = position_ == where && (!breakpoint || hit.observation->on_arrival);
+  if (!exact_) {
+    const auto outcome = position_ < where ? run_to(where, nullptr, options) : go_to(where, nullptr, options);
+    if (!outcome) return outcome.error();
+  }
+  return stop_at_hit(hit);
+}
+
+Result<TimelineStop> TimelineImpl::forward(const StopConditions& conditions, Position limit) {
+  RV_TRY(end_diversion());
+  RV_TRY(arrive_at(position_, {}));
+  const Position to = std::min(limit, end());
+  if (position_ < to) {
+    Search search = make_search(conditions);
+    search.stop_at_first = true;
+    search.observers.resume_from = search.from = position_;
+    const auto outcome = run_to(to, &search, {});
+    if (!outcome) return outcome.error();
+    if (outcome->end == RunEnd::hit) return stand_behind(*search.hit);
+    if (outcome->end == RunEnd::interrupted) return stop_here(Reason::interrupted);
+  }
+  return stop_here(position_ >= end() ? Reason::end : Reason::position);
+}
+
+Result<TimelineImpl::Found> TimelineImpl::search_backward(const StopConditions& conditions, Position lowest, Position below) {
+  const SearchPages pages = pages_of(conditions);
+  while (below > lowest) {
+    const Checkpoint& stretch = set_.lasting_before(below - 1);
+    if (stretch.known_to >= below && !stretch.touched->meets(pages)) {
+      below = std::max(stretch.position, lowest);
+      continue;
+    }
+    const Position from = std::max(set_.before(below - 1).position, lowest);
+    auto outcome = arrive_at(from, {});
+    if (!outcome) return outcome.error();
+    if (outcome->end == RunEnd::interrupted) return Found{{}, true};
+    Search search = make_search(conditions);
+    search.from = from;
+    outcome = run_to(below, &search, {});
+    if (!outcome) return outcome.error();
+    if (outcome->end == RunEnd::interrupted) return Found{{}, true};
+    if (search.hit) return Found{std::move(search.hit), false};
+    below = from;
+  }
+  return Found{};
+}
+
+Result<TimelineStop> TimelineImpl::backward(const StopConditions& conditions, Position limit) {
+  RV_TRY(end_diversion());
+  const Position start = position_;
+  const Position lowest = std::min(std::max(limit, begin()), start);
+  const auto found = search_backward(conditions, lowest, start);
+  if (!found) return found.error();
+  RunOptions options;
+  options.steps_to_target = true;
+  options.interruptible = false;
+  const Position to = found->interrupted ? start : found->hit ? found->hit->position : lowest;
+  const auto outcome = arrive_at(to, options);
+  if (!outcome) return outcome.error();
+  if (found->interrupted) return stop_here(Reason::interrupted);
+  if (found->hit) return stop_at_hit(*found->hit);
+  return stop_here(to == begin() ? Reason::begin : Reason::position);
+}
+
+Result<std::optional<Observation>> TimelineImpl::last_write(LinearAddr address, uint64_t size) {
+  RV_TRY(end_diversion());
+  RV_TRY(arrive_at(position_, {}));
+  const Position here = position_;
+  // The way back from far away should be short.
+  constexpr uint64_t kFar = uint64_t{1} << 20;
+  if (here - set_.before(here).position > kFar) capture(true, here);
+  StopConditions conditions;
+  conditions.watches.push_back({address, size, false, true});
+  auto found = search_backward(conditions, begin(), here);
+  RunOptions options;
+  options.interruptible = false;
+  const auto back = arrive_at(here, options);
+  if (!found) return found.error();
+  if (!back) return back.error();
+  if (found->interrupted) return Error{ErrorCode::bad_argument, "the search was interrupted", {}};
+  if (!found->hit) return std::optional<Observation>();
+  return found->hit->observation;
+}
+
+}  // namespace retrovisor

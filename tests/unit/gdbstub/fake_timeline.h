@@ -1,0 +1,188 @@
+// A timeline without a trace: the machine is built again and run from the start for every step back. Slow and plain, to
+// test what stands on it.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "replay/timeline.h"
+
+namespace retrovisor::gdb {
+
+class FixedBoundary final : public Boundary {
+ public:
+  uint64_t wall_clock(Moment) override { return 1'700'000'000; }
+  void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{0x5a}); }
+  size_t poll_input(Moment, Channel, std::span<uint8_t>) override { return 0; }
+  IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
+  void output(Moment, Channel, std::span<const uint8_t>) override {}
+};
+
+// Counts to 100 in ECX and stores each number at kCounter; calls a function that doubles it.
+inline constexpr uint64_t kStart = 0x100000, kAgain = 0x10000c, kStore = 0x10000e, kTwice = 0x100023, kTwiceEnd = 0x100028,
+                          kCounter = 0x180000, kEnd = 805, kTurn = 8, kFirstTurn = 3;
+
+inline BootImages counting_guest() {
+  BootImages images;
+  images.kernel = {0xbc, 0x00, 0x00, 0x08, 0x00,  // 100000  mov esp, 0x80000
+                   0xbb, 0x00, 0x00, 0x18, 0x00,  // 100005  mov ebx, kCounter
+                   0x31, 0xc9,                    // 10000a  xor ecx, ecx
+                   0xff, 0xc1,                    // 10000c  inc ecx          position 3, 11, 19, ...
+                   0x89, 0x0b,                    // 10000e  mov [rbx], ecx
+                   0xe8, 0x0e, 0x00, 0x00, 0x00,  // 100010  call twice
+                   0x83, 0xf9, 0x64,              // 100015  cmp ecx, 100
+                   0x75, 0xf2,                    // 100018  jne 10000c
+                   0xb8, 0x00, 0x00, 0x00, 0x00,  // 10001a  mov eax, 0       position 803
+                   0xe6, 0xf4,                    // 10001f  out 0xf4, al     ends the machine
+                   0xeb, 0xfe,                    // 100021  jmp 100021
+                   0x89, 0xcf,                    // 100023  mov edi, ecx
+                   0x8d, 0x04, 0x3f,              // 100025  lea eax, [rdi + rdi]
+                   0xc3};                         // 100028  ret
+  images.flat_address = kStart;
+  images.flat_mode = FlatMode::long64;
+  return images;
+}
+
+class FakeTimeline final : public Timeline, private JournalSink {
+ public:
+  using Reason = TimelineStop::Reason;
+  explicit FakeTimeline(BootImages images = counting_guest()) : images_(std::move(images)) { rebuild(); }
+
+  std::function<bool()> interrupted;  // asked before every run
+
+  Machine& machine() override { return *machine_; }
+  Position position() const override { return diverted_ ? recorded_ : machine_->position(); }
+  Position begin() const override { return Position(0); }
+  Position end() const override { return Position(kEnd); }
+
+  Result<TimelineStop> seek(Position target) override {
+    target = std::min(target, end());
+    if (target < machine_->position()) rebuild();
+    machine_->run_until(target);
+    return at(target == end() ? Reason::end : Reason::position);
+  }
+
+  Result<TimelineStop> forward(const StopConditions& conditions, Position limit) override {
+    if (interrupted && interrupted()) return at(Reason::interrupted);
+    if (machine_->position() >= end()) return at(Reason::end);
+    return run(conditions, std::min(limit, end()));
+  }
+
+  Result<TimelineStop> backward(const StopConditions& conditions, Position limit) override {
+    if (interrupted && interrupted()) return at(Reason::interrupted);
+    const Position from = machine_->position();
+    if (from == begin()) return at(Reason::begin);
+    rebuild();
+    machine_->run_until(limit);
+    std::optional<TimelineStop> last;
+    while (machine_->position() < from) {
+      auto stop = run(conditions, from);
+      if (stop.reason == Reason::position || stop.reason == Reason::end) break;
+      if (stop.observation) stop.position = stop.observation->position;
+      if (stop.event) stop.position = stop.event->position;
+      if (stop.position >= from) break;
+      last = stop;
+    }
+    const Position target = last ? last->position : limit;
+    rebuild();
+    machine_->run_until(target);
+    if (last) return *last;
+    return at(target == begin() ? Reason::begin : Reason::position);
+  }
+
+  Result<std::optional<Observation>> last_write(LinearAddr address, uint64_t size) override {
+    const Position from = machine_->position();
+    StopConditions conditions;
+    conditions.watches = {{address, size, false, true}};
+    auto stop = backward(conditions, begin());
+    rebuild();
+    machine_->run_until(from);
+    return stop->observation;
+  }
+
+  Result<void> warm() override { return {}; }
+  CheckpointFigures checkpoints() const override { return {1, 4096, 1, 1}; }
+  std::vector<Position> checkpoint_positions() const override { return {Position(0)}; }
+
+  Result<void> begin_diversion() override {
+    if (!diverted_) recorded_ = machine_->position();
+    diverted_ = true;
+    return {};
+  }
+  bool diverted() const override { return diverted_; }
+  Result<void> end_diversion() override {
+    if (!diverted_) return {};
+    diverted_ = false;
+    rebuild();
+    machine_->run_until(recorded_);
+    return {};
+  }
+  Result<TimelineStop> run_diversion(const StopConditions& conditions, uint64_t instructions) override {
+    return run(conditions, machine_->position() + std::min(instructions, uint64_t{1'000'000}));
+  }
+
+ private:
+  void rebuild() {
+    MachineConfig config;
+    config.memory_size = kMinRam;
+    machine_ = std::move(Machine::create(config, boundary_)).value();
+    static_cast<void>(load_guest(images_, machine_->memory(), machine_->vcpu(VcpuId(0)).state, 1));
+    machine_->memory_changed();
+    machine_->engine().state_changed(machine_->vcpu(VcpuId(0)));
+  }
+
+  TimelineStop at(Reason reason) {
+    TimelineStop stop;
+    stop.reason = reason;
+    stop.position = machine_->position();
+    if (reason == Reason::end) stop.machine_stop = {StopReason::debug_exit, 1};
+    return stop;
+  }
+
+  TimelineStop run(const StopConditions& conditions, Position limit) {
+    Observers observers;
+    observers.breakpoints = conditions.breakpoints;
+    observers.watches = conditions.watches;
+    observers.resume_from = machine_->position();
+    std::optional<Observation> hit;
+    observers.hit = [&](const Observation& o) {
+      if (o.kind == Observation::Kind::write && !o.changed && !conditions.watches[o.index].on_read) return false;
+      if (!hit) hit = o;
+      return true;
+    };
+    event_.reset();
+    conditions_ = &conditions;
+    machine_->engine().observe(&observers);
+    machine_->journal().connect(this, conditions.events);
+    machine_->run_until(limit);
+    machine_->journal().connect(nullptr, 0);
+    machine_->engine().observe(nullptr);
+    TimelineStop stop = at(machine_->position() >= end() && !diverted_ ? Reason::end : Reason::position);
+    if (hit) {
+      stop.reason = hit->kind == Observation::Kind::breakpoint ? Reason::breakpoint : Reason::watch;
+      stop.observation = hit;
+    } else if (event_) {
+      stop.reason = Reason::event;
+      stop.event = event_;
+    }
+    return stop;
+  }
+
+  void event(const JournalEvent& e) override {
+    if (event_ || (conditions_->event_filter && !conditions_->event_filter(e))) return;
+    event_ = e;
+    machine_->request_stop({StopReason::observed, 0});
+  }
+
+  FixedBoundary boundary_;
+  BootImages images_;
+  std::unique_ptr<Machine> machine_;
+  bool diverted_ = false;
+  Position recorded_;
+  const StopConditions* conditions_ = nullptr;
+  std::optional<JournalEvent> event_;
+};
+
+}  // namespace retrovisor::gdb

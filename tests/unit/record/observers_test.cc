@@ -1,0 +1,244 @@
+// The soft engine's observers, and its account of touched pages, over whole machines.
+#include "vmm/observer.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+
+#include "tests/unit/record/timelines.h"
+
+namespace retrovisor {
+namespace {
+
+constexpr uint64_t kCode = 0x100000;
+constexpr uint64_t kData = 0x200000;
+
+// A machine in 32-bit protected mode with this code at kCode.
+class Bare {
+ public:
+  explicit Bare(std::vector<uint8_t> code) {
+    MachineConfig config;
+    config.memory_size = kMinRam;
+    auto made = Machine::create(config, boundary_);
+    EXPECT_TRUE(made.ok());
+    machine_ = std::move(*made);
+    BootImages images;
+    images.kernel = std::move(code);
+    images.flat_address = kCode;
+    images.flat_mode = FlatMode::protected32;
+    EXPECT_TRUE(load_guest(images, m().memory(), cpu(), 1).ok());
+    m().memory_changed();
+    m().engine().state_changed(m().vcpu(VcpuId(0)));
+    observers.hit = [this](const Observation& o) {
+      seen.push_back(o);
+      return stop;
+    };
+  }
+  ~Bare() { m().engine().observe(nullptr); }
+  Machine& m() { return *machine_; }
+  CpuState& cpu() { return m().vcpu(VcpuId(0)).state; }
+  void run(uint64_t to) { last = m().run_until(Position(to)); }
+  void install() { m().engine().observe(&observers); }
+
+  Observers observers;
+  std::vector<Observation> seen;
+  bool stop = false;
+  Stop last;
+
+ private:
+  TimedBoundary boundary_;
+  std::unique_ptr<Machine> machine_;
+};
+
+TEST(Observers, breakpoint_in_the_middle_of_straight_code_is_seen_before_its_instruction) {
+  Bare g({0x40, 0x40, 0x40, 0x40, 0xeb, 0xfa});  // four times INC EAX, JMP
+  g.run(100);  // as one block, linked to itself
+  g.observers.breakpoints = {kCode + 2};
+  g.install();
+  g.stop = true;
+  g.run(200);
+  EXPECT_EQ(g.last.reason, StopReason::observed);
+  EXPECT_EQ(g.cpu().rip, kCode + 2);
+  EXPECT_EQ(g.m().position(), Position(102));
+  ASSERT_EQ(g.seen.size(), 1u);
+  EXPECT_EQ(g.seen[0].position, Position(102));
+  EXPECT_TRUE(g.seen[0].on_arrival);
+  g.observers.resume_from = Position(102);
+  g.run(200);
+  EXPECT_EQ(g.m().position(), Position(107));
+  g.m().engine().observe(nullptr);
+  g.run(200);
+  EXPECT_EQ(g.last.reason, StopReason::position);
+}
+
+TEST(Observers, breakpoint_on_a_string_operation_is_seen_at_each_iteration_however_the_run_is_cut) {
+  for (const uint64_t cut : {uint64_t{1000}, uint64_t{7}}) {
+    // MOV EDI, kData; MOV ECX, 20; MOV AL, 1; REP STOSB; JMP $
+    Bare g({0xbf, 0, 0, 0x20, 0, 0xb9, 20, 0, 0, 0, 0xb0, 1, 0xf3, 0xaa, 0xeb, 0xfe});
+    g.observers.breakpoints = {kCode + 12};
+    g.install();
+    while (g.m().position() < Position(60)) g.run(std::min<uint64_t>(60, g.m().position().value + cut));
+    ASSERT_EQ(g.seen.size(), 20u);
+    for (size_t i = 0; i < 20; ++i) EXPECT_EQ(g.seen[i].position, Position(3 + i));
+  }
+}
+
+TEST(Observers, watch_sees_each_iteration_of_a_string_operation_that_touches_it) {
+  Bare g({0xbf, 0, 0, 0x20, 0, 0xb9, 20, 0, 0, 0, 0xb0, 1, 0xf3, 0xaa, 0xeb, 0xfe});
+  g.observers.watches = {{LinearAddr(kData + 5), 3, false, true}};
+  g.install();
+  g.run(60);
+  ASSERT_EQ(g.seen.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(g.seen[i].position, Position(3 + 5 + i));
+    EXPECT_EQ(g.seen[i].address, LinearAddr(kData + 5 + i));
+    EXPECT_EQ(g.seen[i].rip, kCode + 12);
+    EXPECT_TRUE(g.seen[i].changed);
+  }
+  EXPECT_EQ(g.seen[2].old_value, 0x000101u);
+  EXPECT_EQ(g.seen[2].new_value, 0x010101u);
+}
+
+TEST(Observers, watch_tells_reads_writes_and_writes_of_the_same_value_apart) {
+  // MOV EBX, kData; then MOV [EBX], 5; MOV EAX, [EBX]; MOV [EBX], 5; ADD [EBX], 1; JMP $
+  Bare g({0xbb, 0, 0, 0x20, 0, 0xc7, 0x03, 5, 0, 0, 0, 0x8b, 0x03, 0xc7, 0x03, 5, 0, 0, 0, 0x83, 0x03, 1, 0xeb, 0xfe});
+  g.observers.watches = {{LinearAddr(kData), 4, true, true}, {LinearAddr(kData + 3), 1, false, true}};
+  g.install();
+  g.run(20);
+  using Kind = Observation::Kind;
+  struct Expected {
+    Kind kind;
+    size_t index;
+    uint64_t position;
+    bool changed;
+  };
+  const std::vector<Expected> expected = {
+      {Kind::write, 0, 1, true},  {Kind::write, 1, 1, false}, {Kind::read, 0, 2, false},  {Kind::write, 0, 3, false},
+      {Kind::write, 1, 3, false}, {Kind::read, 0, 4, false},  {Kind::write, 0, 4, true},  {Kind::write, 1, 4, false}};
+  ASSERT_EQ(g.seen.size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_EQ(g.seen[i].kind, expected[i].kind) << i;
+    EXPECT_EQ(g.seen[i].index, expected[i].index) << i;
+    EXPECT_EQ(g.seen[i].position, Position(expected[i].position)) << i;
+    EXPECT_EQ(g.seen[i].changed, expected[i].changed) << i;
+  }
+}
+
+TEST(Observers, watch_stop_comes_right_behind_the_instruction) {
+  // MOV EBX, kData; NOP; MOV [EBX], 5; NOP; NOP; JMP $
+  Bare g({0xbb, 0, 0, 0x20, 0, 0x90, 0xc7, 0x03, 5, 0, 0, 0, 0x90, 0x90, 0xeb, 0xfe});
+  g.observers.watches = {{LinearAddr(kData), 1, false, true}};
+  g.stop = true;
+  g.install();
+  g.run(20);
+  EXPECT_EQ(g.last.reason, StopReason::observed);
+  EXPECT_EQ(g.m().position(), Position(3));
+  EXPECT_EQ(g.cpu().rip, kCode + 12);
+}
+
+TEST(Observers, long_and_many_watches_see_changes_anywhere_in_them) {
+  // MOV EBX, kData + 0x123; MOV BYTE [EBX], 7; JMP $
+  Bare g({0xbb, 0x23, 1, 0x20, 0, 0xc6, 0x03, 7, 0xeb, 0xfe});
+  for (uint64_t i = 0; i < 100; ++i) g.observers.watches.push_back({LinearAddr(kData - i), 0x2000, false, true});
+  g.observers.watches.push_back({LinearAddr(kData + 0x124), UINT64_MAX - kData - 0x124, false, true});
+  g.observers.watches.push_back({LinearAddr(kData + 0x123), 0, false, true});
+  g.install();
+  g.run(5);
+  ASSERT_EQ(g.seen.size(), 100u);
+  for (const Observation& o : g.seen) EXPECT_TRUE(o.changed);
+}
+
+// Observers do not change what the machine does.
+TEST(Observers, a_watched_run_is_the_same_run) {
+  const TempFile file;
+  record_guest(file.path(), {});
+  PlainRun plain(file.path()), watched(file.path());
+  Observers observers;
+  uint64_t hits = 0;
+  observers.hit = [&](const Observation&) {
+    ++hits;
+    return false;
+  };
+  observers.watches = {{LinearAddr(0x190000), 4, true, true}, {LinearAddr(0x200000), 0x8000, true, true},
+                       {LinearAddr(0x9e000), 0x1000, true, true}};
+  for (uint64_t a = kCode; a < kCode + 0x100; a += 3) observers.breakpoints.push_back(a);
+  watched.machine().engine().track_touched(true);
+  for (uint64_t p = 0; p < 200'000; p += 20'000) {
+    if (p % 40'000 == 0) watched.machine().engine().observe(&observers);
+    else watched.machine().engine().observe(nullptr);
+    watched.machine().engine().take_touched();
+    ASSERT_EQ(watched.digest_at(Position(p)), plain.digest_at(Position(p))) << p;
+  }
+  watched.machine().engine().observe(nullptr);
+  EXPECT_GT(hits, 1000u);
+}
+
+TEST(TouchedPages, hold_every_page_that_single_steps_and_digests_show) {
+  const TempFile file;
+  record_guest(file.path(), {});
+  PlainRun steps(file.path()), tracked(file.path());
+  constexpr uint64_t kBegin = 60'000;
+  tracked.machine().engine().track_touched(true);
+  for (uint64_t begin = kBegin; begin < kBegin + 40'000; begin += 4000) {
+    tracked.run_to(Position(begin));
+    tracked.machine().engine().take_touched();
+    steps.digest_at(Position(begin));
+    std::set<uint64_t> executed;
+    for (uint64_t i = 0; i < 4000; ++i) {
+      executed.insert(eip(steps.machine()) >> kPageShift);
+      steps.run_to(Position(begin + i + 1));
+    }
+    steps.machine().digest();
+    const auto written = steps.machine().last_dirty_pages();  // without paging, physical pages are linear ones
+    tracked.run_to(Position(begin + 4000));
+    const TouchedPages touched = tracked.machine().engine().take_touched();
+    EXPECT_TRUE(std::includes(touched.executed.begin(), touched.executed.end(), executed.begin(), executed.end()));
+    EXPECT_TRUE(std::includes(touched.written.begin(), touched.written.end(), written.begin(), written.end()));
+    EXPECT_TRUE(std::includes(touched.accessed.begin(), touched.accessed.end(), touched.written.begin(), touched.written.end()));
+    // And not everything.
+    EXPECT_LE(touched.executed.size(), 2u);
+    EXPECT_LE(touched.written.size(), 270u);
+  }
+}
+
+TEST(MachinePages, written_pages_and_digests_are_told_apart) {
+  Bare g({0xc7, 0x05, 0, 0, 0x20, 0, 5, 0, 0, 0, 0xfe, 0x05, 0, 0x10, 0x20, 0, 0xeb, 0xf8});
+  g.run(1);
+  const auto contains = [](const std::vector<uint64_t>& pages, uint64_t page) {
+    return std::find(pages.begin(), pages.end(), page) != pages.end();
+  };
+  g.m().digest();
+  EXPECT_TRUE(contains(g.m().last_dirty_pages(), kData >> kPageShift));
+  EXPECT_TRUE(contains(g.m().take_written_pages(), kData >> kPageShift));
+  EXPECT_TRUE(g.m().take_written_pages().empty());
+  g.run(2);
+  EXPECT_EQ(g.m().take_written_pages(), std::vector<uint64_t>{(kData >> kPageShift) + 1});
+  g.m().digest();
+  EXPECT_EQ(g.m().last_dirty_pages(), std::vector<uint64_t>{(kData >> kPageShift) + 1});
+  const StateDigest before = g.m().digest();
+  std::vector<uint8_t> page(kPageSize);
+  ASSERT_TRUE(g.m().memory().read(PhysAddr(kData), page));
+  std::vector<uint8_t> other = page;
+  other[77] = 1;
+  g.m().restore_page(kData >> kPageShift, other.data());
+  EXPECT_NE(g.m().digest().memory, before.memory);
+  EXPECT_EQ(g.m().take_written_pages(), std::vector<uint64_t>{kData >> kPageShift});
+  g.m().restore_page(kData >> kPageShift, page.data());
+  EXPECT_EQ(g.m().digest(), before);
+}
+
+TEST(MachinePages, restored_code_is_run_and_not_what_was_there_before) {
+  Bare g({0x40, 0xeb, 0xfd});  // INC EAX, JMP
+  g.run(100);
+  const uint64_t eax = g.cpu().gpr[RAX];
+  std::vector<uint8_t> page(kPageSize);
+  ASSERT_TRUE(g.m().memory().read(PhysAddr(kCode), page));
+  page[0] = 0x48;  // DEC EAX
+  g.m().restore_page(kCode >> kPageShift, page.data());
+  g.run(200);
+  EXPECT_EQ(g.cpu().gpr[RAX], eax - 50);
+}
+
+}  // namespace
+}  // namespace retrovisor

@@ -1,0 +1,103 @@
+// The timeline over the small guests of tests/guests, which go through every mode, device and fault: states are the same
+// however they are reached. (Restoring a machine is what most of this is about.)
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "record/recording_boundary.h"
+#include "tests/unit/record/timelines.h"
+
+namespace retrovisor {
+namespace {
+
+constexpr uint64_t kLimit = 30'000'000;
+
+std::filesystem::path guest_folder() {
+  std::error_code none;
+  return std::filesystem::read_symlink("/proc/self/exe", none).parent_path() / "guests";
+}
+
+std::vector<std::string> guest_names() {
+  std::vector<std::string> out;
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator(guest_folder(), none))
+    if (entry.path().extension() == ".bin") out.push_back(entry.path().stem().string());
+  std::sort(out.begin(), out.end());
+  if (out.empty()) out.push_back("none");
+  return out;
+}
+
+class Guests : public testing::TestWithParam<std::string> {};
+
+TEST_P(Guests, states_are_the_same_however_they_are_reached) {
+  if (GetParam() == "none") GTEST_SKIP() << "the guests have not been assembled";
+  std::ifstream in(guest_folder() / (GetParam() + ".bin"), std::ios::binary);
+  BootImages images;
+  images.kernel = {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  images.flat_address = 0x7c00;
+  images.flat_mode = FlatMode::real16;
+  const TempFile file;
+  {
+    MachineConfig config;
+    config.memory_size = uint64_t{64} << 20;
+    config.vcpus = GetParam() == "smp_start" ? 2 : 1;
+    TraceHeader header = make_header(config, images, {.kernel = "guest", .initrd = {}, .modules = {}});
+    header.journal_mask = kJournalFull;
+    header.digest_interval = 50'000;
+    auto writer = TraceWriter::create(file.path(), header);
+    ASSERT_TRUE(writer.ok());
+    TimedBoundary live;
+    for (uint64_t i = 0; i < 40; ++i) live.keys.push_back({i * 100'000, static_cast<char>('a' + i % 26)});
+    RecordingBoundary boundary(live, **writer);
+    auto machine = Machine::create(config, boundary);
+    ASSERT_TRUE(machine.ok());
+    Machine& m = **machine;
+    ASSERT_TRUE(load_guest(images, m.memory(), m.vcpu(VcpuId(0)).state, config.vcpus).ok());
+    m.memory_changed();
+    m.engine().state_changed(m.vcpu(VcpuId(0)));
+    RecordOptions options;
+    options.run.stop_at = Position(kLimit);
+    ASSERT_TRUE(record(m, **writer, options).ok());
+  }
+  std::mt19937_64 random(1);
+  std::map<uint64_t, StateDigest> expected;
+  auto session = ReplaySession::open(file.path(), images);
+  ASSERT_TRUE(session.ok());
+  const uint64_t end = (*session)->end().value;
+  for (int i = 0; i < 60; ++i) expected[random() % (end + 1)] = {};
+  expected[end] = {};
+  Machine& plain = (*session)->machine();
+  for (auto& [position, digest] : expected) {
+    while (plain.position() < Position(position)) plain.run_until(Position(position));
+    digest = plain.digest();
+  }
+  TimelineOptions options;
+  options.checkpoint_spacing = std::max<uint64_t>(end / 50, 100);
+  auto opened = Timeline::open(file.path(), images, options);
+  ASSERT_TRUE(opened.ok()) << opened.error().text();
+  Timeline& t = **opened;
+  const auto warmed = t.warm();
+  ASSERT_TRUE(warmed.ok()) << warmed.error().text();
+  std::vector<uint64_t> order;
+  for (const auto& [p, unused] : expected) order.push_back(p);
+  for (int round = 0; round < 3; ++round) {
+    std::shuffle(order.begin(), order.end(), random);
+    for (const uint64_t p : order) {
+      check(t.seek(Position(p)));
+      ASSERT_EQ(t.machine().digest(), expected[p]) << p;
+      if (p == 0) continue;
+      check(t.seek(Position(p - 1)));
+      check(t.forward({}, Position(p)));
+      ASSERT_EQ(t.machine().digest(), expected[p]) << p << " by a step";
+    }
+  }
+  const TimelineStop stop = check(t.forward({}, kNoPosition));
+  EXPECT_EQ(stop.reason, TimelineStop::Reason::end);
+}
+
+INSTANTIATE_TEST_SUITE_P(Timeline, Guests, testing::ValuesIn(guest_names()), [](const auto& p) { return p.param; });
+
+}  // namespace
+}  // namespace retrovisor
