@@ -10,8 +10,8 @@ namespace retrovisor {
 enum class CodeMode : uint8_t { bits16, bits32, bits64 };
 
 struct Instruction {
-  size_t size = 0;  // 0: no instruction begins there
-  std::string text; // "mov eax, dword ptr [rbx]"
+  size_t size = 0;   // 0: no instruction begins there
+  std::string text;  // "mov eax, dword ptr [rbx]"
 };
 
 // The first instruction of `bytes`, which lies at `address`.

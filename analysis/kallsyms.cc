@@ -13,11 +13,11 @@ namespace retrovisor {
 namespace {
 
 constexpr size_t kTokens = 256;
-constexpr size_t kMaxToken = 64;               // bytes that one token stands for; a symbol has at most 512
+constexpr size_t kMaxToken = 64;  // bytes that one token stands for; a symbol has at most 512
 constexpr size_t kMaxName = 2048;
 constexpr uint32_t kMinSymbols = 16, kMaxSymbols = 4'000'000;
-constexpr size_t kMarkerStep = 256;            // names between two markers
-constexpr size_t kMaxNames = size_t{64} << 20; // bytes of names before the token table
+constexpr size_t kMarkerStep = 256;             // names between two markers
+constexpr size_t kMaxNames = size_t{64} << 20;  // bytes of names before the token table
 constexpr uint64_t kKernelMap = 0xffffffff80000000;
 
 Error bad(std::string message) { return {ErrorCode::bad_image, std::move(message), "kallsyms"}; }
@@ -141,7 +141,8 @@ std::optional<Names> find_names(const Image& image, size_t tokens) {
     at -= 8;
     const auto count = image.get<uint64_t>(at);
     if (count < kMinSymbols || count > kMaxSymbols || count > tokens - at) continue;
-    if (names_fit(image, at + 8, static_cast<uint32_t>(count), tokens)) return Names{at, static_cast<uint32_t>(count), at + 8};
+    if (names_fit(image, at + 8, static_cast<uint32_t>(count), tokens))
+      return Names{at, static_cast<uint32_t>(count), at + 8};
   }
   return std::nullopt;
 }
@@ -199,7 +200,8 @@ Result<KernelSymbols> decode_kallsyms(std::span<const uint8_t> bytes) {
   for (uint32_t i = 0; i < names->count; ++i) {
     const NameHead head = name_head(image, at);
     std::string name;
-    for (size_t t = 0; t < head.tokens && name.size() < kMaxName; ++t) name += tokens->text[image.get<uint8_t>(head.begin + t)];
+    for (size_t t = 0; t < head.tokens && name.size() < kMaxName; ++t)
+      name += tokens->text[image.get<uint8_t>(head.begin + t)];
     at = head.begin + head.tokens;
     const auto offset = image.get<int32_t>(offsets->begin + size_t{4} * i);
     uint64_t address = 0;

@@ -55,8 +55,7 @@ std::vector<uint8_t> symbols_elf(const KernelSymbols& symbols, uint64_t offset) 
   });
   const uint64_t text = address("_text", lowest), etext = address("_etext", highest);
   const uint64_t end = std::max(address("_end", highest), etext);
-  const Area areas[] = {{".text", text, etext, SHF_ALLOC | SHF_EXECINSTR},
-                        {".data", etext, end, SHF_ALLOC | SHF_WRITE}};
+  const Area areas[] = {{".text", text, etext, SHF_ALLOC | SHF_EXECINSTR}, {".data", etext, end, SHF_ALLOC | SHF_WRITE}};
 
   std::vector<uint8_t> strings{0}, names{0}, table;
   append(table, Elf64_Sym{});
@@ -73,9 +72,13 @@ std::vector<uint8_t> symbols_elf(const KernelSymbols& symbols, uint64_t offset) 
       e.st_value = at;
       const bool code = s.type == 't' || s.type == 'T';
       const bool weak = s.type == 'w' || s.type == 'W' || s.type == 'v' || s.type == 'V';
-      e.st_info = static_cast<unsigned char>(
-          ELF64_ST_INFO(local ? STB_LOCAL : weak ? STB_WEAK : STB_GLOBAL, code || s.type == 'W' ? STT_FUNC : STT_OBJECT));
-      e.st_shndx = !in_image || at < text || at > end ? static_cast<uint16_t>(SHN_ABS) : at < etext ? uint16_t{1} : uint16_t{2};
+      e.st_info = static_cast<unsigned char>(ELF64_ST_INFO(local  ? STB_LOCAL
+                                                           : weak ? STB_WEAK
+                                                                  : STB_GLOBAL,
+                                                           code || s.type == 'W' ? STT_FUNC : STT_OBJECT));
+      e.st_shndx = !in_image || at < text || at > end ? static_cast<uint16_t>(SHN_ABS)
+                   : at < etext                       ? uint16_t{1}
+                                                      : uint16_t{2};
       size_t next = i + 1;  // aliases share their size
       while (next < sorted.size() && sorted[next]->address == s.address) ++next;
       if (next < sorted.size() && e.st_shndx != SHN_ABS) e.st_size = sorted[next]->address - s.address;

@@ -146,13 +146,15 @@ void add_gdb(CLI::App& app, Action& action) {
       ->group(trace);
   sub->add_flag("--warm", options->warm, "run through the whole recording first, so that every place is quick to reach")
       ->group(trace);
-  auto* listen = sub->add_option("-l,--listen", options->listen,
-                                 "where clients connect: PORT, HOST:PORT or unix:PATH. An address that others can reach must "
-                                 "be named: whoever connects may do anything with the guest")
-                     ->capture_default_str()
-                     ->type_name("WHERE")
-                     ->group(server);
-  sub->add_flag("--stdio", options->stdio, "speak on standard input and output: target remote | retrovisor gdb --stdio TRACE")
+  auto* listen =
+      sub->add_option("-l,--listen", options->listen,
+                      "where clients connect: PORT, HOST:PORT or unix:PATH. An address that others can reach must "
+                      "be named: whoever connects may do anything with the guest")
+          ->capture_default_str()
+          ->type_name("WHERE")
+          ->group(server);
+  sub->add_flag("--stdio", options->stdio,
+                "speak on standard input and output: target remote | retrovisor gdb --stdio TRACE")
       ->excludes(listen)
       ->group(server);
   sub->add_flag("--once", options->once, "end when the first client leaves")->group(server);
@@ -165,9 +167,10 @@ void add_gdb(CLI::App& app, Action& action) {
   auto* init = sub->add_option("--init", options->init, "write a file for gdb's -x that connects to this server")
                    ->type_name("FILE")
                    ->group(server);
-  sub->add_option("--symbols", options->symbols,
-                  "let that file load these symbols (vmlinux, or what 'retrovisor symbols' made of the kernel), moved to where "
-                  "the recorded kernel was")
+  sub->add_option(
+         "--symbols", options->symbols,
+         "let that file load these symbols (vmlinux, or what 'retrovisor symbols' made of the kernel), moved to where "
+         "the recorded kernel was")
       ->type_name("FILE")
       ->needs(init)
       ->group(server);

@@ -31,9 +31,10 @@ Result<std::string> kaslr(Execution& e, Words) {
   auto symbols = symbols_of(e);
   if (!symbols) return symbols.error();
   const uint64_t offset = symbols->kaslr_offset();
-  return fmt::format("_text at {:#x}: offset {:#x} from where the kernel was linked to ({} symbols)\n"
-                     "(add-symbol-file vmlinux -o {:#x})\n",
-                     kLinkedText + offset, offset, symbols->symbols.size(), offset);
+  return fmt::format(
+      "_text at {:#x}: offset {:#x} from where the kernel was linked to ({} symbols)\n"
+      "(add-symbol-file vmlinux -o {:#x})\n",
+      kLinkedText + offset, offset, symbols->symbols.size(), offset);
 }
 
 Result<std::string> symbol(Execution& e, Words words) {
@@ -65,7 +66,9 @@ Result<std::string> disassemble_command(Execution& e, Words words) {
     if (!parsed) return parsed.error();
     count = *parsed;
   }
-  const CodeMode mode = s.mode64() ? CodeMode::bits64 : (s.segment[CS].attributes & seg::DB) != 0 ? CodeMode::bits32 : CodeMode::bits16;
+  const CodeMode mode = s.mode64()                                  ? CodeMode::bits64
+                        : (s.segment[CS].attributes & seg::DB) != 0 ? CodeMode::bits32
+                                                                    : CodeMode::bits16;
   const gdb::MemoryView view(e.machine(), s, false);
   std::string out;
   for (uint64_t i = 0; i < count; ++i) {
@@ -83,7 +86,8 @@ Result<std::string> disassemble_command(Execution& e, Words words) {
 
 std::vector<MonitorCommand> kernel_commands() {
   std::vector<MonitorCommand> out;
-  out.push_back({"disassemble", "[ADDR] [COUNT]", "instructions, as the CPU takes them in its present mode", disassemble_command});
+  out.push_back(
+      {"disassemble", "[ADDR] [COUNT]", "instructions, as the CPU takes them in its present mode", disassemble_command});
   out.push_back({"kaslr", "", "where the kernel is, against where it was linked to", kaslr});
   out.push_back({"symbol", "NAME|ADDR", "look up in the kernel's own symbol table", symbol});
   return out;

@@ -10,9 +10,9 @@
 namespace retrovisor::cli {
 
 struct LiveGdb {
-  std::function<Result<RunResult>(const RunOptions&)> run;          // on from where the machine stands
-  std::function<void(JournalSink* sink, EventMask mask)> listen;    // to journal events, beside who does already
-  bool may_change = true;                                           // the debugger may write memory and registers
+  std::function<Result<RunResult>(const RunOptions&)> run;        // on from where the machine stands
+  std::function<void(JournalSink* sink, EventMask mask)> listen;  // to journal events, beside who does already
+  bool may_change = true;                                         // the debugger may write memory and registers
 };
 
 // Waits for a debugger at `where` (gdb::Listener::open) and does what it says until the machine has ended or it kills it;

@@ -107,7 +107,8 @@ void add_symbols(CLI::App& app, Action& action) {
   sub->add_option("-o,--output", options->output, "ELF file to write")->type_name("FILE")->required();
   sub->add_option("--kaslr", options->kaslr, "move the symbols by this much from where the kernel was linked to")
       ->type_name("OFFSET");
-  sub->add_option("-k,--kernel", options->images.kernel, "for a trace: the kernel, where it is not where it was")->type_name("FILE");
+  sub->add_option("-k,--kernel", options->images.kernel, "for a trace: the kernel, where it is not where it was")
+      ->type_name("FILE");
   sub->add_option("-i,--initrd", options->images.initrd, "the initial RAM disk, likewise")->type_name("FILE");
   sub->footer(kExitCodeHelp);
   sub->callback([options, &action] { action = [options] { return symbols(*options); }; });

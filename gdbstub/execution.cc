@@ -67,8 +67,9 @@ Result<void> Execution::leave_diversion() {
   if (timeline() == nullptr || !timeline()->diverted()) return {};
   RV_TRY(timeline()->end_diversion());
   if (wrote_ || live_)
-    note_ += fmt::format("[retrovisor] back in the recorded run at position {}: what was changed or run beside it is dropped\n",
-                         timeline()->position().value);
+    note_ +=
+        fmt::format("[retrovisor] back in the recorded run at position {}: what was changed or run beside it is dropped\n",
+                    timeline()->position().value);
   wrote_ = live_ = calling_ = changed_ = entering_ = false;
   recorded_.clear();
   return {};
@@ -136,16 +137,18 @@ Result<TimelineStop> Execution::show_handler(Result<TimelineStop> stop) {
   if (!stop || stop->reason != TimelineStop::Reason::breakpoint || timeline() == nullptr || diverted()) return stop;
   if (breakpoints_.code_at(pc())) return stop;
   RV_TRY(timeline()->begin_diversion());
-  StopConditions c;
-  c.breakpoints = breakpoints_.code();
   const Position here = machine().position();
-  auto inside = timeline()->run_diversion(c, 1);
-  entering_ = inside && inside->reason == TimelineStop::Reason::breakpoint && machine().position() == here &&
-              breakpoints_.code_at(pc()).has_value();
-  if (entering_) {
-    stop->observation = inside->observation;
-    return stop;
-  }
+  Observers observers;
+  observers.breakpoints = breakpoints_.code();
+  observers.hit = [&](const Observation& o) {
+    stop->observation = o;
+    entering_ = o.position == here;
+    return true;
+  };
+  machine().engine().observe(&observers);
+  machine().run_until(here + 1);
+  machine().engine().observe(nullptr);
+  if (entering_) return stop;
   RV_TRY(timeline()->end_diversion());  // what interrupts here does not come by itself (input): the position alone is told
   return stop;
 }
@@ -199,7 +202,8 @@ Result<TimelineStop> Execution::step_range(VcpuId vcpu, uint64_t begin, uint64_t
 namespace {
 
 Error no_way_back() {
-  return {ErrorCode::unsupported, "this machine runs for the first time and cannot go back: record it, then debug its trace", ""};
+  return {ErrorCode::unsupported, "this machine runs for the first time and cannot go back: record it, then debug its trace",
+          ""};
 }
 
 }  // namespace

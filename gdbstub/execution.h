@@ -3,15 +3,17 @@
 //
 // Diversions. The first write to memory or to a register while a recorded run is debugged begins a diversion: a private copy
 // of the state. The next resume ends it, and what was written is forgotten, but for two cases:
-//  - the debugger calls a function of the guest (gdb's `print f(1)`): it has changed the program counter and has put a return
+//  - the debugger calls a function of the guest (gdb's `print f(1)`): it has changed the program counter and has put a
+//  return
 //    address on the stack at which there is a breakpoint. Then resuming runs the diversion, until all general registers are
 //    again those of the recording: the debugger has put them back after the call. Memory that the function wrote stays
 //    written until the next resume.
 //  - the user has said `monitor go-live`: the diversion runs until something goes back into history.
 //
-// Handlers. The state at a position is the one before any interrupt or exception that is taken there, so the first instruction
-// of a handler has no position of its own. A breakpoint on it is shown all the same: in a diversion that takes the interrupt
-// and no step more. From there a step forward leads behind the handler's first instruction, a step back to the interrupted one.
+// Handlers. The state at a position is the one before any interrupt or exception that is taken there, so the first
+// instruction of a handler has no position of its own. A breakpoint on it is shown all the same: in a diversion that takes
+// the interrupt and no step more. From there a step forward leads behind the handler's first instruction, a step back to the
+// interrupted one.
 #pragma once
 
 #include <array>

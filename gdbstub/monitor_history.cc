@@ -138,9 +138,10 @@ Result<std::string> last_write(Execution& e, Words words) {
   const Observation& o = **found;
   const int digits = static_cast<int>(2 * std::min<uint64_t>(size, 8));
   const uint64_t mask = size >= 8 ? ~uint64_t{0} : (uint64_t{1} << (8 * size)) - 1;
-  return fmt::format("position {}: vCPU {} at {:#x} wrote {} bytes to {:#x}\n  {:#x}: {:#0{}x} -> {:#0{}x}\n(monitor seek {})\n",
-                     grouped(o.position.value), o.vcpu.value, o.rip, o.size, o.address.value, *address, o.old_value & mask,
-                     digits + 2, o.new_value & mask, digits + 2, o.position.value);
+  return fmt::format(
+      "position {}: vCPU {} at {:#x} wrote {} bytes to {:#x}\n  {:#x}: {:#0{}x} -> {:#0{}x}\n(monitor seek {})\n",
+      grouped(o.position.value), o.vcpu.value, o.rip, o.size, o.address.value, *address, o.old_value & mask, digits + 2,
+      o.new_value & mask, digits + 2, o.position.value);
 }
 
 Result<std::string> go_live(Execution& e, Words words) {
@@ -161,7 +162,8 @@ Result<std::string> go_live(Execution& e, Words words) {
 void add_history_commands(std::vector<MonitorCommand>& out) {
   out.push_back({"position", "", "where we are: instructions since the start, guest time", position});
   out.push_back({"seek", "POSITION|event N", "go there", seek});
-  out.push_back({"events", "[KIND] [around POSITION]", "the trace's events around here or there, with their numbers", events});
+  out.push_back(
+      {"events", "[KIND] [around POSITION]", "the trace's events around here or there, with their numbers", events});
   out.push_back({"last-write", "ADDR [LEN]", "who changed these bytes last, before here; does not move", last_write});
   out.push_back({"checkpoints", "[make]", "what there is to go back to; make: along the whole recording", checkpoints});
   out.push_back({"go-live", "[off]", "leave the recorded run here and go on as a machine of its own", go_live});

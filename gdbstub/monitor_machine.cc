@@ -56,11 +56,11 @@ Result<std::string> regs(Execution& e, Words words) {
   constexpr const char* kNames[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                     "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
   std::string out = fmt::format("vCPU {}, CPL {}, {}\n", vcpu.value, s.cpl(),
-                                s.mode64()             ? "64-bit code"
-                                : s.long_mode()        ? "compatibility mode"
-                                : !s.protected_mode()  ? "real mode"
-                                : s.vm86()             ? "virtual-8086 mode"
-                                                       : "protected mode");
+                                s.mode64()            ? "64-bit code"
+                                : s.long_mode()       ? "compatibility mode"
+                                : !s.protected_mode() ? "real mode"
+                                : s.vm86()            ? "virtual-8086 mode"
+                                                      : "protected mode");
   for (unsigned i = 0; i < 16; ++i) out += fmt::format("{:<4}{:016x}{}", kNames[i], s.gpr[i], i % 4 == 3 ? "\n" : "  ");
   out += fmt::format("rip {:016x}  (linear {:016x})  rflags {:08x}\n", s.rip, linear_pc(s), s.rflags);
   constexpr const char* kSegments[] = {"es", "cs", "ss", "ds", "fs", "gs"};
@@ -70,17 +70,17 @@ Result<std::string> regs(Execution& e, Words words) {
   const Vcpu& v = e.machine().vcpu(vcpu);
   out += fmt::format("cr0 {:08x}  cr2 {:016x}  cr3 {:016x}  cr4 {:08x}  cr8 {:x}\n", s.cr0, s.cr2, s.cr3, s.cr4,
                      v.interrupts != nullptr ? v.interrupts->cr8() : 0);
-  out += fmt::format("efer {:04x}  xcr0 {:x}  kernel_gs_base {:016x}  star {:016x}  lstar {:016x}  sfmask {:08x}\n", s.efer, s.xcr0,
-                     s.kernel_gs_base, s.star, s.lstar, s.sfmask);
-  out += fmt::format("dr0 {:016x}  dr1 {:016x}  dr2 {:016x}  dr3 {:016x}  dr6 {:08x}  dr7 {:08x}\n", s.dr[0], s.dr[1], s.dr[2], s.dr[3],
-                     s.dr6, s.dr7);
+  out += fmt::format("efer {:04x}  xcr0 {:x}  kernel_gs_base {:016x}  star {:016x}  lstar {:016x}  sfmask {:08x}\n", s.efer,
+                     s.xcr0, s.kernel_gs_base, s.star, s.lstar, s.sfmask);
+  out += fmt::format("dr0 {:016x}  dr1 {:016x}  dr2 {:016x}  dr3 {:016x}  dr6 {:08x}  dr7 {:08x}\n", s.dr[0], s.dr[1],
+                     s.dr[2], s.dr[3], s.dr6, s.dr7);
   return out;
 }
 
 std::string entry_line(const char* name, uint64_t at, uint64_t entry) {
   std::string flags;
-  constexpr std::pair<uint64_t, const char*> kFlags[] = {{pte::P, "P"},   {pte::RW, "RW"}, {pte::US, "US"}, {pte::A, "A"},
-                                                         {pte::D, "D"},   {pte::PS, "PS"}, {pte::G, "G"},   {pte::NX, "NX"}};
+  constexpr std::pair<uint64_t, const char*> kFlags[] = {{pte::P, "P"}, {pte::RW, "RW"}, {pte::US, "US"}, {pte::A, "A"},
+                                                         {pte::D, "D"}, {pte::PS, "PS"}, {pte::G, "G"},   {pte::NX, "NX"}};
   for (const auto& [bit, text] : kFlags)
     if ((entry & bit) != 0) flags += fmt::format(" {}", text);
   return fmt::format("{:<6} at {:#x}: {:016x}{}\n", name, at, entry, flags.empty() ? " not present" : flags);
@@ -113,7 +113,8 @@ std::string walk_lines(const CpuState& s, const GuestMemory& memory, uint64_t li
   for (const Level& level : levels) {
     const uint64_t at = table + (linear >> level.shift & ((uint64_t{1} << level.bits) - 1)) * size;
     uint8_t raw[8] = {};
-    if (!memory.read(PhysAddr(at), std::span(raw, size))) return out + fmt::format("{:<6} at {:#x}: no RAM\n", level.name, at);
+    if (!memory.read(PhysAddr(at), std::span(raw, size)))
+      return out + fmt::format("{:<6} at {:#x}: no RAM\n", level.name, at);
     uint64_t entry = 0;
     std::memcpy(&entry, raw, size);
     out += entry_line(level.name, at, entry);
@@ -137,7 +138,8 @@ Result<std::string> pt(Execution& e, Words words) {
     return out + "not canonical\n";
   out += walk_lines(s, e.machine().memory(), linear);
   const PageWalk walk = walk_page(s, e.machine().memory(), LinearAddr(linear), {}, false);
-  if (!walk.ok) return out + fmt::format("an access would fault ({})\n", (walk.error & pf::RSVD) != 0 ? "reserved bit" : "not present");
+  if (!walk.ok)
+    return out + fmt::format("an access would fault ({})\n", (walk.error & pf::RSVD) != 0 ? "reserved bit" : "not present");
   return out + fmt::format("physical {:#x}{}, page of {:#x} bytes:{}{}{}\n", walk.phys.value,
                            e.machine().memory().is_ram(walk.phys) ? "" : " (no RAM)", walk.page_size,
                            walk.user_page ? " user" : " supervisor", walk.writable ? " writable" : " read-only",

@@ -26,7 +26,8 @@ std::vector<Register> make_x86_64() {
                                                     "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
   constexpr std::array<unsigned, 8> kOrder{RAX, RBX, RCX, RDX, RSI, RDI, RBP, RSP};
   for (unsigned i = 0; i < 16; ++i)
-    out.push_back({kNames[i], Kind::gpr, i < 8 ? kOrder[i] : i, 8, i == 6 || i == 7 ? "data_ptr" : "int64", Feature::core, ""});
+    out.push_back(
+        {kNames[i], Kind::gpr, i < 8 ? kOrder[i] : i, 8, i == 6 || i == 7 ? "data_ptr" : "int64", Feature::core, ""});
   out.push_back({"rip", Kind::pc, 0, 8, "code_ptr", Feature::core, ""});
   return out;
 }
@@ -54,7 +55,8 @@ std::vector<Register> complete(std::vector<Register> out, bool wide) {
   for (unsigned i = 0; i < 8; ++i) out.push_back({kX87[i], Kind::x87, i, 4, "int32", Feature::core, kFloat});
   constexpr std::array<std::string_view, 16> kXmm{"xmm0", "xmm1", "xmm2",  "xmm3",  "xmm4",  "xmm5",  "xmm6",  "xmm7",
                                                   "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"};
-  for (unsigned i = 0; i < (wide ? 16u : 8u); ++i) out.push_back({kXmm[i], Kind::xmm, i, 16, "vec128", Feature::sse, kVector});
+  for (unsigned i = 0; i < (wide ? 16u : 8u); ++i)
+    out.push_back({kXmm[i], Kind::xmm, i, 16, "vec128", Feature::sse, kVector});
   out.push_back({"mxcsr", Kind::mxcsr, 0, 4, "mxcsr", Feature::sse, kVector});
   // gdb 13 fails an assertion of its own when an i386 description has the feature for these.
   const Feature bases = wide ? Feature::segments : Feature::system;

@@ -24,24 +24,24 @@ enum class Feature : uint8_t { core, sse, segments, system };
 
 struct Register {
   enum class Kind : uint8_t {
-    gpr,        // index: Gpr
+    gpr,  // index: Gpr
     pc,
     eflags,
-    selector,   // index: SegReg
-    st,         // index: of the stack, ST(index)
-    x87,        // index: 0 FCTRL, FSTAT, FTAG, FISEG, FIOFF, FOSEG, FOOFF, FOP 7
-    xmm,        // index: register
+    selector,  // index: SegReg
+    st,        // index: of the stack, ST(index)
+    x87,       // index: 0 FCTRL, FSTAT, FTAG, FISEG, FIOFF, FOSEG, FOOFF, FOP 7
+    xmm,       // index: register
     mxcsr,
-    base,       // index: SegReg
+    base,  // index: SegReg
     k_gs_base,
-    cr,         // index: number
+    cr,  // index: number
     efer,
   };
   std::string_view name;
   Kind kind{};
   unsigned index = 0;
   unsigned bytes = 8;
-  std::string_view type;   // as target descriptions name it
+  std::string_view type;  // as target descriptions name it
   Feature feature{};
   std::string_view group;  // or empty
 };

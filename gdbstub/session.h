@@ -72,10 +72,10 @@ class Session {
   void point(Packet rest, bool insert);
 
   // --- session_run.cc: running and stopping
-  void resume(Packet actions);      // vCont;...
+  void resume(Packet actions);             // vCont;...
   void resume_old(char how, Packet rest);  // c, s, C, S
-  void resume_back(Packet rest);    // bs, bc
-  void restart(bool answer);        // R, vRun
+  void resume_back(Packet rest);           // bs, bc
+  void restart(bool answer);               // R, vRun
   void report(const Result<TimelineStop>& stop);
   std::string stop_reply(const TimelineStop& stop);
 
@@ -88,15 +88,15 @@ class Session {
   PacketReader reader_;
   Monitor monitor_;
   std::optional<SessionEnd> end_;
-  std::string last_sent_;      // framed, for a '-'
+  std::string last_sent_;  // framed, for a '-'
   unsigned resent_ = 0;
   bool acks_ = true;
-  bool acks_end_ = false;      // after the next answer
+  bool acks_end_ = false;                                         // after the next answer
   bool swbreak_ = false, hwbreak_ = false, error_texts_ = false;  // what the client knows
   bool physical_memory_ = false;
-  bool extended_ = false;      // extended-remote: the client outlives the program
-  std::string stop_reply_;     // for '?'
-  VcpuId general_, running_;   // of Hg and Hc
+  bool extended_ = false;     // extended-remote: the client outlives the program
+  std::string stop_reply_;    // for '?'
+  VcpuId general_, running_;  // of Hg and Hc
 };
 
 }  // namespace retrovisor::gdb

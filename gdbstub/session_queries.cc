@@ -22,9 +22,11 @@ std::string activity_text(const Vcpu& vcpu) {
     case Activity::shutdown: return "shut down";
     case Activity::running: break;
   }
-  const char* mode = s.mode64() ? "64-bit" : !s.protected_mode() ? "real mode" : s.vm86() ? "virtual-8086 mode"
+  const char* mode = s.mode64()                                  ? "64-bit"
+                     : !s.protected_mode()                       ? "real mode"
+                     : s.vm86()                                  ? "virtual-8086 mode"
                      : (s.segment[CS].attributes & seg::DB) != 0 ? "32-bit"
-                                                                  : "16-bit";
+                                                                 : "16-bit";
   return fmt::format("{}, CPL {}", mode, s.cpl());
 }
 
@@ -39,9 +41,10 @@ void Session::supported(Packet features) {
     error_texts_ = error_texts_ || feature == "error-message+";
   }
   const bool back = execution_.timeline() != nullptr;
-  send(fmt::format("PacketSize={:x};{}swbreak+;hwbreak+;vContSupported+;QStartNoAckMode+;qXfer:features:read+;"
-                   "qXfer:memory-map:read+;error-message+",
-                   kPacketSize, back ? "ReverseStep+;ReverseContinue+;" : ""));
+  send(
+      fmt::format("PacketSize={:x};{}swbreak+;hwbreak+;vContSupported+;QStartNoAckMode+;qXfer:features:read+;"
+                  "qXfer:memory-map:read+;error-message+",
+                  kPacketSize, back ? "ReverseStep+;ReverseContinue+;" : ""));
 }
 
 // "OFFSET,LENGTH" of an object.

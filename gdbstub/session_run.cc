@@ -86,7 +86,8 @@ void Session::report(const Result<TimelineStop>& stop) {
   }
   if (stop->reason == TimelineStop::Reason::event && stop->event)
     console(fmt::format("[retrovisor] {}\n", describe_at(*stop->event)));
-  if (stop->reason == TimelineStop::Reason::end && execution_.timeline() != nullptr && stop->machine_stop.reason != StopReason::position)
+  if (stop->reason == TimelineStop::Reason::end && execution_.timeline() != nullptr &&
+      stop->machine_stop.reason != StopReason::position)
     console(fmt::format("[retrovisor] the recording ends here: {}\n", describe(stop->machine_stop)));
   stop_reply_ = stop_reply(*stop);
   send(stop_reply_);
@@ -112,7 +113,10 @@ std::string Session::stop_reply(const TimelineStop& stop) {
         const auto watches = execution_.breakpoints().watches();
         if (stop.observation->index >= watches.size()) break;
         const PointType type = execution_.breakpoints().watch_type(stop.observation->index);
-        why = fmt::format("{}:{:x};", type == PointType::write_watch ? "watch" : type == PointType::read_watch ? "rwatch" : "awatch",
+        why = fmt::format("{}:{:x};",
+                          type == PointType::write_watch  ? "watch"
+                          : type == PointType::read_watch ? "rwatch"
+                                                          : "awatch",
                           watches[stop.observation->index].begin.value);
       }
       break;

@@ -108,7 +108,8 @@ bool LiveTarget::stop_wanted() {
 
 Result<void> LiveTarget::before_change() {
   if (may_change_) return {};
-  return Error{ErrorCode::unsupported, "a run that is being recorded cannot be changed: its replay would not know of it", ""};
+  return Error{ErrorCode::unsupported, "a run that is being recorded cannot be changed: its replay would not know of it",
+               ""};
 }
 
 }  // namespace retrovisor::gdb

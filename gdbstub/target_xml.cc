@@ -27,10 +27,24 @@ std::string flags_type(std::string_view id, unsigned bytes, const Bits& bits) {
 std::string eflags_type() {
   // gdb names bit 1 "", which is always set.
   return flags_type("eflags", 4,
-                    {{"", flag::fixed}, {"CF", flag::CF}, {"PF", flag::PF}, {"AF", flag::AF}, {"ZF", flag::ZF},
-                     {"SF", flag::SF}, {"TF", flag::TF}, {"IF", flag::IF}, {"DF", flag::DF}, {"OF", flag::OF},
-                     {"IOPL", flag::IOPL}, {"NT", flag::NT}, {"RF", flag::RF}, {"VM", flag::VM}, {"AC", flag::AC},
-                     {"VIF", flag::VIF}, {"VIP", flag::VIP}, {"ID", flag::ID}});
+                    {{"", flag::fixed},
+                     {"CF", flag::CF},
+                     {"PF", flag::PF},
+                     {"AF", flag::AF},
+                     {"ZF", flag::ZF},
+                     {"SF", flag::SF},
+                     {"TF", flag::TF},
+                     {"IF", flag::IF},
+                     {"DF", flag::DF},
+                     {"OF", flag::OF},
+                     {"IOPL", flag::IOPL},
+                     {"NT", flag::NT},
+                     {"RF", flag::RF},
+                     {"VM", flag::VM},
+                     {"AC", flag::AC},
+                     {"VIF", flag::VIF},
+                     {"VIP", flag::VIP},
+                     {"ID", flag::ID}});
 }
 
 std::string sse_types() {
@@ -53,35 +67,70 @@ std::string sse_types() {
                                                                                   {"uint128", "uint128"}}};
   for (const auto& [name, type] : kFields) out += fmt::format("      <field name=\"{}\" type=\"{}\"/>\n", name, type);
   out += "    </union>\n";
-  out += flags_type("mxcsr", 4, {{"IE", 1}, {"DE", 2}, {"ZE", 4}, {"OE", 8}, {"UE", 16}, {"PE", 32}, {"DAZ", 64}, {"IM", 128},
-                                 {"DM", 256}, {"ZM", 512}, {"OM", 1024}, {"UM", 2048}, {"PM", 4096}, {"FZ", 1 << 15}});
+  out += flags_type("mxcsr", 4,
+                    {{"IE", 1},
+                     {"DE", 2},
+                     {"ZE", 4},
+                     {"OE", 8},
+                     {"UE", 16},
+                     {"PE", 32},
+                     {"DAZ", 64},
+                     {"IM", 128},
+                     {"DM", 256},
+                     {"ZM", 512},
+                     {"OM", 1024},
+                     {"UM", 2048},
+                     {"PM", 4096},
+                     {"FZ", 1 << 15}});
   return out;
 }
 
 std::string system_types(unsigned word) {
-  return flags_type("cr0", word, {{"PE", cr0::PE}, {"MP", cr0::MP}, {"EM", cr0::EM}, {"TS", cr0::TS}, {"ET", cr0::ET},
-                                  {"NE", cr0::NE}, {"WP", cr0::WP}, {"AM", cr0::AM}, {"NW", cr0::NW}, {"CD", cr0::CD},
-                                  {"PG", cr0::PG}}) +
-         flags_type("cr4", word, {{"VME", cr4::VME}, {"PVI", cr4::PVI}, {"TSD", cr4::TSD}, {"DE", cr4::DE}, {"PSE", cr4::PSE},
-                                  {"PAE", cr4::PAE}, {"MCE", cr4::MCE}, {"PGE", cr4::PGE}, {"PCE", cr4::PCE},
-                                  {"OSFXSR", cr4::OSFXSR}, {"OSXMMEXCPT", cr4::OSXMMEXCPT}, {"UMIP", cr4::UMIP},
-                                  {"FSGSBASE", cr4::FSGSBASE}, {"PCIDE", cr4::PCIDE}, {"OSXSAVE", cr4::OSXSAVE},
-                                  {"SMEP", cr4::SMEP}, {"SMAP", cr4::SMAP}}) +
-         flags_type("efer", word, {{"SCE", efer::SCE}, {"LME", efer::LME}, {"LMA", efer::LMA}, {"NXE", efer::NXE},
-                                   {"FFXSR", efer::FFXSR}});
+  return flags_type("cr0", word,
+                    {{"PE", cr0::PE},
+                     {"MP", cr0::MP},
+                     {"EM", cr0::EM},
+                     {"TS", cr0::TS},
+                     {"ET", cr0::ET},
+                     {"NE", cr0::NE},
+                     {"WP", cr0::WP},
+                     {"AM", cr0::AM},
+                     {"NW", cr0::NW},
+                     {"CD", cr0::CD},
+                     {"PG", cr0::PG}}) +
+         flags_type("cr4", word,
+                    {{"VME", cr4::VME},
+                     {"PVI", cr4::PVI},
+                     {"TSD", cr4::TSD},
+                     {"DE", cr4::DE},
+                     {"PSE", cr4::PSE},
+                     {"PAE", cr4::PAE},
+                     {"MCE", cr4::MCE},
+                     {"PGE", cr4::PGE},
+                     {"PCE", cr4::PCE},
+                     {"OSFXSR", cr4::OSFXSR},
+                     {"OSXMMEXCPT", cr4::OSXMMEXCPT},
+                     {"UMIP", cr4::UMIP},
+                     {"FSGSBASE", cr4::FSGSBASE},
+                     {"PCIDE", cr4::PCIDE},
+                     {"OSXSAVE", cr4::OSXSAVE},
+                     {"SMEP", cr4::SMEP},
+                     {"SMAP", cr4::SMAP}}) +
+         flags_type(
+             "efer", word,
+             {{"SCE", efer::SCE}, {"LME", efer::LME}, {"LMA", efer::LMA}, {"NXE", efer::NXE}, {"FFXSR", efer::FFXSR}});
 }
 
 std::string register_line(const Register& r, size_t number) {
-  return fmt::format("    <reg name=\"{}\" bitsize=\"{}\" type=\"{}\" regnum=\"{}\"{}/>\n", r.name, r.bytes * 8, r.type, number,
-                     r.group.empty() ? "" : fmt::format(" group=\"{}\"", r.group));
+  return fmt::format("    <reg name=\"{}\" bitsize=\"{}\" type=\"{}\" regnum=\"{}\"{}/>\n", r.name, r.bytes * 8, r.type,
+                     number, r.group.empty() ? "" : fmt::format(" group=\"{}\"", r.group));
 }
 
 }  // namespace
 
 std::string target_xml(Arch arch) {
   const bool wide = arch == Arch::x86_64;
-  std::string out =
-      "<?xml version=\"1.0\"?>\n<!DOCTYPE target SYSTEM \"gdb-target.dtd\">\n<target version=\"1.0\">\n";
+  std::string out = "<?xml version=\"1.0\"?>\n<!DOCTYPE target SYSTEM \"gdb-target.dtd\">\n<target version=\"1.0\">\n";
   out += fmt::format("  <architecture>{}</architecture>\n", wide ? "i386:x86-64" : "i386");
   const std::array<std::pair<std::string_view, std::string>, 4> features{
       {{"org.gnu.gdb.i386.core", eflags_type()},

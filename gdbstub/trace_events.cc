@@ -18,13 +18,16 @@ Result<void> for_each_event(const std::string& trace, Visit&& visit) {
     auto item = (*reader)->next();
     if (!item) return std::move(item).error();
     if (!item->has_value()) return {};
-    if (auto* event = std::get_if<TraceEvent>(&**item); event != nullptr && !visit(NumberedEvent{number++, std::move(*event)})) return {};
+    if (auto* event = std::get_if<TraceEvent>(&**item);
+        event != nullptr && !visit(NumberedEvent{number++, std::move(*event)}))
+      return {};
   }
 }
 
 }  // namespace
 
-Result<std::vector<NumberedEvent>> events_around(const std::string& trace, EventMask kinds, Position at, size_t before, size_t after) {
+Result<std::vector<NumberedEvent>> events_around(const std::string& trace, EventMask kinds, Position at, size_t before,
+                                                 size_t after) {
   std::deque<NumberedEvent> earlier;
   std::vector<NumberedEvent> later;
   RV_TRY(for_each_event(trace, [&](NumberedEvent e) {

@@ -16,7 +16,8 @@ struct NumberedEvent {
 };
 
 // At most `before` events of `kinds` before `at` and `after` from there on, in order.
-Result<std::vector<NumberedEvent>> events_around(const std::string& trace, EventMask kinds, Position at, size_t before, size_t after);
+Result<std::vector<NumberedEvent>> events_around(const std::string& trace, EventMask kinds, Position at, size_t before,
+                                                 size_t after);
 // The event with this number, if there are so many.
 Result<std::optional<NumberedEvent>> event_number(const std::string& trace, uint64_t number);
 

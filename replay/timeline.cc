@@ -31,7 +31,8 @@ constexpr uint64_t kSteps[] = {uint64_t{1} << 21, uint64_t{1} << 17, uint64_t{1}
 
 }  // namespace
 
-Result<std::unique_ptr<Timeline>> Timeline::open(const std::string& trace, const BootImages& images, TimelineOptions options) {
+Result<std::unique_ptr<Timeline>> Timeline::open(const std::string& trace, const BootImages& images,
+                                                 TimelineOptions options) {
   auto session = ReplaySession::open(trace, images);
   if (!session) return session.error();
   auto checker = JournalChecker::open(trace, (*session)->end());

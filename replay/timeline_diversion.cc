@@ -38,7 +38,8 @@ Result<TimelineStop> TimelineImpl::run_diversion(const StopConditions& condition
   RV_TRY(begin_diversion());
   constexpr uint64_t kSlice = uint64_t{1} << 20;
   const Position start = m_.position();
-  const uint64_t room = (uint64_t{1} << 61) - std::min(start.value, uint64_t{1} << 61);  // positions have an end (vmm/clock.h)
+  constexpr uint64_t kFurthest = uint64_t{1} << 61;  // positions have an end (vmm/clock.h)
+  const uint64_t room = kFurthest - std::min(start.value, kFurthest);
   const Position to = start + std::min(instructions, room);
   Search search = make_search(conditions);
   search.stop_at_first = true;

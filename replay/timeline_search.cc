@@ -11,7 +11,8 @@ using Reason = TimelineStop::Reason;
 // Where these conditions can hold at all.
 SearchPages pages_of(const StopConditions& conditions) {
   SearchPages out;
-  for (const uint64_t address : conditions.breakpoints) out.executed.push_back({address >> kPageShift, address >> kPageShift});
+  for (const uint64_t address : conditions.breakpoints)
+    out.executed.push_back({address >> kPageShift, address >> kPageShift});
   for (const Watch& w : conditions.watches) {
     if (w.size == 0) continue;
     const uint64_t last = w.begin.value + std::min(w.size - 1, UINT64_MAX - w.begin.value);
@@ -67,7 +68,8 @@ Result<TimelineStop> TimelineImpl::forward(const StopConditions& conditions, Pos
   return stop_here(position_ >= end() ? Reason::end : Reason::position);
 }
 
-Result<TimelineImpl::Found> TimelineImpl::search_backward(const StopConditions& conditions, Position lowest, Position below) {
+Result<TimelineImpl::Found> TimelineImpl::search_backward(const StopConditions& conditions, Position lowest,
+                                                          Position below) {
   const SearchPages pages = pages_of(conditions);
   while (below > lowest) {
     const Checkpoint& stretch = set_.lasting_before(below - 1);

@@ -194,6 +194,8 @@ class Builder {
   void composite_system();
   void composite_legacy();
   void self_modifying();
+  void self_modifying_far();
+  void run_off_page();
   void segment_bases();
   void single_step();
   void composite_x87();

@@ -104,7 +104,7 @@ void Builder::move_absolute() {
   if (is64()) {
     const bool narrow = random_.chance(30) && target >> 32 == 0;
     const SegReg segment = random_.chance(50) ? FS : GS;
-    if (!narrow && random_.chance(20)) {
+    if (!narrow && random_.chance(20) && window(segment).readable) {
       e.segment = prefix_of(segment);
       target = window(segment).offset(target);
     }
@@ -129,7 +129,8 @@ void Builder::translate() {
   const uint64_t table = page_address(PageKind::read_write) + random_.below(kPageSize - 256);
   Encoding e = plain(0xd7);
   if (is64()) {
-    const SegReg segment = random_.chance(80) ? DS : random_.chance(50) ? FS : GS;
+    SegReg segment = random_.chance(80) ? DS : random_.chance(50) ? FS : GS;
+    if (!window(segment).readable) segment = DS;
     if (segment != DS) e.segment = prefix_of(segment);
     set_register(RBX, window(segment).offset(table));
   } else {
@@ -206,6 +207,7 @@ std::optional<uint64_t> Builder::string_begin(const Window& w, unsigned reach, u
     return kWrap + ((uint64_t{0} - (random_.below(reach) & ~uint64_t{3})) & 0xffff);
   }
   if (!is64() && faulty_ && random_.chance(10) && w.last < 0xffffffff && w.last > reach) {  // across the limit
+    if (w.first != 0 && random_.chance(50)) return w.base + w.first + random_.below(reach);
     return (w.base + w.last - random_.below(reach)) & w.mask;
   }
   for (unsigned attempt = 0; attempt < 8; ++attempt) {
@@ -240,6 +242,7 @@ void Builder::composite_string() {
   const bool sourced = family == 0xa4 || family == 0xa6 || family == 0xac;
   if (sourced && is64() && random_.chance(8) && e.address == 64) segment = random_.chance(50) ? FS : GS;
   if (sourced && !is64() && random_.chance(20)) segment = static_cast<SegReg>(random_.pick(6));
+  if (is64() && !window(segment).readable) segment = DS;
   if (segment != DS) e.segment = prefix_of(segment);
   const Window from = window(segment), to = window(ES);
   const auto source = sourced ? string_begin(from, reach, e.address) : 0;

@@ -138,7 +138,7 @@ void Builder::composite_sse() {
       const uint64_t target = good_target(16, 1);
       static constexpr SegReg kSegments[] = {DS, FS, GS, DS, ES, SS};
       SegReg segment = kSegments[random_.pick(is64() ? 3 : 6)];
-      if (!window(segment).writable || !window(segment).covers(target, 0, 16)) segment = home_;
+      if (!window(segment).writable || !window(segment).covers(target, 0, 16)) segment = is64() ? DS : home_;
       const uint64_t offset = window(segment).offset(target);
       if (segment != DS) e.segment = prefix_of(segment);
       e.address = is64() ? 64 : offset < 0xfff0 ? 16 : 32;

@@ -59,6 +59,7 @@ uint64_t Builder::stack_pointer(uint16_t selector) {
   const auto d = descriptor_of(selector);
   uint64_t stack = kStackBegin + 0x800 + random_.below(0x100) * 8;
   if (d->base == kWrap) stack += kWrapSize - kPageSize - kStackBegin + kWrap;  // the stack's first page lies there
+  if (d->base == kWrap && random_.chance(40)) stack = kWrap + kWrapSize - 64 + (random_.below(128) & ~random_.below(8));
   stack = (stack - d->base) & 0xffffffff;
   if (d->base == kWrap || !d->big) stack &= 0xffff;
   return d->big ? stack : stack | (random_.next() & 0xffff0000);
@@ -188,17 +189,19 @@ void Builder::push_pop_segment() {
   static constexpr uint8_t kPushes[6] = {0x06, 0x0e, 0x16, 0x1e, 0xa0, 0xa8};
   const auto from = static_cast<SegReg>(random_.pick(6));
   unsigned bits = random_.chance(60) ? mode_bits() : 48u - mode_bits();
-  if (!known_[RSP]) bits = 16;
+  // Whether an operand of 32 bits has its upper half written, too, differs between vendors (SDM 2B "PUSH"), and with it what
+  // is checked: not where that matters, and the upper half is made the same below.
+  const Window ss = window(SS);
+  const uint64_t top = known_[RSP] ? (ss.base + (*known_[RSP] - 4 & (ss.big ? 0xffffffff : 0xffff))) & ss.mask : 0;
+  const bool safe = known_[RSP] && ss.covers(top, 0, 4) && top >> kPageShift == (top + 3) >> kPageShift;
+  if (!safe) bits = 16;
   Encoding e = plain(kPushes[from], bits);
   e.map = from >= FS ? 1 : 0;
-  append(e, named("push"));
+  Item item = named("push");
+  item.alignment_open = bits == 32;
+  append(e, item);
   move_sp(-static_cast<int64_t>(bits / 8));
-  if (bits == 32) {
-    // Whether the upper half is written differs between vendors (SDM 2B "PUSH").
-    const Window ss = window(SS);
-    const uint64_t sp = stack_bits() == 16 ? *known_[RSP] & 0xffff : *known_[RSP];
-    store_constant((ss.base + sp + 2) & ss.mask, 2, 0, true);
-  }
+  if (bits == 32) store_constant(top + 2, 2, 0, true);
   if (random_.chance(60)) {
     static constexpr SegReg kTo[] = {ES, DS, FS, GS};
     const SegReg to = random_.of(kTo);
@@ -372,6 +375,12 @@ void Builder::bad_far_transfer() {
     append(plain(kind == 0 ? 0x9a : 0xea, bits, offset | uint64_t{selector} << bits, bits / 8 + 2), named("far"));
   } else if (kind < 4) {
     const uint64_t slot = good_target(6, 1);
+    if (random_.chance(15)) {  // whatever lies there, if it can be read
+      Encoding e = memory_form(0, 0xff, kind == 2 ? 3 : 5, express(page_address(PageKind::none) + random_.below(kPageSize)));
+      e.operand = low(bits);
+      append(e, named("far"));
+      return;
+    }
     store_constant(slot, bits / 8, static_cast<uint32_t>(offset));
     store_constant(slot + bits / 8, 2, selector);
     Encoding e = memory_form(0, 0xff, kind == 2 ? 3 : 5, express(slot));

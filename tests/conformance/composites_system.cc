@@ -7,6 +7,10 @@ using namespace status;
 
 // Writes code into a page that is writable and executable, runs it, changes it, runs it again.
 void Builder::self_modifying() {
+  if (!is64() && generator_.repertoire_.ldt && random_.chance(40)) {
+    self_modifying_far();
+    return;
+  }
   // The page lies outside the other code segments, and the code counts on a flat DS.
   if (!is64() && (base_[CS] != 0 || selector_[DS] != kUserSs)) return;
   const uint64_t at = kExecutable + (random_.below(kPageSize - 64) & ~uint64_t{random_.chance(50) ? 7u : 0u});
@@ -41,6 +45,36 @@ void Builder::self_modifying() {
     call();
     forget(1 << RAX | 1 << RDX);
   }
+}
+
+// The same through other code segments, which is to say by far calls: alu r, r; retf.
+void Builder::self_modifying_far() {
+  const bool narrow = random_.chance(50);
+  const uint16_t selector = ldt::selector(narrow ? ldt::arena_code16 : ldt::arena_code32);
+  const uint64_t at = kExecutable + random_.below(kPageSize - 16);
+  for (unsigned round = 0; round < 2 + random_.pick(2); ++round) {
+    const unsigned destination = free_register(0);
+    static constexpr uint8_t kOpcodes[] = {0x01, 0x29, 0x39, 0x89};
+    const uint32_t alu = (0xc0u | random_.pick(8) << 3 | destination) << 8 | random_.of(kOpcodes);
+    store_constant(at, 4, (narrow ? 0xcb66u : 0x90cbu) << 16 | alu);
+    if (random_.chance(80)) append(plain(0x9a, 32, (at - kArena) | uint64_t{selector} << 32, 6), named("far"));
+    known_[destination].reset();
+  }
+}
+
+// Code that goes on where its page ends, in one that is not there. Works in flat code alone.
+void Builder::run_off_page() {
+  if (base_[CS] != 0) return;
+  const uint64_t end = kExecutable + kPageSize;
+  // nop, add eax, push rbp, mov eax: they leave no flag undefined, wherever one begins.
+  static constexpr uint32_t kFillers[] = {0x90909090, 0x05050505, 0x55555555, 0xb8b8b8b8, 0x05909055, 0x5590b890};
+  for (unsigned at = 12; at != 0; at -= 4) store_constant(end - at, 4, random_.of(kFillers));
+  const unsigned reg = free_register(0);
+  set_register(reg, end - 1 - random_.below(12));
+  append(register_form(0, 0xff, 4, reg), named("jmp"));
+  known_ = {};
+  undefined_ = flags;
+  ended_ = true;
 }
 
 void Builder::segment_bases() {
@@ -158,6 +192,10 @@ void Builder::composite_fault() {
   };
   if (random_.chance(15)) {
     single_step();
+    return;
+  }
+  if (depth_ == 0 && random_.chance(5)) {
+    run_off_page();
     return;
   }
   if (random_.chance(15)) {

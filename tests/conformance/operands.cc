@@ -27,9 +27,11 @@ SegReg Builder::segment_of(const Memory& m) {
 Window Builder::window(SegReg reg) const {
   Window w;
   if (is64()) {
-    w.base = reg == FS || reg == GS ? base_[reg] : 0;
+    const bool based = reg == FS || reg == GS;
+    w.base = based ? base_[reg] : 0;
     w.last = ~uint64_t{0};
-    w.readable = w.writable = w.big = true;
+    w.big = true;
+    w.readable = w.writable = !based || selector_[reg];
     return w;
   }
   w.mask = 0xffffffff;

@@ -39,6 +39,8 @@ std::array<Descriptor, ldt::count> build() {
   t[ldt::short_code16] = make(kExecutable + 0x800 - 0x10000, 0xffff, Kind::code, false);
   t[ldt::long_code16] = make(kExecutable + 0x800 - 0x10000, 0xfffff, Kind::code, false);
   t[ldt::long_code16].pages = true;
+  t[ldt::arena_code32] = make(kArena, kArenaSize - 1, Kind::code, true);
+  t[ldt::arena_code16] = make(kArena, kArenaSize - 1, Kind::code, false);
   t[ldt::arena] = make(kArena, kArenaSize - 1, Kind::data, true);
   t[ldt::small] = make(kArena + kPageSize, 2 * kPageSize - 1, Kind::data, false);
   t[ldt::read_only] = t[ldt::arena];

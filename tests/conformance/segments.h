@@ -43,6 +43,8 @@ enum : unsigned {
   short_code,              // 32-bit, ends within the executable page
   short_code16,            // 16-bit, its 64 KiB end there
   long_code16,             // 16-bit, goes on where its 64 KiB end
+  arena_code32,            // the arena as code
+  arena_code16,
   arena,                   // data, just the arena
   small,                   // 16-bit data: the first two writable pages
   read_only,

@@ -136,6 +136,8 @@ void SoftRunner::build_guest() {
   for (const uint16_t selector : {kUserCs32, kUserSs, kUserCs}) {
     g.put64(kGdt + (selector & ~7u), descriptor_of(selector)->encoded());
   }
+  // Linux tells processes in the limit of this one which CPU they run on. Loads of it work.
+  g.put64(kGdt + 0x78, 0x0040f50000000000);
   for (unsigned i = 0; i < ldt::count; ++i) g.put64(kLdt + i * 8, local_descriptors()[i].encoded());
   g.put64(kTss + 4, kKernel + kKernelStack);       // RSP0
   g.put64(kTss + 0x60, uint64_t{kTssLimit + 1} << 48);  // no I/O permission bitmap
@@ -154,7 +156,7 @@ void SoftRunner::build_guest() {
   s.cr3 = kPml4;
   s.cr4 = cr4::PAE | cr4::DE | cr4::PGE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::FSGSBASE;
   s.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
-  s.gdtr = {kKernel + kGdt, 0x4f};
+  s.gdtr = {kKernel + kGdt, 0x7f};
   s.idtr = {kKernel + kIdt, 0xfff};
   s.tr = {kKernel + kTss, kTssLimit, 0xb | seg::P, kTssSelector};
   s.ldtr = {kKernel + kLdt, ldt::count * 8 - 1, 2 | seg::P, kLdtSelector};

@@ -209,7 +209,8 @@ void check_forward(Timeline& t, const StopConditions& c, const std::vector<Hit>&
   const StateDigest there = t.machine().digest();
   take(t.seek(where.value > 5000 ? where - 5000 : Position(0)));
   take(t.seek(where));
-  if (t.machine().digest() != there) fail(fmt::format("forward from {}: the state at {} is not exact", start.value, where.value));
+  if (t.machine().digest() != there)
+    fail(fmt::format("forward from {}: the state at {} is not exact", start.value, where.value));
 }
 
 void check_sets(Timeline& t, const std::string& trace, const BootImages& images, size_t count, Random& random) {

@@ -41,7 +41,8 @@ bool SoftEngine::at_breakpoint(SoftCpu& cpu, uint64_t position, bool on_arrival)
   CpuState& s = cpu.s;
   const uint64_t linear = s.mode64() ? s.rip : (s.segment[CS].base + s.rip) & 0xffffffff;
   if (!breakpoint_offset(linear) || position == observers_->resume_from.value) return false;
-  if (!std::binary_search(observers_->breakpoints.begin(), observers_->breakpoints.end(), linear) || !observers_->hit) return false;
+  const auto& all = observers_->breakpoints;
+  if (!std::binary_search(all.begin(), all.end(), linear) || !observers_->hit) return false;
   platform_.clock.set_position(Position(position));
   s.rflags = get_rflags(cpu);
   Observation o;

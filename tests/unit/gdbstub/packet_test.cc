@@ -39,7 +39,11 @@ TEST(Packet, frames_payload_with_its_sum) {
 }
 
 TEST(Packet, escapes_what_framing_would_take_for_its_own) {
-  EXPECT_EQ(escape("a#b$c}d*e"), "a}\x03" "b}\x04" "c}]d}\x0a" "e");
+  EXPECT_EQ(escape("a#b$c}d*e"),
+            "a}\x03"
+            "b}\x04"
+            "c}]d}\x0a"
+            "e");
 }
 
 TEST(Packet, reads_back_what_it_framed) {

@@ -27,8 +27,8 @@ std::string monitor(const std::string& command) { return "qRcmd," + hex_bytes(co
 TEST(Session, tells_what_it_supports) {
   Client client;
   const std::string answer = client.say1("qSupported:multiprocess+;swbreak+");
-  for (const char* feature : {"PacketSize=10000", "ReverseStep+", "ReverseContinue+", "swbreak+", "hwbreak+", "vContSupported+",
-                              "QStartNoAckMode+", "qXfer:features:read+", "qXfer:memory-map:read+"})
+  for (const char* feature : {"PacketSize=10000", "ReverseStep+", "ReverseContinue+", "swbreak+", "hwbreak+",
+                              "vContSupported+", "QStartNoAckMode+", "qXfer:features:read+", "qXfer:memory-map:read+"})
     EXPECT_THAT(answer, HasSubstr(feature));
 }
 
@@ -101,7 +101,8 @@ TEST(Session, client_that_knows_no_swbreak_is_told_of_a_trap) {
 
 TEST(Session, write_watchpoint_stops_behind_the_write_forwards_and_before_it_backwards) {
   Client client;
-  const auto answers = client.say({"Z2,180000,4", "c", "m180000,4", "c", "m180000,4", "g", "bc", "m180000,4", "g", "bc", "m180000,4"});
+  const auto answers =
+      client.say({"Z2,180000,4", "c", "m180000,4", "c", "m180000,4", "g", "bc", "m180000,4", "g", "bc", "m180000,4"});
   EXPECT_EQ(answers[1], kHere + "watch:180000;");
   EXPECT_EQ(answers[2], "01000000");
   EXPECT_EQ(answers[4], "02000000");
@@ -179,10 +180,10 @@ TEST(Session, called_function_runs_beside_history) {
   Client client;
   ASSERT_TRUE(client.timeline().seek(Position(20)).ok());
   const auto answers = client.say({"g",
-                                   "M7ff00,8:e0ff070000000000",   // return address 7ffe0
-                                   "P7=00ff070000000000",         // rsp
-                                   "P2=0500000000000000",         // rcx: the argument
-                                   "P10=2300100000000000",        // rip: twice
+                                   "M7ff00,8:e0ff070000000000",  // return address 7ffe0
+                                   "P7=00ff070000000000",        // rsp
+                                   "P2=0500000000000000",        // rcx: the argument
+                                   "P10=2300100000000000",       // rip: twice
                                    "Z0,7ffe0,1", "vCont;c", "p0", "z0,7ffe0,1", "p7"});
   EXPECT_EQ(answers[6], kHere + "swbreak:;");
   EXPECT_EQ(answers[7], "0a00000000000000");
@@ -205,8 +206,8 @@ TEST(Session, history_goes_on_once_registers_are_restored_after_a_call) {
 TEST(Session, breakpoint_inside_a_called_function_stops_and_goes_on_in_it) {
   Client client;
   ASSERT_TRUE(client.timeline().seek(Position(20)).ok());
-  const auto answers = client.say({"M7ff00,8:e0ff070000000000", "P7=00ff070000000000", "P10=2300100000000000",
-                                   "Z0,7ffe0,1", "Z0,100025,1", "c", "p10", "s", "p10", "c", "p10"});
+  const auto answers = client.say({"M7ff00,8:e0ff070000000000", "P7=00ff070000000000", "P10=2300100000000000", "Z0,7ffe0,1",
+                                   "Z0,100025,1", "c", "p10", "s", "p10", "c", "p10"});
   EXPECT_EQ(answers[6], "2500100000000000");
   EXPECT_EQ(answers[8], "2800100000000000");
   EXPECT_EQ(answers[10], "e0ff070000000000");
@@ -214,7 +215,8 @@ TEST(Session, breakpoint_inside_a_called_function_stops_and_goes_on_in_it) {
 
 TEST(Session, memory_that_is_not_there_is_an_error) {
   Client client;
-  EXPECT_THAT(client.say({"m8000000000000000,8", "mfffffffffffffff0,8", "M8000000000000000,1:00"}), ElementsAre("E0e", "E0e", "E0e"));
+  EXPECT_THAT(client.say({"m8000000000000000,8", "mfffffffffffffff0,8", "M8000000000000000,1:00"}),
+              ElementsAre("E0e", "E0e", "E0e"));
 }
 
 TEST(Session, reads_what_there_is_before_the_end_of_memory) {
@@ -227,12 +229,46 @@ TEST(Session, reads_what_there_is_before_the_end_of_memory) {
 
 TEST(Session, hostile_lengths_and_numbers_are_errors) {
   Client client;
-  for (const char* packet :
-       {"m0,40000000", "mffffffffffffffff,ffffffffffffffff", "m", "m,", "m0", "m0,", "m0,1z", "M0,40000000:00", "M0,1:0", "M0,1",
-        "X0,ffffffff:a", "G0", "Gzz", "P", "P0", "P0=", "Pffffffffffffffff=00", "p", "p-1", "Z0", "Z0,", "Z2,0,0",
-        "Z2,ffffffffffffffff,8", "Z2,0,40000000", "vCont;", "vCont;x", "vCont;s:9", "vCont;r:1", "vCont;r1:1", "Hg99", "Hx", "T",
-        "T0x", "qRcmd,0", "qRcmd,zz", "qXfer:features:read:target.xml:", "qXfer:features:read:target.xml:ffffff,10",
-        "qXfer:features:read:nothing:0,10", "qThreadExtraInfo,", "c1234"}) {
+  for (const char* packet : {"m0,40000000",
+                             "mffffffffffffffff,ffffffffffffffff",
+                             "m",
+                             "m,",
+                             "m0",
+                             "m0,",
+                             "m0,1z",
+                             "M0,40000000:00",
+                             "M0,1:0",
+                             "M0,1",
+                             "X0,ffffffff:a",
+                             "G0",
+                             "Gzz",
+                             "P",
+                             "P0",
+                             "P0=",
+                             "Pffffffffffffffff=00",
+                             "p",
+                             "p-1",
+                             "Z0",
+                             "Z0,",
+                             "Z2,0,0",
+                             "Z2,ffffffffffffffff,8",
+                             "Z2,0,40000000",
+                             "vCont;",
+                             "vCont;x",
+                             "vCont;s:9",
+                             "vCont;r:1",
+                             "vCont;r1:1",
+                             "Hg99",
+                             "Hx",
+                             "T",
+                             "T0x",
+                             "qRcmd,0",
+                             "qRcmd,zz",
+                             "qXfer:features:read:target.xml:",
+                             "qXfer:features:read:target.xml:ffffff,10",
+                             "qXfer:features:read:nothing:0,10",
+                             "qThreadExtraInfo,",
+                             "c1234"}) {
     const auto answers = client.say({packet, "?"});
     if (std::string_view(packet) == "vCont;") continue;  // nothing asked for: continues
     ASSERT_EQ(answers.size(), 2u) << packet;
@@ -300,7 +336,8 @@ TEST(Session, run_restarts_at_the_beginning) {
 
 TEST(Session, vcpus_are_threads) {
   Client client;
-  const auto answers = client.say({"qfThreadInfo", "qsThreadInfo", "qC", "T1", "T2", "Hg1", "Hc-1", "Hg0", "qThreadExtraInfo,1"});
+  const auto answers =
+      client.say({"qfThreadInfo", "qsThreadInfo", "qC", "T1", "T2", "Hg1", "Hc-1", "Hg0", "qThreadExtraInfo,1"});
   EXPECT_THAT(std::vector(answers.begin(), answers.end() - 1), ElementsAre("m1", "l", "QC1", "OK", "E16", "OK", "OK", "OK"));
   const auto text = bytes_of_hex(answers.back());
   ASSERT_TRUE(text);
@@ -344,15 +381,35 @@ std::string text_of(const std::vector<std::string>& answers) {
 TEST(Monitor, help_lists_every_command) {
   Client client;
   const std::string text = text_of(client.say({monitor("help")}));
-  for (const char* name : {"position", "seek", "events", "last-write", "checkpoints", "go-live", "break-on", "regs", "pt", "phys", "info"})
+  for (const char* name :
+       {"position", "seek", "events", "last-write", "checkpoints", "go-live", "break-on", "regs", "pt", "phys", "info"})
     EXPECT_THAT(text, HasSubstr(fmt::format("{} ", name)));
 }
 
 TEST(Monitor, wrong_commands_and_arguments_are_told) {
   Client client;
-  for (const char* line : {"nonsense", "seek", "seek x", "seek 1 2", "seek event", "last-write", "last-write zz", "last-write 0 0",
-                           "last-write 0 99999999999999", "pt", "pt 1 2", "phys", "phys ffffffffff", "info", "info devices nothing",
-                           "regs 7", "break-on x", "break-on io 70000", "break-on cr3 1", "checkpoints x", "go-live x", "position 1"}) {
+  for (const char* line : {"nonsense",
+                           "seek",
+                           "seek x",
+                           "seek 1 2",
+                           "seek event",
+                           "last-write",
+                           "last-write zz",
+                           "last-write 0 0",
+                           "last-write 0 99999999999999",
+                           "pt",
+                           "pt 1 2",
+                           "phys",
+                           "phys ffffffffff",
+                           "info",
+                           "info devices nothing",
+                           "regs 7",
+                           "break-on x",
+                           "break-on io 70000",
+                           "break-on cr3 1",
+                           "checkpoints x",
+                           "go-live x",
+                           "position 1"}) {
     const auto answers = client.say({monitor(line)});
     EXPECT_THAT(answers.back(), "OK") << line;
     EXPECT_FALSE(text_of(answers).empty()) << line;
@@ -374,7 +431,8 @@ TEST(Monitor, last_write_tells_who_it_was_without_moving) {
   EXPECT_THAT(text, HasSubstr("position 92: vCPU 0 at 0x10000e wrote 4 bytes to 0x180000"));
   EXPECT_THAT(text, HasSubstr("0x0000000b -> 0x0000000c"));
   EXPECT_EQ(client.timeline().position(), Position(100));
-  EXPECT_THAT(text_of(client.say({monitor("last-write $rbx 4"), monitor("last-write 190000 4")})), HasSubstr("nothing before"));
+  EXPECT_THAT(text_of(client.say({monitor("last-write $rbx 4"), monitor("last-write 190000 4")})),
+              HasSubstr("nothing before"));
 }
 
 TEST(Monitor, breaks_on_port_access_forwards_and_backwards) {
@@ -411,14 +469,15 @@ TEST(Monitor, live_machine_leaves_history_and_comes_back) {
 
 struct LiveMachine {
   explicit LiveMachine(bool may_change)
-      : target(fake.machine(),
-               [this](Position limit, std::function<bool()> stop) {
-                 RunOptions options;
-                 options.stop_at = limit;
-                 options.stop_requested = std::move(stop);
-                 return run_machine(fake.machine(), options);
-               },
-               [this](JournalSink* sink, EventMask mask) { fake.machine().journal().connect(sink, mask); }, may_change) {}
+      : target(
+            fake.machine(),
+            [this](Position limit, std::function<bool()> stop) {
+              RunOptions options;
+              options.stop_at = limit;
+              options.stop_requested = std::move(stop);
+              return run_machine(fake.machine(), options);
+            },
+            [this](JournalSink* sink, EventMask mask) { fake.machine().journal().connect(sink, mask); }, may_change) {}
 
   std::vector<std::string> say(const std::vector<std::string>& packets) {
     std::vector<std::string> pieces;
@@ -438,7 +497,8 @@ struct LiveMachine {
 
 TEST(Live, runs_forward_only_and_ends_with_the_machine) {
   LiveMachine live(true);
-  const auto answers = live.say({"Z0,10000e,1", "c", "z0,10000e,1", "Z2,180000,4", "c", "c", "bs", "bc", "z2,180000,4", "c"});
+  const auto answers =
+      live.say({"Z0,10000e,1", "c", "z0,10000e,1", "Z2,180000,4", "c", "c", "bs", "bc", "z2,180000,4", "c"});
   EXPECT_THAT(std::vector(answers.begin(), answers.begin() + 9),
               ElementsAre("OK", kHere, "OK", "OK", kHere + "watch:180000;", kHere + "watch:180000;", "", "", "OK"));
   EXPECT_EQ(answers.back(), "W01");

@@ -58,7 +58,9 @@ TEST(Diversion, ends_when_history_is_entered_again) {
     if (way == 0) check(t->seek(Position(60'000)));
     if (way == 1) check(t->backward({}, Position(60'000)));
     if (way == 2) check(t->forward({}, Position(75'000)));
-    if (way == 3) EXPECT_TRUE(t->last_write(LinearAddr(kTicks), 4).ok());
+    if (way == 3) {
+      EXPECT_TRUE(t->last_write(LinearAddr(kTicks), 4).ok());
+    }
     EXPECT_FALSE(t->diverted());
     if (way > 1) check(t->seek(Position(60'000)));
     EXPECT_EQ(t->machine().digest(), there);

@@ -139,7 +139,8 @@ TEST_F(AgainstSteps, stops_forward_and_backward_are_those_of_single_steps) {
       for (uint64_t n = random() % 3; n != 0; --n) c.breakpoints.push_back(trail.executed[random() % kLength]);
       if (random() % 2 == 0) c.breakpoints.push_back(handler);
     }
-    for (uint64_t n = random() % 3; n != 0; --n) c.watches.push_back({LinearAddr(watched[random() % watched.size()]), 4, false, true});
+    for (uint64_t n = random() % 3; n != 0; --n)
+      c.watches.push_back({LinearAddr(watched[random() % watched.size()]), 4, false, true});
     const auto expected = hits(trail, c, watched);
     for (int i = 0; i < 4; ++i) {
       const Position start = kBegin + random() % kLength;
