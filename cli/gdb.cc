@@ -5,7 +5,6 @@
 #include <fstream>
 #include <memory>
 
-#include "analysis/kallsyms.h"
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
 #include "cli/gdb_commands.h"
@@ -47,11 +46,7 @@ Result<void> write_init_file(const GdbCommand& options, const std::string& addre
   if (!address.empty()) out << "target remote " << address << "\n";
   out << "define hookpost-monitor\n  maintenance flush register-cache\nend\n";
   if (!options.symbols.empty()) {
-    Timeline& timeline = *target.timeline();
-    const Position here = timeline.position();
-    if (auto moved = timeline.seek(timeline.end()); !moved) return moved.error();
-    auto symbols = find_kernel_symbols(timeline.machine());
-    if (auto back = timeline.seek(here); !back) return back.error();
+    auto symbols = recorded_symbols(*target.timeline());
     if (!symbols) return symbols.error();
     out << fmt::format("add-symbol-file {} -o {:#x}\n", options.symbols, symbols->kaslr_offset());
   }

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "analysis/disassemble.h"
 #include "analysis/kallsyms.h"
 #include "gdbstub/memory_view.h"
@@ -14,17 +16,11 @@ using gdb::Execution;
 using gdb::MonitorCommand;
 using Words = MonitorCommand::Words;
 
-// The kernel's symbols here, or, if it has not unpacked itself yet, at the end of the recording.
 Result<KernelSymbols> symbols_of(Execution& e) {
-  auto found = find_kernel_symbols(e.machine());
-  Timeline* timeline = e.timeline();
-  if (found || timeline == nullptr || timeline->position() == timeline->end()) return found;
+  if (e.timeline() == nullptr) return find_kernel_symbols(e.machine());
+  if (auto found = find_kernel_symbols(e.machine())) return found;
   if (auto left = e.leave_diversion(); !left) return left.error();
-  const Position here = timeline->position();
-  if (auto moved = timeline->seek(timeline->end()); !moved) return moved.error();
-  found = find_kernel_symbols(timeline->machine());
-  if (auto back = timeline->seek(here); !back) return back.error();
-  return found;
+  return recorded_symbols(*e.timeline());
 }
 
 Result<std::string> kaslr(Execution& e, Words) {
@@ -83,6 +79,20 @@ Result<std::string> disassemble_command(Execution& e, Words words) {
 }
 
 }  // namespace
+
+Result<KernelSymbols> recorded_symbols(Timeline& timeline) {
+  constexpr uint64_t kStep = 50'000'000;
+  const Position here = timeline.position();
+  auto found = find_kernel_symbols(timeline.machine());
+  for (Position at = timeline.begin() + kStep; !found; at += kStep) {
+    if (auto moved = timeline.seek(at); !moved) return moved.error();
+    found = find_kernel_symbols(timeline.machine());
+    if (at >= timeline.end() || timeline.position() < std::min(at, timeline.end())) break;  // all of it, or interrupted
+  }
+  if (timeline.position() != here)
+    if (auto back = timeline.seek(here); !back) return back.error();
+  return found;
+}
 
 std::vector<MonitorCommand> kernel_commands() {
   std::vector<MonitorCommand> out;

@@ -3,10 +3,14 @@
 
 #include <vector>
 
+#include "analysis/kallsyms.h"
 #include "gdbstub/monitor.h"
 
 namespace retrovisor::cli {
 
 std::vector<gdb::MonitorCommand> kernel_commands();
+// The symbols of the kernel where the timeline stands, or, if it has not unpacked itself there, where it first has. The
+// timeline does not move.
+Result<KernelSymbols> recorded_symbols(Timeline& timeline);
 
 }  // namespace retrovisor::cli

@@ -22,6 +22,9 @@ std::vector<std::string> words_of(const std::string& line) {
     if (begin == std::string::npos) break;
     const size_t end = std::min(line.find_first_of(" \t\r\n", begin), line.size());
     words.push_back(line.substr(begin, end - begin));
+    // Words are shown again in errors, on somebody's terminal.
+    for (char& c : words.back())
+      if (c < ' ' || c == 0x7f) c = '?';
     at = end;
   }
   return words;

@@ -1,4 +1,4 @@
-// One client's session: reads packets, does what they say, answers. Which packets there are: docs/debugging-a-kernel.md.
+// One client's session: reads packets, does what they say, answers. Which packets there are: docs/gdb-protocol.md.
 // Source of the protocol: Debugging with GDB, appendix E; for LLDB's packets its docs/resources/lldbgdbremote.md.
 #pragma once
 

@@ -5,7 +5,7 @@
 
 namespace retrovisor {
 
-constinit thread_local void (*assertion_context)(void* cookie) = nullptr;
+constinit thread_local DescribeMachine assertion_context = nullptr;
 constinit thread_local void* assertion_cookie = nullptr;
 
 void assertion_failed(const char* expression, const char* file, int line) {

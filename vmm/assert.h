@@ -9,7 +9,8 @@ namespace retrovisor {
 
 // Something that can describe where the running machine is, for the message of a failed assertion.
 // Set by Machine while it runs; null otherwise. The function must not allocate.
-extern constinit thread_local void (*assertion_context)(void* cookie);
+using DescribeMachine = void (*)(void* cookie);
+extern constinit thread_local DescribeMachine assertion_context;
 extern constinit thread_local void* assertion_cookie;
 
 }  // namespace retrovisor

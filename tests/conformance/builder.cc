@@ -364,6 +364,7 @@ void Builder::form(const Form& f) {
     }
     // Also x87 stores: an unmasked exception may hold them back.
     item.alignment_open = (bytes > 8 && !f.aligned) || (f.group == Group::x87 && f.writes_rm);
+    item.write_open = f.write_open;
     item.order_open = bytes == 10;  // accessed in two parts: the second may leave the segment, the first meet no page
     unsigned how = f.exact_memory ? kInside | kNeverFaults : kAnywhere;
     e.lock = f.lockable && !f.atomic && random_.chance(12);
@@ -379,7 +380,8 @@ void Builder::form(const Form& f) {
                           (f.reg == File::gpr8 && e.modrm && f.digit < 0 && e.reg >= 4 && e.reg < 8));
   if (byte_high) e.rex = random_.chance(50);
   if (is64() && random_.permille(10) && !byte_high && !e.in_opcode) e.rex = true;
-  if (is64() && (f.rm == File::mmx || f.reg == File::mmx) && random_.chance(3)) {  // REX.R and REX.B do not reach MMX registers
+  // REX.R and REX.B do not reach MMX registers.
+  if (is64() && (f.rm == File::mmx || f.reg == File::mmx) && random_.chance(3)) {
     if (f.reg == File::mmx) e.rex_junk |= 4;
     if (f.rm == File::mmx && !e.memory) e.rex_junk |= 1;
   }

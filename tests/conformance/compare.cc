@@ -33,6 +33,11 @@ bool end_is_open(const Sequence& sequence, const Outcome& native, const Outcome&
   if (same_place && native.vector == vec::GP && soft.vector == vec::PF && soft.cr2 >= kKernelAddresses) return true;
   const Item* item = same_place ? stopped_at(sequence, native) : nullptr;
   if (item != nullptr && item->order_open && native.vector != kNoFault && soft.vector != kNoFault) return true;
+  const auto write_fault = [&](const Outcome& outcome) {
+    const Item* stopped = stopped_at(sequence, outcome);
+    return stopped != nullptr && stopped->write_open && (outcome.vector == vec::PF || outcome.vector == vec::GP);
+  };
+  if (write_fault(native) != write_fault(soft)) return true;
   const auto open = [&](const Outcome& outcome) {
     const Item* stopped = outcome.vector == vec::AC ? stopped_at(sequence, outcome) : nullptr;
     return stopped != nullptr && stopped->alignment_open;

@@ -22,7 +22,8 @@ uint16_t Builder::data_selector() {
 
 // Any but those that stand for something else in every kernel.
 uint16_t Builder::any_selector() {
-  static constexpr uint16_t kGlobal[] = {0, 0x08, 0x10, 0x13, 0x18, 0x20, 0x23, 0x28, 0x2b, 0x30, 0x33, 0x40, 0x63, 0x6b, 0xfff8};
+  static constexpr uint16_t kGlobal[] = {0,    0x08, 0x10, 0x13, 0x18, 0x20, 0x23,  0x28,
+                                         0x2b, 0x30, 0x33, 0x40, 0x63, 0x6b, 0xfff8};
   if (!generator_.repertoire_.ldt || random_.chance(40)) return random_.of(kGlobal);
   const unsigned index = random_.pick(ldt::count + 2);
   const uint16_t selector = ldt::selector(index);
@@ -173,7 +174,9 @@ void Builder::load_far_pointer() {
   const bool anything = faulty_ && to != home_ && random_.chance(20);
   Encoding e = memory_form(to >= FS ? 1 : 0, kOpcodes[to], reg, anything ? choose_memory(6, 1, kAnywhere) : express(at));
   e.operand = low(bits);
-  append(e, named("les"));
+  Item item = named("les");
+  item.order_open = anything;  // read in two parts
+  append(e, item);
   if (anything) {
     selector_[to].reset();
     known_[reg].reset();
@@ -192,7 +195,7 @@ void Builder::push_pop_segment() {
   // Whether an operand of 32 bits has its upper half written, too, differs between vendors (SDM 2B "PUSH"), and with it what
   // is checked: not where that matters, and the upper half is made the same below.
   const Window ss = window(SS);
-  const uint64_t top = known_[RSP] ? (ss.base + (*known_[RSP] - 4 & (ss.big ? 0xffffffff : 0xffff))) & ss.mask : 0;
+  const uint64_t top = known_[RSP] ? (ss.base + ((*known_[RSP] - 4) & (ss.big ? 0xffffffff : 0xffff))) & ss.mask : 0;
   const bool safe = known_[RSP] && ss.covers(top, 0, 4) && top >> kPageShift == (top + 3) >> kPageShift;
   if (!safe) bits = 16;
   Encoding e = plain(kPushes[from], bits);
@@ -218,7 +221,7 @@ void Builder::bound() {
   const unsigned bits = random_.chance(60) ? 32 : 16;
   const unsigned reg = free_register(0);
   const uint64_t at = good_target(8, 1);
-  const auto wide = [&](uint64_t v) { return bits == 16 ? int64_t{static_cast<int16_t>(v)} : int64_t{static_cast<int32_t>(v)}; };
+  const auto wide = [&](uint64_t v) { return static_cast<int64_t>(v << (64 - bits)); };
   std::array<uint64_t, 3> v = {random_.integer(), random_.integer(), random_.integer()};
   if (!faulty_ || random_.chance(60)) {
     std::sort(v.begin(), v.end(), [&](uint64_t a, uint64_t b) { return wide(a) < wide(b); });
@@ -227,9 +230,12 @@ void Builder::bound() {
   store_constant(at, bits / 8, static_cast<uint32_t>(v[0]));
   store_constant(at + bits / 8, bits / 8, static_cast<uint32_t>(v[2]));
   set_register(reg, v[1]);
-  Encoding e = memory_form(0, 0x62, reg, faulty_ && random_.chance(20) ? choose_memory(bits / 4, 1, kAnywhere) : express(at));
+  const bool anything = faulty_ && random_.chance(20);
+  Encoding e = memory_form(0, 0x62, reg, anything ? choose_memory(bits / 4, 1, kAnywhere) : express(at));
   e.operand = low(bits);
-  append(e, named("bound"));
+  Item item = named("bound");
+  item.order_open = anything;  // read in two parts
+  append(e, item);
 }
 
 // --- far transfers ---------------------------------------------------------------------------------------------------
@@ -334,10 +340,12 @@ void Builder::visit() {
   const Place from{*selector_[CS], mode_};
   auto mode = static_cast<Mode>(random_.pick(kModes));
   if (mode == Mode::bits16 && !generator_.repertoire_.ldt) mode = Mode::bits32;
-  // 64-bit code takes the stack pointer for a linear address; and where it wraps around on the way there, the result has more
-  // than 32 bits on some processors.
+  // 64-bit code takes the stack pointer for a linear address; and where it wraps around on the way there, the result has
+  // more than 32 bits on some processors.
   const bool firm = known_[RSP] && *known_[RSP] - kPageSize < kTop - kPageSize;
-  if (mode == Mode::bits64 && (selector_[SS] != kUserSs || !firm)) mode = Mode::bits32;
+  const bool to64 = selector_[SS] == kUserSs && firm;
+  if (mode == Mode::bits64 && !to64) mode = Mode::bits32;
+  if (to64 && random_.chance(25)) mode = Mode::bits64;
   const size_t begin = sequence_.items.size();
   far_to(random_.of(kAll), code_place(mode));
   const size_t inner = sequence_.items.size();

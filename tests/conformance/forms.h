@@ -71,6 +71,7 @@ struct Form {
   Status reads = 0;
   bool shift = false;      // flags depend on the count
   bool by_cl = false;
+  bool write_open = false;  // does not always write its memory operand
   bool piecemeal = false;  // a fault may leave some of the clobbered registers changed
   int8_t pops = 0;         // how many operands it takes off the stack; negative: puts on it
   bool approximate = false;  // RCPPS and its like

@@ -467,7 +467,7 @@ std::vector<Form> legacy_forms() {
   out.push_back(f);
   f = base("arpl", 0, 0x63, Size::fixed);
   f.memory = 2;
-  f.writes_rm = true;
+  f.writes_rm = f.write_open = true;
   f.defines = ZF;
   f.weight = 12;
   out.push_back(f);

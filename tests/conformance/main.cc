@@ -127,7 +127,7 @@ class Harness {
     auto native = NativeRunner::create();
     if (!native.ok()) return native.error();
     native_ = std::move(*native);
-    auto soft = SoftRunner::create();
+    auto soft = SoftRunner::create(native_->ldt_missing().empty());
     if (!soft.ok()) return soft.error();
     soft_ = std::move(*soft);
     RV_TRY(probe());
@@ -276,7 +276,8 @@ class Harness {
         RV_TRY(execute({shorter}));
         if (differences(shorter, native_outcomes_[0], soft_outcomes_[0]).empty()) continue;
         const Item* stopped = stopped_at(shorter, native_outcomes_[0]);
-        if (stopped != nullptr && stopped->tail && !stopped->inner) continue;  // what it should have hidden is another difference
+        // What a tail should have hidden is another difference.
+        if (stopped != nullptr && stopped->tail && !stopped->inner) continue;
         sequence = std::move(shorter);
         changed = true;
       }
@@ -295,7 +296,8 @@ class Harness {
     fmt::print("  ended: native {}; soft {}\n{}", describe_end(native), describe_end(soft), text);
     fmt::print("  before: {}\n", start_text(small->start));
     if (reproducible) {
-      fmt::print("  reproduce: conformance --seed {:#x}{} --sequence {}\n", options_.seed, selection(options_), sequence.index);
+      fmt::print("  reproduce: conformance --seed {:#x}{} --sequence {}\n", options_.seed, selection(options_),
+                 sequence.index);
     }
     std::fflush(stdout);
     return {};
@@ -313,8 +315,8 @@ class Harness {
     std::memcpy(&mxcsr, &s.fx[24], 4);
     text += fmt::format("es={:x} cs={:x} ss={:x} ds={:x} fs={:x} gs={:x} ", s.selector[0], s.selector[1], s.selector[2],
                         s.selector[3], s.selector[4], s.selector[5]);
-    return text + fmt::format("rflags={:x} fs.base={:x} gs.base={:x} fcw={:x} fsw={:x} ftw={:x} mxcsr={:x}", s.rflags, s.fs_base,
-                              s.gs_base, fcw, fsw, s.fx[4], mxcsr);
+    return text + fmt::format("rflags={:x} fs.base={:x} gs.base={:x} fcw={:x} fsw={:x} ftw={:x} mxcsr={:x}", s.rflags,
+                              s.fs_base, s.gs_base, fcw, fsw, s.fx[4], mxcsr);
   }
 
   const Options& options_;

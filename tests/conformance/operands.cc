@@ -275,8 +275,9 @@ Memory Builder::choose_memory(unsigned bytes, unsigned alignment, unsigned how) 
     return express((page_address(PageKind::read_write) + 64 + random_.below(kPageSize - 128 - bytes)) & ~uint64_t{15});
   }
   if (alignment <= 1 && std::has_single_bit(bytes) && random_.chance(50)) alignment = bytes;
-  const bool may_fault = (how & kNeverFaults) == 0;
-  return express(good_target(bytes, alignment), Reach{.after = std::max(bytes, 1u), .writable = !may_fault || !random_.chance(8)});
+  Reach reach{.after = std::max(bytes, 1u)};
+  reach.writable = (how & kNeverFaults) != 0 || !random_.chance(8);
+  return express(good_target(bytes, alignment), reach);
 }
 
 }  // namespace retrovisor::conformance

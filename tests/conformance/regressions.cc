@@ -33,10 +33,20 @@ class Recipe {
     std::memcpy(result_.sequence.start.fx.data(), &value, 2);
     return *this;
   }
-  Recipe& segment(SegReg reg, uint16_t selector) {
-    result_.sequence.start.selector[reg] = selector;
-    if (reg == FS) result_.sequence.start.fs_base = descriptor_of(selector)->base;
-    if (reg == GS) result_.sequence.start.gs_base = descriptor_of(selector)->base;
+  // Loads a segment register from the local descriptor table.
+  Recipe& segment(SegReg reg, unsigned index) {
+    result_.needs_ldt = true;
+    result_.sequence.start.selector[reg] = ldt::selector(index);
+    if (reg == FS) return fs_base(local_descriptors()[index].base);
+    if (reg == GS) result_.sequence.start.gs_base = local_descriptors()[index].base;
+    return *this;
+  }
+  Recipe& needs_ldt() {
+    result_.needs_ldt = true;
+    return *this;
+  }
+  Recipe& fs_base(uint64_t base) {
+    result_.sequence.start.fs_base = base;
     return *this;
   }
   Recipe& run(Bytes bytes, Status defines = 0, Status undefines = 0, Status reads = 0) {
@@ -56,6 +66,61 @@ class Recipe {
  private:
   Regression result_;
 };
+
+// Compatibility mode: 32- and 16-bit code.
+void legacy(std::vector<Regression>& out) {
+  const auto add = [&](const Recipe& r) { out.push_back(r.done()); };
+  add(Recipe("xlat reads through any segment", Mode::bits32)
+          .segment(ES, ldt::odd)
+          .set(RBX, 0x100)
+          .set(RAX, 0x12345607)
+          .run({0x26, 0xd7}));
+  add(Recipe("enter sets all of ebp on a 16-bit stack", Mode::bits32)
+          .segment(SS, ldt::stack16)
+          .set(RSP, 0x1234f800)
+          .set(RBP, 0x1234f800)
+          .run({0xc8, 0x10, 0x00, 0x03})
+          .run({0xc9}));
+  add(Recipe("an access over 4 GiB goes on at 0", Mode::bits32)
+          .segment(FS, ldt::high)
+          .run({0x64, 0xa1, 0xfe, 0x0f, 0x00, 0x00}));
+  add(Recipe("a store over 4 GiB goes on at 0", Mode::bits16).segment(GS, ldt::high).run({0x65, 0xa3, 0xff, 0x0f}));
+  add(Recipe("pusha stores eax first", Mode::bits32).set(RSP, kStackBegin + 10).run({0x60}));
+  add(Recipe("pusha wraps around with a 16-bit stack pointer", Mode::bits16)
+          .segment(SS, ldt::wrap16)
+          .set(RSP, 0xabcd0008)
+          .run({0x60})
+          .run({0x61}));
+  add(Recipe("push over the end of a 16-bit stack is #SS", Mode::bits32).segment(SS, ldt::wrap16).set(RSP, 2).run({0x50}));
+  add(Recipe("bound checks alignment bound by bound", Mode::bits32)
+          .set(RBX, kData + 4)
+          .run({0x68, 0x02, 0x00, 0x04, 0x00})
+          .run({0x9d}, flags)
+          .run({0x62, 0x03}));
+  static_assert(kExecutable == 0x20008000);  // the store below goes to the end of those segments
+  for (const unsigned segment : {unsigned{ldt::short_code16}, unsigned{ldt::long_code16}}) {
+    const char* const name = segment == ldt::long_code16 ? "16-bit code goes on where its 64 KiB end"
+                                                         : "16-bit code that runs over its 64 KiB is #GP";
+    add(Recipe(name, Mode::bits32)
+            .needs_ldt()
+            .run({0xc7, 0x05, 0xfe, 0x87, 0x00, 0x20, 0x90, 0x90, 0x40, 0xcc})
+            .run({0xea, 0xfe, 0xff, 0x00, 0x00, static_cast<uint8_t>(ldt::selector(segment)), 0x00}));
+  }
+  add(Recipe("a 16-bit branch cuts the instruction pointer", Mode::bits32).run({0x66, 0xeb, 0x00}));
+  add(Recipe("a jump beyond the limit is #GP where it stands", Mode::bits16).run({0xe9, 0x00, 0xfb}));
+  add(Recipe("a not present stack is #SS with its selector", Mode::bits32)
+          .needs_ldt()
+          .set(RCX, ldt::selector(ldt::absent))
+          .run({0x8e, 0xd1}));
+  add(Recipe("null es faults when it is used", Mode::bits32).set(RCX, 0).set(RDI, kData).run({0x8e, 0xc1}).run({0xaa}));
+  add(Recipe("rep movsw wraps around with 16-bit addresses", Mode::bits16)
+          .segment(ES, ldt::wrap16)
+          .segment(DS, ldt::wrap16)
+          .set(RSI, 0x5555fffc)
+          .set(RDI, 0x66660010)
+          .set(RCX, 0x77770006)
+          .run({0xf3, 0xa5}));
+}
 
 }  // namespace
 
@@ -166,6 +231,8 @@ std::vector<Regression> regressions() {
           .run({0xdd, 0x1b})
           .run({0x90})
           .run({0xd9, 0xe8}));
+  add(Recipe("xlat reads through a segment prefix").set(RBX, 0x100).fs_base(kData).run({0x64, 0xd7}));
+  legacy(out);
   return out;
 }
 

@@ -25,6 +25,7 @@ struct Item {
   bool closing = false;  // a tail that ends what the inner ones lie in
   bool alignment_open = false;  // whether it is subject to alignment checks (#AC) is the implementation's business
   bool order_open = false;  // which of several exceptions comes first is the implementation's business
+  bool write_open = false;  // whether it needs the right to write what it leaves as it is is the implementation's business
   bool to_mmx = false;  // switches to MMX mode, maybe even if it then faults
   int target = -1;       // branches within the sequence: index of the item jumped to
   bool always = false;   // the branch is taken always

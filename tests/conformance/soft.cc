@@ -87,12 +87,13 @@ struct SoftRunner::Parts {
 SoftRunner::SoftRunner() = default;
 SoftRunner::~SoftRunner() = default;
 
-Result<std::unique_ptr<SoftRunner>> SoftRunner::create() {
+Result<std::unique_ptr<SoftRunner>> SoftRunner::create(bool ldt) {
   auto memory = GuestMemory::create(kMinRam);
   if (!memory.ok()) return memory.error();
   std::unique_ptr<SoftRunner> runner(new SoftRunner);
   runner->parts_ = std::make_unique<Parts>(std::move(*memory));
   runner->build_guest();
+  if (!ldt) runner->base_.ldtr = {0, 0, seg::unusable, 0};
   return runner;
 }
 

@@ -11,7 +11,8 @@ namespace retrovisor::conformance {
 
 class SoftRunner {
  public:
-  static Result<std::unique_ptr<SoftRunner>> create();
+  // `ldt`: with the local descriptor table of segments.h.
+  static Result<std::unique_ptr<SoftRunner>> create(bool ldt);
   ~SoftRunner();
 
   // Runs sequence `i` of the batch given to load(). A sequence that comes to no end is kLost.

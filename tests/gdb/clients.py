@@ -45,7 +45,8 @@ class Clients(Case):
         print("seed", seed)
         source = random.Random(seed)
         remote = Remote(self.server)
-        heads = ["g", "G", "p", "P", "m", "M", "X", "Z0", "Z2", "z0", "H", "T", "q", "Q", "v", "vCont", "qXfer:features:read:", "qRcmd,",
+        heads = ["g", "G", "p", "P", "m", "M", "X", "Z0", "Z2", "z0", "H", "T", "q", "Q", "v", "vCont",
+                 "qXfer:features:read:", "qRcmd,",
                  "Z4,", "s", "S", "C", "R", "!", "qqemu.", "Qqemu.PhyMemMode:"]
         letters = "0123456789abcdef,:;=-x"
         for _ in range(2000):

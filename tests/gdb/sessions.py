@@ -33,7 +33,8 @@ class Assembly(Case):
         self.assertNotIn("rror", out)
 
     def test_steps_back_and_forth(self):
-        out = self.gdb(self.server, "stepi", "stepi", "p/x $pc", "reverse-stepi", "p/x $pc", "stepi", "p/x $pc", "reverse-stepi",
+        out = self.gdb(self.server, "stepi", "stepi", "p/x $pc", "reverse-stepi", "p/x $pc", "stepi", "p/x $pc",
+                       "reverse-stepi",
                        "reverse-stepi", "p/x $pc", "reverse-stepi")
         values = [line.split(" = ")[1] for line in out.splitlines() if line.startswith("$")]
         self.assertEqual(values[0], values[2])
@@ -58,7 +59,8 @@ class Assembly(Case):
     def test_kill_starts_from_the_beginning_and_run_does_too(self):
         self.gdb(self.server, "stepi", "stepi", "kill")
         self.assertIn("position 0 of", self.gdb(self.server, "monitor position"))
-        out = self.gdb(self.server, f"target extended-remote {self.server.address}", "stepi", "stepi", "starti", "monitor position",
+        out = self.gdb(self.server, f"target extended-remote {self.server.address}", "stepi", "stepi", "starti",
+                       "monitor position",
                        elf=ELF, connect=False)
         self.assertIn("position 0 of", out)
 
@@ -112,27 +114,33 @@ class Source(Case):
         self.assert_order(out, r"Breakpoint 1, square", r"s \+= square", r"\$1 = 8", r"#0 .*sum")
 
     def test_next_and_step_and_until_go_forward(self):
-        out = self.gdb(self.server, "break main", "continue", "next", "step", "info args", "finish", "tbreak sum", "continue",
+        out = self.gdb(self.server, "break main", "continue", "next", "step", "info args", "finish", "tbreak sum",
+                       "continue",
                        "next", "next", "step", "up", "info locals", elf=ELF)
-        self.assert_order(out, r"Breakpoint 1, main", r"push \(value=1", r"value = 1", r"Temporary breakpoint", r"square \(x=8\)",
+        self.assert_order(out, r"Breakpoint 1, main", r"push \(value=1", r"value = 1", r"Temporary breakpoint",
+                          r"square \(x=8\)",
                           r"s = 0")
 
     def test_watchpoint_backwards_finds_the_stray_write(self):
-        out = self.gdb(self.server, f"break {line('if (box.victim')}", "continue", "p/x box.victim", "watch -l box.victim", "reverse-continue", "p box.victim", "bt",
+        out = self.gdb(self.server, f"break {line('if (box.victim')}", "continue", "p/x box.victim", "watch -l box.victim",
+                       "reverse-continue", "p box.victim", "bt",
                        "p i", elf=ELF)
         self.assert_order(out, r"\$1 = 0x\w*5a", r"Hardware watchpoint", r"Old value = ", r"New value = 1234", r"stray",
                           r"\$2 = 1234", r"#0 .*stray", r"#1 .*main", r"\$3 = 4")
 
     def test_watchpoints_forward_and_backward_agree(self):
-        out = self.gdb(self.server, "watch total", "continue", "p total", "continue", "p total", "reverse-continue", "p total",
+        out = self.gdb(self.server, "watch total", "continue", "p total", "continue", "p total", "reverse-continue",
+                       "p total",
                        "reverse-continue", "p total", elf=ELF)
         self.assert_order(out, r"\$1 = 204", r"\$2 = -1", r"Old value = -1", r"New value = 204", r"\$3 = 204",
                           r"Old value = 204", r"New value = 0", r"\$4 = 0")
 
     def test_read_and_access_watchpoints(self):
-        out = self.gdb(self.server, "rwatch box.victim", "continue", "delete", "awatch box.victim", "reverse-continue", "reverse-continue",
+        out = self.gdb(self.server, "rwatch box.victim", "continue", "delete", "awatch box.victim", "reverse-continue",
+                       "reverse-continue",
                        elf=ELF)
-        self.assert_order(out, r"Hardware read watchpoint 1: box.victim", r"Value = ", r"main", r"Hardware access \(read/write\) watchpoint 2",
+        self.assert_order(out, r"Hardware read watchpoint 1: box.victim", r"Value = ", r"main",
+                          r"Hardware access \(read/write\) watchpoint 2",
                           r"stray")
 
     def test_conditional_breakpoint_backwards(self):
@@ -142,13 +150,15 @@ class Source(Case):
 
     def test_calls_of_guest_functions_and_changes_are_undone(self):
         out = self.gdb(self.server, "tbreak twice", "continue", "print twice(21)", "print square(twice(3))", "p x",
-                       "set var box.victim = 7", "p box.victim", "set var $rax = 5", "p $rax", "stepi", "p box.victim == 7", "reverse-stepi",
+                       "set var box.victim = 7", "p box.victim", "set var $rax = 5", "p $rax", "stepi", "p box.victim == 7",
+                       "reverse-stepi",
                        "p x", "bt", elf=ELF)
         self.assert_order(out, r"\$1 = 42", r"\$2 = 36", r"\$3 = 0", r"\$4 = 7", r"\$5 = 5",
                           r"back in the recorded run at position", r"\$6 = 0", r"\$7 = 0", r"#0 .*twice", r"#1 .*main")
 
     def test_breakpoint_in_a_called_function(self):
-        out = self.gdb(self.server, "break push", "continue", "break square", "python\ntry:\n  gdb.execute('print square(9)')\n"
+        out = self.gdb(self.server, "break push", "continue", "break square",
+                       "python\ntry:\n  gdb.execute('print square(9)')\n"
                        "except gdb.error as e:\n  print('stopped:', e)\nend", "p x", "finish", "p $rip", elf=ELF)
         self.assert_order(out, r"Breakpoint 2, square \(x=9\)", r"\$\d+ = 9", r"Value returned is \$\d+ = 81")
 
@@ -163,11 +173,14 @@ class MonitorCommands(Case):
         out = self.gdb(self.server, "monitor help", "monitor position", "monitor events", "monitor checkpoints make",
                        "monitor info devices pit", "monitor regs", "monitor pt $rip", "monitor phys 100000 16",
                        "monitor disassemble $rip 2", "monitor nonsense")
-        self.assert_order(out, r"last-write ADDR", r"position 0 of", r"wall-clock", r"checkpoints, ", r"pit8254\.", r"rip 0000000000100000",
-                          r"PML4E", r"physical 0x100000", r"000000100000  bc", r"mov esp, 0x90000", r"no command 'nonsense'")
+        self.assert_order(out, r"last-write ADDR", r"position 0 of", r"wall-clock", r"checkpoints, ", r"pit8254\.",
+                          r"rip 0000000000100000",
+                          r"PML4E", r"physical 0x100000", r"000000100000  bc", r"mov esp, 0x90000",
+                          r"no command 'nonsense'")
 
     def test_last_write_names_the_writer(self):
-        out = self.gdb(self.server, "monitor seek end", "maintenance flush register-cache", "p/x (long)&box.victim", elf=ELF)
+        out = self.gdb(self.server, "monitor seek end", "maintenance flush register-cache", "p/x (long)&box.victim",
+                       elf=ELF)
         address = out.split("$1 = ")[1].split()[0]
         out = self.gdb(self.server, f"monitor last-write {address} 4", "monitor position", elf=ELF)
         self.assert_order(out, r"position [0-9']+: vCPU 0 at 0x\w+ wrote 1 bytes to", r"0x000004d2 -> 0x0000045a")
@@ -178,8 +191,10 @@ class MonitorCommands(Case):
         self.assert_order(out, r"port-write 0xf4", r"port-write 0xf4", r"out 0xf4, al")
 
     def test_go_live_and_back(self):
-        out = self.gdb(self.server, "break twice", "continue", "monitor go-live", "set var box.victim = 1234", "delete", f"tbreak {line('return total')}",
-                       "continue", "p total", "monitor go-live off", "maintenance flush register-cache", "p total", "bt 1", elf=ELF)
+        out = self.gdb(self.server, "break twice", "continue", "monitor go-live", "set var box.victim = 1234", "delete",
+                       f"tbreak {line('return total')}",
+                       "continue", "p total", "monitor go-live off", "maintenance flush register-cache", "p total", "bt 1",
+                       elf=ELF)
         self.assert_order(out, r"goes on by itself", r"\$1 = 204", r"\$2 = 204")
 
     def test_init_file_connects(self):
@@ -194,9 +209,11 @@ class Modes(Case):
 
     def test_program_counter_is_linear_in_real_mode(self):
         server = self.serve(self.record(*MODES))
-        out = self.gdb(server, "info registers rip cs", "x/3xb $pc", "stepi", "stepi", "stepi", "stepi", "stepi", "info registers rip cs rbx",
+        out = self.gdb(server, "info registers rip cs", "x/3xb $pc", "stepi", "stepi", "stepi", "stepi", "stepi",
+                       "info registers rip cs rbx",
                        "monitor disassemble $rip 1", "monitor regs", "reverse-stepi", "info registers rip")
-        self.assert_order(out, r"rip +0x12340", r"0x12340:\s+0xb8\s+0x34\s+0x12", r"rip +0x1235\w", r"cs +0x1000", r"rbx +0x55aa",
+        self.assert_order(out, r"rip +0x12340", r"0x12340:\s+0xb8\s+0x34\s+0x12", r"rip +0x1235\w", r"cs +0x1000",
+                          r"rbx +0x55aa",
                           r"mov cx, 0x77", r"real mode", r"base 0000000000010000", r"rip +0x123\w\w")
 
     def test_breakpoint_in_protected_mode(self):
@@ -212,7 +229,8 @@ class Lldb(Case):
         if LLDB is None:
             raise unittest.SkipTest("there is no lldb here")
         server = self.serve(self.record(*KERNEL))
-        script = [f"target create {ELF}", f"gdb-remote {server.address}", "register read rip cr3 xmm0", "memory read -c 16 0x100000",
+        script = [f"target create {ELF}", f"gdb-remote {server.address}", "register read rip cr3 xmm0",
+                  "memory read -c 16 0x100000",
                   "breakpoint set --name twice", "continue", "register read rip", "thread backtrace", "thread step-inst",
                   "register read rip"]
         with open(self.path("script.lldb"), "w") as file:
@@ -220,7 +238,8 @@ class Lldb(Case):
         result = subprocess.run([LLDB, "--no-lldbinit", "-b", "-s", self.path("script.lldb")], stdin=subprocess.DEVNULL,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
         out = result.stdout.decode(errors="replace")
-        self.assert_order(out, r"rip = 0x0*100000", r"cr3 = 0x", r"0x00100000: bc", r"stop reason = breakpoint", r"`twice", r"main")
+        self.assert_order(out, r"rip = 0x0*100000", r"cr3 = 0x", r"0x00100000: bc", r"stop reason = breakpoint", r"`twice",
+                          r"main")
 
 
 class Live(Case):
@@ -233,14 +252,17 @@ class Live(Case):
 
     def test_runs_under_gdb_to_its_end(self):
         server = self.start("run", *KERNEL)
-        out = self.gdb(server, "break sum", "continue", "bt", "watch total", "delete 1", "continue", "print twice(4)", "continue",
+        out = self.gdb(server, "break sum", "continue", "bt", "watch total", "delete 1", "continue", "print twice(4)",
+                       "continue",
                        "continue", elf=ELF)
-        self.assert_order(out, r"Breakpoint 1, sum", r"#1 .*main", r"Hardware watchpoint 2: total", r"New value = 204", r"= 8",
+        self.assert_order(out, r"Breakpoint 1, sum", r"#1 .*main", r"Hardware watchpoint 2: total", r"New value = 204",
+                          r"= 8",
                           r"the machine has ended: debug exit", r"exited with code 01|exited normally")
         self.assertEqual(server.process.wait(timeout=30), 0)
 
     def test_going_back_is_refused(self):
-        out = self.gdb(self.start("run", *KERNEL), "stepi", "python\ntry:\n  gdb.execute('reverse-stepi')\nexcept gdb.error as e:\n"
+        out = self.gdb(self.start("run", *KERNEL), "stepi",
+                       "python\ntry:\n  gdb.execute('reverse-stepi')\nexcept gdb.error as e:\n"
                        "  print('no:', e)\nend", "monitor seek 0", "kill")
         self.assert_order(out, r"no: Target remote does not support this command", r"there is no recording")
 

@@ -98,7 +98,7 @@ class Remote:
                 payload = found.group(1).decode(errors="replace")
                 if not re.fullmatch(r"O([0-9a-f]{2})+", payload):
                     return payload
-                self.console = bytes.fromhex(payload[1:]).decode()
+                self.console = bytes.fromhex(payload[1:]).decode(errors="replace")
                 continue
             more = self.socket.recv(65536)
             if not more:

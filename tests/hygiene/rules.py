@@ -180,8 +180,6 @@ ALLOWED_SYMBOLS = [
     r"XXH\w+|fmt::.*",
     # The standard library, but for FORBIDDEN_SYMBOLS.
     r"(?:[\w:<>,*& ]+ )?(?:std|__gnu_cxx)::.*|guard variable for std::.*|non-virtual thunk to std::.*",
-    # Sanitizers and coverage.
-    r"_*(?:asan|ubsan|lsan|tsan|msan|sanitizer|sancov|start___sancov|stop___sancov)_\w+",
 ]
 # Checked first: never, whatever else allows them.
 FORBIDDEN_SYMBOLS = [

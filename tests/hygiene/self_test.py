@@ -186,7 +186,6 @@ class Symbols(unittest.TestCase):
                                        "std::__throw_length_error(char const*)", "__udivti3",
                                        "std::__cxx11::basic_string<char, X<char> >::_M_append(char const*, unsigned long)",
                                        "fmt::v9::vformat[abi:cxx11](int)", "XXH3_64bits", "_Unwind_Resume",
-                                       "__asan_report_load8",
                                        "void std::__cxx11::basic_string<char>::_M_construct<char*>(char*, char*)",
                                        "vtable for __cxxabiv1::__si_class_type_info", "operator delete[](void*)"), [])
 

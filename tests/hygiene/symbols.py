@@ -18,7 +18,7 @@ _INSTRUCTION = re.compile(r"^\s*[0-9a-f]+:\s+(?:(?:rep(?:n?[ze])?|lock|data16|ad
                           r"(?:\s+([^#<]+))?")
 _FUNCTION = re.compile(r"^[0-9a-f]+ <(.+)>:$")
 _MUTABLE = re.compile(r"^\.(?:bss|tbss|tdata|data)(?!\.rel\.ro)(?:\..*)?$")
-_INVISIBLE = re.compile(r"^(?:DW\.ref\..*|\.L.*|\.bss.*|\.data.*|\.tbss.*|\.tdata.*|_*(?:asan|ubsan|sanitizer|sancov)\w*.*|"
+_INVISIBLE = re.compile(r"^(?:DW\.ref\..*|\.L.*|\.bss.*|\.data.*|\.tbss.*|\.tdata.*|"
                         r"guard variable for std::.*)$")
 
 

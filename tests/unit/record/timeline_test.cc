@@ -388,13 +388,35 @@ TEST(Timeline, is_denser_near_where_one_is) {
 }
 
 TEST(Timeline, refuses_a_budget_in_which_no_checkpoint_fits) {
-  const TempFile file;
-  SessionSetup setup;
-  record_guest(file.path(), setup);
+  // Two MiB that nothing can be saved on, behind the guest's code.
   BootImages images = guest_images();
+  std::mt19937_64 random(6);
+  while (images.kernel.size() < size_t{2} << 20) images.kernel.push_back(static_cast<uint8_t>(random()));
+  MachineConfig config;
+  config.memory_size = kMinRam;
+  const TempFile file;
+  auto writer = TraceWriter::create(file.path(), make_header(config, images, {.kernel = "guest", .initrd = {}, .modules = {}}));
+  ASSERT_TRUE(writer.ok());
+  TimedBoundary live;
+  RecordingBoundary boundary(live, **writer);
+  auto machine = Machine::create(config, boundary);
+  ASSERT_TRUE(machine.ok());
+  ASSERT_TRUE(load_guest(images, (*machine)->memory(), (*machine)->vcpu(VcpuId(0)).state, 1).ok());
+  (*machine)->engine().state_changed((*machine)->vcpu(VcpuId(0)));
+  RecordOptions record_options;
+  record_options.run.stop_at = Position(1000);
+  ASSERT_TRUE(record(**machine, **writer, record_options).ok());
+
   TimelineOptions options;
-  options.checkpoint_memory = 1;  // the least that is accepted is more than this guest needs
-  EXPECT_TRUE(Timeline::open(file.path(), images, options).ok());
+  options.checkpoint_memory = uint64_t{1} << 20;
+  const auto refused = Timeline::open(file.path(), images, options);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().where, "--checkpoint-memory");
+  options.checkpoint_memory = uint64_t{3} << 20;
+  const auto opened = Timeline::open(file.path(), images, options);
+  ASSERT_TRUE(opened.ok()) << opened.error().text();
+  check((*opened)->seek(Position(500)));
+  EXPECT_LE((*opened)->checkpoints().bytes, options.checkpoint_memory);
 }
 
 TEST(Timeline, checkpoints_cost_what_was_written) {

@@ -50,11 +50,13 @@ inline RV_HANDLER stop_block(SoftCpu*, const Op*) { RV_LEAVE; }
 // One vCPU in 64-bit mode with one page of memory that always hits the soft TLB.
 class X87Bench {
  public:
-  X87Bench() : cpu_(std::make_unique<SoftCpu>()), tlb_(std::make_unique<Tlb>()), page_(kPageSize) {
-    for (TlbEntry& e : tlb_->entry) e = {kNoTag, kNoTag, 0, 0};
+  X87Bench() : cpu_(std::make_unique<SoftCpu>()), translations_(std::make_unique<Translations>()), page_(kPageSize) {
+    Tlb& tlb = translations_->tlb[Translations::supervisor];
+    for (TlbEntry& e : tlb.entry) e = {kNoTag, kNoTag, 0, 0};
     const uint64_t page = kOperandAddress & kPageMask;
-    tlb_->entry[(page >> kPageShift) % kTlbEntries] = {page, page, reinterpret_cast<uint64_t>(page_.data()) - page, 0};
-    cpu_->tlb = tlb_.get();
+    tlb.entry[(page >> kPageShift) % kTlbEntries] = {page, page, reinterpret_cast<uint64_t>(page_.data()) - page, 0};
+    cpu_->translations = translations_.get();
+    cpu_->tlb = &tlb;
     cpu_->mode = block_mode::code64;
     cpu_->s.cr0 = cr0::PE | cr0::PG | cr0::NE;
     cpu_->s.efer = efer::LME | efer::LMA;
@@ -112,7 +114,7 @@ class X87Bench {
 
  private:
   std::unique_ptr<SoftCpu> cpu_;
-  std::unique_ptr<Tlb> tlb_;
+  std::unique_ptr<Translations> translations_;
   std::vector<uint8_t> page_;
   Op ops_[2] = {};
 };
