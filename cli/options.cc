@@ -112,8 +112,8 @@ void add_live_options(CLI::App& app, LiveRunOptions& options) {
       ->type_name("SECONDS")
       ->group(group);
   app.add_option("--gdb", options.gdb,
-                 "wait for a debugger before the first instruction, at PORT, HOST:PORT or unix:PATH, and obey it: forward only. "
-                 "A host that others can reach must be named")
+                 "wait for a debugger before the first instruction, at PORT, HOST:PORT or unix:PATH, and obey it: forward "
+                 "only. A host that others can reach must be named")
       ->type_name("WHERE")
       ->group(group);
 }

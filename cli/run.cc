@@ -34,11 +34,12 @@ int run(const RunCommand& options) {
   *images = {};  // the guest has its copy
   host->boundary->on_stop([&machine] { (*machine)->request_stop({StopReason::host_request, 0}); });
 
-  auto ended = options.live.gdb.empty()
-                   ? run_machine(**machine, session_options(*host))
-                   : run_under_gdb(options.live.gdb, **machine, *host,
-                                   {[&](const RunOptions& how) { return run_machine(**machine, how); },
-                                    [&](JournalSink* sink, EventMask mask) { (*machine)->journal().connect(sink, mask); }, true});
+  auto ended =
+      options.live.gdb.empty()
+          ? run_machine(**machine, session_options(*host))
+          : run_under_gdb(options.live.gdb, **machine, *host,
+                          {[&](const RunOptions& how) { return run_machine(**machine, how); },
+                           [&](JournalSink* sink, EventMask mask) { (*machine)->journal().connect(sink, mask); }, true});
   if (!ended) return fail(ended.error());
   RunSummary summary;
   summary.what = "run";

@@ -53,6 +53,10 @@ struct CheckpointFigures {
   uint64_t pages_captured = 0;  // pages dirtied between checkpoints, summed
 };
 
+// A state is named by its position: it is that of arrival there, before any interrupt, fault or timer at that position. So a
+// breakpoint on the first instruction of a handler stands at the instruction that was interrupted, which comes at the same
+// position; the next step shows the handler. Each iteration of a repeated string operation is a position, and a breakpoint
+// on it stops at each. Addresses are linear ones, in whatever address space is current when they are used.
 class Timeline {
  public:
   static Result<std::unique_ptr<Timeline>> open(const std::string& trace, const BootImages& images, TimelineOptions options);

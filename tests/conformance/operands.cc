@@ -123,8 +123,9 @@ bool Builder::try_express(uint64_t target, const Reach& reach, Memory& out) {
   if (!(reach.writable ? w.writable : w.readable) || !w.covers(target, reach.before, reach.after)) return false;
   const uint64_t effective = w.offset(target);
   if (m.address < 64 && effective >> m.address != 0) return false;
-  // Where a long operand crosses 64 KiB, 16-bit addresses may wrap around within it.
-  if (m.address == 16 && reach.after > 16 && effective + reach.after > 0x10000) return false;
+  // Where an operand that is accessed in parts crosses 64 KiB, 16-bit addresses may wrap around within it.
+  const bool in_parts = reach.after > 16 || reach.after == 10;
+  if (m.address == 16 && in_parts && effective + reach.after > 0x10000) return false;
   if (m.rip) {
     const auto distance = static_cast<int64_t>(effective - sequence_.address);
     if (distance < INT32_MIN + 4096 || distance > INT32_MAX - 4096) return false;

@@ -395,7 +395,8 @@ TEST(Timeline, refuses_a_budget_in_which_no_checkpoint_fits) {
   MachineConfig config;
   config.memory_size = kMinRam;
   const TempFile file;
-  auto writer = TraceWriter::create(file.path(), make_header(config, images, {.kernel = "guest", .initrd = {}, .modules = {}}));
+  const TraceHeader header = make_header(config, images, {.kernel = "guest", .initrd = {}, .modules = {}});
+  auto writer = TraceWriter::create(file.path(), header);
   ASSERT_TRUE(writer.ok());
   TimedBoundary live;
   RecordingBoundary boundary(live, **writer);
