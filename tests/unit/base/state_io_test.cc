@@ -65,7 +65,7 @@ TEST(StateIo, refuses_too_long_values_and_impossible_booleans) {
 TEST(StateIo, every_truncation_is_an_error) {
   const auto state = sample();
   for (size_t size = 0; size < state.size(); ++size) {
-    StateReader in(std::span(state).first(size));
+    StateReader in(std::span<const uint8_t>(state).first(size));
     uint16_t count = 0;
     bool gate = false;
     std::vector<uint8_t> fifo;
