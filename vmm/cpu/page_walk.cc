@@ -128,7 +128,6 @@ class Walker {
     w.page_size = page_size;
     w.user_page = us_;
     w.executable = !nx_;
-    w.global = (entry & pte::G) != 0 && (s_.cr4 & cr4::PGE) != 0;
     if (!update_) {
       w.ok = true;
       w.writable = rw_;
@@ -157,8 +156,10 @@ class Walker {
       used_[i].value |= want;
       uint8_t raw[8];
       std::memcpy(raw, &used_[i].value, 8);
-      memory_.write(used_[i].addr, std::span<const uint8_t>(raw, used_[i].size));
+      memory_.write_flags(used_[i].addr, std::span<const uint8_t>(raw, used_[i].size));
     }
+    for (unsigned i = 0; i < count_; ++i) w.entry[i] = used_[i].addr;
+    w.entries = count_;
     w.ok = true;
     w.writable = may_write && (used_[count_ - 1].value & pte::D) != 0;
     return w;

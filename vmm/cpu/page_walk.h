@@ -1,6 +1,8 @@
 // Page walks in every paging mode: none, 32-bit (with PSE), PAE, 4-level. Source: SDM 3A chapter 4.
 #pragma once
 
+#include <array>
+
 #include "vmm/cpu/state.h"
 #include "vmm/memory/guest_memory.h"
 
@@ -21,8 +23,10 @@ struct PageWalk {
   bool writable = false;    // a write with the same user/implicit would be allowed, and the D flag is already set
   bool user_page = false;   // U/S is set at every level
   bool executable = true;   // XD is clear at every level
-  bool global = false;
   uint64_t page_size = kPageSize;
+  // The entries used, from the top, if flags were updated.
+  std::array<PhysAddr, 4> entry{};
+  unsigned entries = 0;
 };
 
 // Walks the tables for `linear` and sets A (and, for a write, D) flags as the CPU does.

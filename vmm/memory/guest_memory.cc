@@ -47,13 +47,15 @@ bool GuestMemory::read(PhysAddr addr, std::span<uint8_t> out) const {
   return true;
 }
 
-bool GuestMemory::write(PhysAddr addr, std::span<const uint8_t> data) {
+bool GuestMemory::write(PhysAddr addr, std::span<const uint8_t> data) { return write(addr, data, page_flag::guarded); }
+
+bool GuestMemory::write(PhysAddr addr, std::span<const uint8_t> data, uint8_t guarded) {
   for (size_t done = 0; done < data.size();) {
     const PhysAddr at = addr + done;
     if (!is_ram(at)) return false;
     const size_t n = std::min<size_t>(data.size() - done, kPageSize - (at.value & (kPageSize - 1)));
-    if ((flags(at.value >> kPageShift) & page_flag::code) != 0 && observer_ != nullptr)
-      observer_->code_written({at, n});
+    if ((flags(at.value >> kPageShift) & guarded) != 0 && observer_ != nullptr)
+      observer_->guarded_write({at, n});
     std::memcpy(host(at), data.data() + done, n);
     mark_dirty(at);
     done += n;

@@ -26,13 +26,18 @@ inline constexpr uint8_t code = 2;   // holds decoded code: writes must be repor
 // Of Machine: the page was dirty and has not been hashed, or not been taken as written, since.
 inline constexpr uint8_t unhashed = 4;
 inline constexpr uint8_t written = 8;
+// Of the engine: translations in use were read from this page. `table`: from entries that map 4 KiB pages; `table_upper`: from others.
+inline constexpr uint8_t table = 16;
+inline constexpr uint8_t table_upper = 32;
+// Writes by others than the engine must be reported to it.
+inline constexpr uint8_t guarded = code | table | table_upper;
 }  // namespace page_flag
 
-// Told of writes that happen behind an engine's back to pages flagged `code`.
-class CodeWriteObserver {
+// Told of writes that happen behind an engine's back to guarded pages, before they happen.
+class GuardedWriteObserver {
  public:
-  virtual ~CodeWriteObserver() = default;
-  virtual void code_written(PhysRange range) = 0;
+  virtual ~GuardedWriteObserver() = default;
+  virtual void guarded_write(PhysRange range) = 0;
 };
 
 class GuestMemory {
@@ -59,8 +64,10 @@ class GuestMemory {
 
   // Copies that may cross pages; false (and nothing guaranteed about the part before) if any byte is no RAM.
   bool read(PhysAddr addr, std::span<uint8_t> out) const;
-  // Marks pages dirty and reports writes to code pages. For loaders, DMA, debuggers.
+  // Marks pages dirty and reports writes to guarded pages. For loaders, DMA, debuggers.
   bool write(PhysAddr addr, std::span<const uint8_t> data);
+  // The same for the A and D flags that a page walk sets: no translation depends on them being clear.
+  bool write_flags(PhysAddr addr, std::span<const uint8_t> data) { return write(addr, data, page_flag::code); }
 
   void mark_dirty(PhysAddr addr) {
     const uint64_t page = addr.value >> kPageShift;
@@ -68,7 +75,7 @@ class GuestMemory {
     flags_[page] |= page_flag::dirty;
     dirty_.push_back(page);
   }
-  void set_observer(CodeWriteObserver* observer) { observer_ = observer; }
+  void set_observer(GuardedWriteObserver* observer) { observer_ = observer; }
 
   // Calls `visit(page)` for every dirty page in ascending order and clears the flag.
   // After this engines must drop their write permissions (SoftEngine::memory_protected).
@@ -84,13 +91,14 @@ class GuestMemory {
 
  private:
   GuestMemory() = default;
+  bool write(PhysAddr addr, std::span<const uint8_t> data, uint8_t guarded);
   uint8_t* base_ = nullptr;
   uint8_t* flags_ = nullptr;
   uint64_t size_ = 0;
   uint64_t low_end_ = 0;
   uint64_t high_end_ = 0;
   uint64_t page_limit_ = 0;
-  CodeWriteObserver* observer_ = nullptr;
+  GuardedWriteObserver* observer_ = nullptr;
   std::vector<uint64_t> dirty_;  // pages flagged page_flag::dirty, in no order
 };
 

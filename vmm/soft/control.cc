@@ -1,8 +1,10 @@
 // Control and debug registers, and what hangs on them (SDM 3A 2.5, 2.6; 3B 17.2).
 #include <array>
+#include <utility>
 
 #include "vmm/cpu/cpuid.h"
 #include "vmm/soft/memory.h"
+#include "vmm/soft/soft_engine.h"
 #include "vmm/soft/system.h"
 
 namespace retrovisor::soft {
@@ -38,7 +40,7 @@ bool write_cr0(SoftCpu& cpu, uint64_t value) {
   if (reload && pae_paging(value, s.cr4, s.efer) && !load_pdptes(cpu, s.cr3)) return false;
   s.cr0 = value;
   s.efer = efer;
-  if ((changed & (cr0::PE | cr0::PG | cr0::WP)) != 0) tlb_flush(cpu, false);
+  if ((changed & (cr0::PE | cr0::PG | cr0::WP)) != 0) tlb_flush(cpu);
   mode_changed(cpu);
   return true;
 }
@@ -52,8 +54,8 @@ bool write_cr3(SoftCpu& cpu, uint64_t value) {
     if (pae_paging(s.cr0, s.cr4, s.efer) && !load_pdptes(cpu, value)) return false;
   }
   cpu.platform->journal.log(EventKind::cr3_write, value, s.cr3);
-  s.cr3 = value;
-  tlb_flush(cpu, true);
+  const uint64_t old = std::exchange(s.cr3, value);
+  cpu.engine->cr3_loaded(cpu, old);
   return true;
 }
 
@@ -66,7 +68,7 @@ bool write_cr4(SoftCpu& cpu, uint64_t value) {
   const bool reload = (changed & (cr4::PAE | cr4::PSE | cr4::PGE | cr4::SMEP)) != 0;  // SDM 3A 4.4.1
   if (reload && pae_paging(s.cr0, value, s.efer) && !load_pdptes(cpu, s.cr3)) return false;
   s.cr4 = value;
-  if ((changed & paging) != 0) tlb_flush(cpu, false);
+  if ((changed & paging) != 0) tlb_flush(cpu);
   mode_changed(cpu);
   return true;
 }
@@ -192,13 +194,9 @@ bool exec_mov_to_dr(SoftCpu& cpu, const Op& op) {
   return advance_rip(cpu, op);
 }
 
+// Nothing to invalidate: translations always agree with the tables (tables.cc). No fault, whatever the address (SDM 2 "INVLPG").
 bool exec_invlpg(SoftCpu& cpu, const Op& op) {
   if (!require_ring0(cpu)) return false;
-  uint64_t linear = effective_offset(cpu, op);
-  if (cpu.s.mode64()) linear += get<uint64_t>(&cpu, op.seg_off);
-  else linear = (linear + cpu.s.segment[op.ea & ea::seg_mask].base) & 0xffffffff;
-  // No fault, whatever the address (SDM 2 "INVLPG").
-  if (is_canonical(linear)) tlb_flush_page(cpu, linear);
   return advance_rip(cpu, op);
 }
 

@@ -27,7 +27,7 @@ constexpr size_t kMaxUnknown = 256;
 void clear_translations(Translations& t) {
   for (Tlb& tlb : t.tlb)
     for (TlbEntry& e : tlb.entry) e = {kNoTag, kNoTag, 0, 0};
-  for (CodeTlbEntry& e : t.code) e = {kNoTag, 0, kPageSize, false, false, false};
+  for (CodeTlbEntry& e : t.code) e = {kNoTag, 0, false, false};
   for (JumpCacheEntry& e : t.jump) e = {0, 0, nullptr};
 }
 
@@ -61,13 +61,12 @@ SoftEngine::~SoftEngine() { platform_.memory.set_observer(nullptr); }
 void SoftEngine::state_changed(Vcpu& vcpu) {
   SoftCpu& cpu = contexts_[vcpu.id.value]->cpu;
   cpu.observed_stop = false;
-  tlb_flush(cpu, false);
+  tlb_flush(cpu);
 }
 
 void SoftEngine::memory_changed() {
   cache_.flush();
-  forget_jumps();
-  for (auto& c : contexts_) tlb_flush(c->cpu, false);
+  forget_tables();
 }
 
 void SoftEngine::memory_protected() {
@@ -83,20 +82,27 @@ const EngineStatistics& SoftEngine::statistics() const {
 
 void SoftEngine::forget_jumps() {
   for (auto& c : contexts_) {
-    for (unsigned half = 0; half < 2; ++half) ++c->translations.generation[half];
-    mode_changed(c->cpu);
+    soft::forget_jumps(c->cpu, 0);
+    soft::forget_jumps(c->cpu, 1);
   }
 }
 
-void SoftEngine::code_written(PhysRange range) {
-  if (cache_.invalidate(range.begin.value, range.size)) forget_jumps();
+void SoftEngine::guarded_write(PhysRange range) {
+  const uint8_t flags = platform_.memory.flags(range.begin.value >> kPageShift);
+  if ((flags & page_flag::code) != 0 && cache_.invalidate(range.begin.value, range.size)) forget_jumps();
+  if ((flags & (page_flag::table | page_flag::table_upper)) != 0) forget_tables();
 }
 
-bool SoftEngine::before_code_write(const Op& op, uint64_t phys, uint64_t size) {
-  if (!cache_.overlaps(phys, size)) return true;
-  if (op.remaining > 1) return false;
-  cache_.invalidate(phys, size);
-  forget_jumps();
+bool SoftEngine::before_guarded_write(SoftCpu& cpu, const Op& op, uint64_t phys, const void* data, unsigned size) {
+  const uint8_t flags = platform_.memory.flags(phys >> kPageShift);
+  const bool code = (flags & page_flag::code) != 0 && cache_.overlaps(phys, size);
+  const TableWrite table = (flags & (page_flag::table | page_flag::table_upper)) != 0 ? table_write(phys, data, size) : TableWrite::harmless;
+  if (op.remaining > 1 && (code || table == TableWrite::code)) return false;
+  if (code) {
+    cache_.invalidate(phys, size);
+    forget_jumps();
+  }
+  if (table != TableWrite::harmless) drop_translations(cpu, phys, size, table);
   return true;
 }
 
@@ -128,9 +134,9 @@ bool SoftEngine::fetch_page(SoftCpu& cpu, uint64_t linear, uint64_t& phys) {
       cpu.exit = Exit::fault;
       return false;
     }
-    if (e.tag != page) e = {page, walk.phys.value & kPageMask, walk.page_size, false, false, walk.global};
+    if (e.tag != page) e = {page, walk.phys.value & kPageMask, false, false};
     (user ? e.user : e.supervisor) = true;
-    if ((linear >> 63) != 0 && !walk.global) cpu.translations->upper_half_local = true;
+    guard_tables(walk);
   }
   phys = e.phys | (linear & ~kPageMask);
   return true;
@@ -188,8 +194,8 @@ Block* SoftEngine::find_block(SoftCpu& cpu) {
       forget_jumps();
       cpu.chain_from = nullptr;
     }
-    protect_code_page(phys);
-    if (fresh.phys2 != Block::kOnePage) protect_code_page(fresh.phys2);
+    hold_back_writes(phys);
+    if (fresh.phys2 != Block::kOnePage) hold_back_writes(fresh.phys2);
     bind_last(*block, block->ops());
     ++statistics_.blocks_decoded;
   }
@@ -198,8 +204,8 @@ Block* SoftEngine::find_block(SoftCpu& cpu) {
   return block;
 }
 
-// A page has come to hold code: stores to it must take the slow path from now on.
-void SoftEngine::protect_code_page(uint64_t phys) {
+// A page has come to be guarded: stores to it must take the slow path from now on.
+void SoftEngine::hold_back_writes(uint64_t phys) {
   const auto host = reinterpret_cast<uint64_t>(platform_.memory.host(PhysAddr(phys & kPageMask)));
   for (auto& c : contexts_)
     for (Tlb& tlb : c->translations.tlb)
@@ -390,7 +396,7 @@ SoftEngine::Interrupt SoftEngine::take_interrupt(SoftCpu& cpu, uint64_t position
     s = fresh;
     cpu.cc = cc_of_flags(s.rflags);
     mode_changed(cpu);
-    tlb_flush(cpu, false);
+    tlb_flush(cpu);
     return Interrupt::delivered;
   }
   const bool nmi = s.nmi_pending && !s.nmi_blocked;

@@ -70,13 +70,13 @@ bool translate(SoftCpu& cpu, uint64_t linear, bool write, Translations::Kind kin
     out.host = memory.host(walk.phys);
     e.write_tag = kNoTag;
     e.addend = reinterpret_cast<uint64_t>(out.host) - linear;
-    e.flags = (walk.global ? tlb_flag::global : 0) | (walk.writable ? tlb_flag::writable : 0) |
-              (walk.page_size > kPageSize ? walk.page_size : 0);
+    e.flags = walk.writable ? tlb_flag::writable : 0;
+    cpu.engine->guard_tables(walk);
   }
   const bool watched = page_watched(cpu, page);
   e.read_tag = watched ? page | kHeldBack : page;
   const uint8_t flags = memory.flags(out.phys >> kPageShift);
-  if (!watched && (flags & page_flag::code) == 0 && (e.flags & tlb_flag::writable) != 0) {
+  if (!watched && (flags & page_flag::guarded) == 0 && (e.flags & tlb_flag::writable) != 0) {
     if (write) memory.mark_dirty(PhysAddr(out.phys));
     if (write || (flags & page_flag::dirty) != 0) {
       e.write_tag = page;
@@ -153,8 +153,8 @@ bool perform(SoftCpu& cpu, const Op& op, const Target& target, void* data, unsig
   if (target.host == nullptr) return mmio(cpu, op, target.phys, data, size, write);
   if (write) {
     GuestMemory& memory = cpu.platform->memory;
-    if ((memory.flags(target.phys >> kPageShift) & page_flag::code) != 0 &&
-        !cpu.engine->before_code_write(op, target.phys, size)) {
+    if ((memory.flags(target.phys >> kPageShift) & page_flag::guarded) != 0 &&
+        !cpu.engine->before_guarded_write(cpu, op, target.phys, data, size)) {
       cpu.exit = Exit::split;
       return false;
     }
@@ -167,11 +167,11 @@ bool perform(SoftCpu& cpu, const Op& op, const Target& target, void* data, unsig
 }
 
 // Does perform() ask for a split at this part?
-bool needs_split(SoftCpu& cpu, const Op& op, const Target& target, unsigned size, bool write) {
+bool needs_split(SoftCpu& cpu, const Op& op, const Target& target, const void* data, unsigned size, bool write) {
   if (op.remaining == 1) return false;
   if (target.host == nullptr) return true;
-  return write && (cpu.platform->memory.flags(target.phys >> kPageShift) & page_flag::code) != 0 &&
-         !cpu.engine->before_code_write(op, target.phys, size);
+  return write && (cpu.platform->memory.flags(target.phys >> kPageShift) & page_flag::guarded) != 0 &&
+         !cpu.engine->before_guarded_write(cpu, op, target.phys, data, size);
 }
 
 // Outside 64-bit mode linear addresses have 32 bits; but those of long mode's tables have 64 in compatibility mode, too.
@@ -191,11 +191,11 @@ bool access_parts(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsig
   if (wraps_at_4g(cpu, implicit)) next &= 0xffffffff;
   if (!translate(cpu, next, write_rights, kind, implicit, tail)) return false;
   // Neither part or both: a read-modify-write that is split must not find its own first part when it runs again.
-  if (needs_split(cpu, op, head, first, write) || needs_split(cpu, op, tail, size - first, write)) {
+  auto* bytes = static_cast<uint8_t*>(data);
+  if (needs_split(cpu, op, head, bytes, first, write) || needs_split(cpu, op, tail, bytes + first, size - first, write)) {
     cpu.exit = Exit::split;
     return false;
   }
-  auto* bytes = static_cast<uint8_t*>(data);
   return perform(cpu, op, head, bytes, first, write) && perform(cpu, op, tail, bytes + first, size - first, write);
 }
 
@@ -294,7 +294,7 @@ bool probe_write(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size, boo
     if (!translate(cpu, at, true, kind, false, target)) return false;
     // Code and MMIO would hold the parts back: better before the first of them.
     const uint64_t part = std::min<uint64_t>(size - done, kPageSize - (at & ~kPageMask));
-    if (op.remaining != 1 && (target.host == nullptr || (cpu.platform->memory.flags(target.phys >> kPageShift) & page_flag::code) != 0)) {
+    if (op.remaining != 1 && (target.host == nullptr || (cpu.platform->memory.flags(target.phys >> kPageShift) & page_flag::guarded) != 0)) {
       cpu.exit = Exit::split;
       return false;
     }
@@ -361,15 +361,11 @@ uint64_t ip_mask(const SoftCpu& cpu) {
   return (cpu.mode & block_mode::code_mask) == block_mode::code64 ? ~uint64_t{0} : 0xffffffff;
 }
 
-namespace {
-
-void bump(SoftCpu& cpu, unsigned half) {
+void forget_jumps(SoftCpu& cpu, unsigned half) {
   Translations& t = *cpu.translations;
   ++t.generation[half];
   cpu.jump_stamp[half] = t.generation[half] << 8 | (cpu.s.cpl() == 3 ? 0x80u : 0u) | cpu.mode;
 }
-
-}  // namespace
 
 void mode_changed(SoftCpu& cpu) {
   const CpuState& s = cpu.s;
@@ -394,37 +390,27 @@ void mode_changed(SoftCpu& cpu) {
     cpu.jump_stamp[half] = cpu.translations->generation[half] << 8 | (user ? 0x80u : 0u) | mode;
 }
 
-void tlb_flush(SoftCpu& cpu, bool keep_global) {
+void tlb_flush(SoftCpu& cpu, TlbPart part) {
   Translations& t = *cpu.translations;
+  const bool all = part == TlbPart::all;
   for (unsigned kind = 0; kind < Translations::none; ++kind) {
     for (TlbEntry& e : t.tlb[kind].entry) {
-      const bool keep = keep_global && (e.flags & tlb_flag::global) != 0;
+      const bool keep = !all && (e.read_tag >> 63) != 0;
       e.read_tag = keep ? e.read_tag : kNoTag;
       e.write_tag = keep ? e.write_tag : kNoTag;
     }
   }
   for (CodeTlbEntry& e : t.code)
-    if (!keep_global || !e.global) e.tag = kNoTag;
-  bump(cpu, 0);
-  if (!keep_global || t.upper_half_local) {
-    bump(cpu, 1);
-    t.upper_half_local = false;
-  }
+    if (all || (e.tag >> 63) == 0) e.tag = kNoTag;
+  forget_jumps(cpu, 0);
+  if (all) forget_jumps(cpu, 1);
 }
 
-void tlb_flush_page(SoftCpu& cpu, uint64_t linear) {
-  const uint64_t page = linear & kPageMask;
+void tlb_drop_index(SoftCpu& cpu, unsigned index) {
   Translations& t = *cpu.translations;
-  for (unsigned kind = 0; kind < Translations::none; ++kind) {
-    for (TlbEntry& e : t.tlb[kind].entry) {
-      // A large page may have left many 4 KiB entries; INVLPG ends all of them (SDM 3A 4.10.4.1).
-      const uint64_t size = std::max<uint64_t>(e.flags & kPageMask, kPageSize);
-      if (((e.read_tag ^ page) & ~(size - 1)) == 0) e.read_tag = e.write_tag = kNoTag;
-    }
-  }
-  for (CodeTlbEntry& e : t.code)
-    if (((e.tag ^ page) & ~(e.page_size - 1)) == 0) e.tag = kNoTag;
-  bump(cpu, static_cast<unsigned>(linear >> 63));
+  for (unsigned kind = 0; kind < Translations::none; ++kind)
+    for (size_t i = index; i < kTlbEntries; i += 512) t.tlb[kind].entry[i].read_tag = t.tlb[kind].entry[i].write_tag = kNoTag;
+  t.code[index % kCodeTlbEntries].tag = kNoTag;
 }
 
 }  // namespace retrovisor::soft

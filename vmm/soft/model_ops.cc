@@ -44,7 +44,7 @@ bool exec_wrmsr(SoftCpu& cpu, const Op& op) {
   const uint64_t old_efer = cpu.s.efer;
   if (!write_msr(*cpu.vcpu, cpu.platform->clock.now(), index, value)) return raise_gp(cpu, 0);
   if (cpu.s.efer != old_efer) {
-    tlb_flush(cpu, false);
+    tlb_flush(cpu);
     mode_changed(cpu);
   }
   return advance_rip(cpu, op);

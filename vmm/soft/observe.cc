@@ -7,7 +7,7 @@
 namespace retrovisor::soft {
 
 // Every page has to pass through the slow path once more before accesses to it are fast again. What the translations say
-// stays: forgetting them would make the guest see its A flags set at other times than without us.
+// stays good.
 void SoftEngine::hold_back_translations() {
   for (auto& c : contexts_) {
     for (Tlb& tlb : c->translations.tlb) {

@@ -22,11 +22,10 @@ struct TlbEntry {
   uint64_t read_tag;
   uint64_t write_tag;
   uint64_t addend;   // host address = linear address + addend
-  uint64_t flags;    // namespace tlb_flag; the bits from 12 up are the size of a large page, 0 for 4 KiB
+  uint64_t flags;    // namespace tlb_flag
 };
 namespace tlb_flag {
-inline constexpr uint64_t global = 1;    // survives a load of CR3
-inline constexpr uint64_t writable = 2;  // writes are allowed (D is set), even where write_tag does not say so
+inline constexpr uint64_t writable = 1;  // writes are allowed (D is set), even where write_tag does not say so
 }  // namespace tlb_flag
 inline constexpr uint64_t kNoTag = 1;
 // In a read tag: the translation is good, but each access has to be looked at (by observers, or once for the log of touched
@@ -41,10 +40,8 @@ struct Tlb {
 struct CodeTlbEntry {
   uint64_t tag;    // linear page address, or kNoTag
   uint64_t phys;   // guest-physical page address
-  uint64_t page_size;
   bool user;       // CPL 3 may fetch from it
   bool supervisor; // CPL 0-2 may (SMEP)
-  bool global;
 };
 inline constexpr size_t kCodeTlbEntries = 256;
 
@@ -55,7 +52,8 @@ struct JumpCacheEntry {
 };
 inline constexpr size_t kJumpCacheEntries = 16384;
 
-// What a vCPU remembers of page tables and code; all of it can be thrown away at any time.
+// What a vCPU remembers of page tables and code. It always agrees with the tables as they are in memory (tables.cc), so all of
+// it can be thrown away at any time, and nothing the guest can see depends on what is in it.
 struct Translations {
   // By privilege: user, supervisor (also for implicit accesses), supervisor with SMAP lifted by AC; and one that stays
   // empty, in use while every access has to be looked at (alignment checks, data breakpoints).
@@ -64,7 +62,6 @@ struct Translations {
   CodeTlbEntry code[kCodeTlbEntries];
   JumpCacheEntry jump[kJumpCacheEntries];
   uint64_t generation[2] = {0, 0};  // of the jump cache, for lower-half and upper-half addresses
-  bool upper_half_local = false;    // code has run from a non-global page of the upper half
 };
 
 // An exception that an instruction raised (or, during delivery, another exception).
@@ -188,9 +185,13 @@ inline bool advance_rip(SoftCpu& cpu, const Op& op) { cpu.s.rip = (cpu.s.rip + o
 
 // Recomputes what follows from CR0, CR4, EFER, CPL, CS, SS, RFLAGS.TF/AC, DR7: mode, TLB in use, slow.
 void mode_changed(SoftCpu& cpu);
-// INVLPG, loads of CR3 (keep_global), changes of CR0/CR4 paging bits.
-void tlb_flush(SoftCpu& cpu, bool keep_global);
-void tlb_flush_page(SoftCpu& cpu, uint64_t linear);
+// Forgets translations: all, or those of the half of the address space in which bit 63 is clear.
+enum class TlbPart : uint8_t { all, lower_half };
+void tlb_flush(SoftCpu& cpu, TlbPart part = TlbPart::all);
+// Translations that the entry at `index` (0-511) of a table of 4 KiB pages can have made, whichever table it was.
+void tlb_drop_index(SoftCpu& cpu, unsigned index);
+// Blocks that were found through translations of one half have to be looked for again.
+void forget_jumps(SoftCpu& cpu, unsigned half);
 
 // Bits of SoftCpu::mode: all that decoding depends on.
 namespace block_mode {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "vmm/cpu/page_walk.h"
 #include "vmm/engine.h"
 #include "vmm/soft/code_cache.h"
 #include "vmm/soft/insn.h"
@@ -13,7 +14,7 @@
 
 namespace retrovisor::soft {
 
-class SoftEngine final : public Engine, public CodeWriteObserver {
+class SoftEngine final : public Engine, public GuardedWriteObserver {
  public:
   SoftEngine(const Platform& platform, uint32_t vcpus);
   ~SoftEngine() override;
@@ -29,11 +30,15 @@ class SoftEngine final : public Engine, public CodeWriteObserver {
   TouchedPages take_touched() override;
   const EngineStatistics& statistics() const override;
 
-  void code_written(PhysRange range) override;
+  void guarded_write(PhysRange range) override;
 
-  // For the slow path of stores: a write to a page with code is about to happen.
+  // For the slow path of stores: a write to a guarded page is about to happen; `size` bytes within it.
   // True: go ahead (whatever was made of the bytes is gone); false: the storing instruction must run as the last of its block.
-  bool before_code_write(const Op& op, uint64_t phys, uint64_t size);
+  bool before_guarded_write(SoftCpu& cpu, const Op& op, uint64_t phys, const void* data, unsigned size);
+  // A translation is going to be remembered: guards the pages that it was read from.
+  void guard_tables(const PageWalk& walk);
+  // CR3 was loaded, its old value is `old`: forgets what the tables there may say otherwise.
+  void cr3_loaded(SoftCpu& cpu, uint64_t old);
   // Changes whenever cached code is written.
   uint64_t code_changes() const { return cache_.invalidations(); }
   // exec_undefined: the instruction at `rip` is not known.
@@ -64,8 +69,13 @@ class SoftEngine final : public Engine, public CodeWriteObserver {
   unsigned build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Block& block, Op* ops);
   bool decode_at(SoftCpu& cpu, uint64_t phys, unsigned offset, Insn& insn, Block& block, DecodeStatus& status);
   bool crossing_matches(SoftCpu& cpu, const Block* block);
-  void protect_code_page(uint64_t phys);
+  void hold_back_writes(uint64_t phys);
   void forget_jumps();
+  // What a write to a page table means for the translations remembered: nothing; they change; the code that runs may, too.
+  enum class TableWrite : uint8_t { harmless, data, code };
+  TableWrite table_write(uint64_t phys, const void* data, unsigned size);
+  void drop_translations(SoftCpu& cpu, uint64_t phys, unsigned size, TableWrite what);
+  void forget_tables();
   // Observers: may the block at this address be entered without passing the run loop? (Page offsets of linear and
   // physical addresses agree, which makes the answer good for all aliases of the code.)
   bool breakpoint_offset(uint64_t address) const { return breakpoints_on_ && breakpoint_offsets_[address & ~kPageMask]; }
@@ -82,6 +92,8 @@ class SoftEngine final : public Engine, public CodeWriteObserver {
   CodeCache cache_;
   std::vector<std::unique_ptr<Context>> contexts_;
   ScratchBlock scratch_;
+  std::vector<uint64_t> tables_;        // pages flagged as page tables
+  uint64_t idle_table_writes_ = 0;      // writes to them that were harmless
   const Observers* observers_ = nullptr;
   bool breakpoints_on_ = false;
   std::bitset<kPageSize> breakpoint_offsets_;

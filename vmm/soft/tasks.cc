@@ -142,7 +142,7 @@ bool task_switch(SoftCpu& cpu, const Op& op, uint16_t selector, Descriptor tss, 
     cpu.platform->journal.log(EventKind::cr3_write, image.cr3, s.cr3);
     s.cr3 = image.cr3;
     if ((s.cr4 & cr4::PAE) != 0 && !load_pdptes(cpu, s.cr3)) return raise(cpu, vec::TS, selector_error(selector));
-    tlb_flush(cpu, true);
+    tlb_flush(cpu);
   }
   const bool wide = new_layout.size == 4;
   for (unsigned i = 0; i < 8; ++i) s.gpr[i] = wide ? image.gpr[i] : image.gpr[i] | 0xffff0000;

@@ -31,6 +31,7 @@ class SseMachine {
     memory_ = std::move(created).value();
     platform_ =
         std::make_unique<Platform>(Platform{*memory_, ports_, mmio_, clock_, deadlines_, journal_, entropy_, control_});
+    engine_ = std::make_unique<SoftEngine>(*platform_, 1);
     translations_ = std::make_unique<Translations>();
     cpu_ = std::make_unique<SoftCpu>();
 
@@ -53,8 +54,9 @@ class SseMachine {
     s.segment[CS] = {0, 0xffffffff, seg::P | seg::S | 0xb | seg::L | seg::G, 8};
     for (const SegReg r : {DS, ES, SS, FS, GS}) s.segment[r] = {0, 0xffffffff, seg::P | seg::S | 3 | seg::DB | seg::G, 16};
     cpu_->platform = platform_.get();
+    cpu_->engine = engine_.get();
     cpu_->translations = translations_.get();
-    tlb_flush(*cpu_, false);
+    tlb_flush(*cpu_);
     mode_changed(*cpu_);
     s.gpr[RBX] = kData;
   }
@@ -140,6 +142,7 @@ class SseMachine {
   NoControl control_;
   std::unique_ptr<GuestMemory> memory_;
   std::unique_ptr<Platform> platform_;
+  std::unique_ptr<SoftEngine> engine_;  // keeps the account of page tables
   std::unique_ptr<Translations> translations_;
   std::unique_ptr<SoftCpu> cpu_;
   Insn insn_;

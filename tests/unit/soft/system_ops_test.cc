@@ -306,19 +306,6 @@ TEST_F(SystemOpsTest, debug_registers_have_aliases_reserved_bits_and_general_det
   EXPECT_NE(at<uint64_t>(s().gpr[RSP] + 16) & flag::RF, 0u);
 }
 
-TEST_F(SystemOpsTest, invlpg_forgets_a_changed_mapping) {
-  enter_long(0);
-  put<uint32_t>(0x400000, 0x1111);
-  put<uint32_t>(0x800000, 0x2222);
-  s().gpr[RBX] = 0x400000;
-  code({0x8b, 0x03, 0x8b, 0x0b, 0x0f, 0x01, 0x3b, 0x8b, 0x13});  // mov eax,[rbx]; mov ecx,[rbx]; invlpg [rbx]; mov edx,[rbx]
-  run(1);
-  put<uint64_t>(kTables + 0x2000 + 2 * 8, 0x800000 | 7 | pte::PS);
-  run(3);
-  EXPECT_EQ(s().gpr[RAX], 0x1111u);
-  EXPECT_EQ(s().gpr[RDX], 0x2222u);
-}
-
 TEST_F(SystemOpsTest, xsetbv_accepts_x87_and_sse_alone) {
   enter_long(0);
   expect_fault({0x0f, 0x01, 0xd0}, vec::UD);  // no OSXSAVE
