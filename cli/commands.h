@@ -11,6 +11,7 @@ void add_run(CLI::App& app, Action& action);
 void add_record(CLI::App& app, Action& action);
 void add_replay(CLI::App& app, Action& action);
 void add_trace(CLI::App& app, Action& action);
+void add_trace_convert(CLI::App& trace, Action& action);  // `trace convert`; likewise
 void add_trace_dump(CLI::App& trace, Action& action);  // `trace dump`; added by add_trace
 void add_gdb(CLI::App& app, Action& action);
 void add_symbols(CLI::App& app, Action& action);

@@ -1,8 +1,5 @@
 // retrovisor doctor: what this host offers, how fast each engine is here, and which one `auto` takes.
-#include <fcntl.h>
-#include <linux/kvm.h>
 #include <linux/perf_event.h>
-#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -10,7 +7,6 @@
 #include <cstring>
 #include <fstream>
 #include <memory>
-#include <sstream>
 
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
@@ -19,50 +15,21 @@
 #include "cli/say.h"
 #include "cli/setup.h"
 #include "cli/version.h"
+#include "vmm/kvm/probe.h"
 
 namespace retrovisor::cli {
 namespace {
 
-struct HostCpu {
-  std::string model = "unknown";
-  bool virtualization = false;  // vmx or svm
-};
+using kvm::Answer;
+using kvm::Question;
 
-HostCpu host_cpu() {
-  HostCpu cpu;
+std::string host_cpu() {
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line) && !line.empty();) {  // the first processor's paragraph
     const size_t colon = line.find(": ");
-    if (colon == std::string::npos) continue;
-    if (line.starts_with("model name")) cpu.model = line.substr(colon + 2);
-    if (!line.starts_with("flags")) continue;
-    std::istringstream flags(line.substr(colon + 2));
-    for (std::string flag; flags >> flag;) cpu.virtualization = cpu.virtualization || flag == "vmx" || flag == "svm";
+    if (colon != std::string::npos && line.starts_with("model name")) return line.substr(colon + 2);
   }
-  return cpu;
-}
-
-struct Kvm {
-  std::string problem;  // why it cannot be used; empty: it can
-  int api = 0;
-};
-
-Kvm probe_kvm() {
-  Kvm kvm;
-  const int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-  if (fd < 0) {
-    kvm.problem = errno == ENOENT ? "there is no /dev/kvm" : fmt::format("/dev/kvm does not open: {}", std::strerror(errno));
-    return kvm;
-  }
-  kvm.api = ioctl(fd, KVM_GET_API_VERSION, 0);
-  const int vm = ioctl(fd, KVM_CREATE_VM, 0);
-  if (kvm.api != KVM_API_VERSION)
-    kvm.problem = fmt::format("API version {}, not {}", kvm.api, KVM_API_VERSION);
-  else if (vm < 0)
-    kvm.problem = fmt::format("it makes no machine: {}", std::strerror(errno));
-  if (vm >= 0) close(vm);
-  close(fd);
-  return kvm;
+  return "unknown";
 }
 
 // Does the host count retired instructions for us? Empty: yes.
@@ -122,41 +89,103 @@ Result<double> measure_soft() {
   return run->mips();
 }
 
-int doctor(bool json) {
-  const HostCpu cpu = host_cpu();
-  const Kvm kvm = probe_kvm();
-  const std::string pmu = probe_pmu();
-  const auto speed = measure_soft();
-  const std::string kvm_kind =
-      cpu.virtualization ? "hardware" : "emulated or nested in software: the CPU shows neither vmx nor svm";
-  if (json) {
-    Json out;
-    out.object().put("version", kVersion).object("host").put("cpu", cpu.model);
-    out.put("hardware_virtualization", cpu.virtualization).end();
-    out.object("kvm").put("usable", kvm.problem.empty()).put("api_version", kvm.api).put("problem", kvm.problem).end();
-    out.object("pmu").put("counts_instructions", pmu.empty()).put("problem", pmu).end();
-    out.object("engines").object("soft").put("available", speed.ok());
-    if (speed.ok())
-      out.put("million_instructions_per_second", *speed);
-    else
-      out.put("problem", speed.error().text());
-    out.end().object("kvm").put("available", false).put("problem", "not part of this build").end().end();
-    const int printed = print_report(out.put("auto", "soft").end().text());
-    return speed.ok() ? printed : exit_code(speed.error().code);
+struct Report {
+  std::string cpu = host_cpu();
+  std::string pmu = probe_pmu();
+  kvm::KvmProbe kvm = kvm::probe_kvm();
+  kvm::EngineChoice choice = kvm::choose_engine(kvm);
+  Result<double> soft = measure_soft();
+
+  std::string_view chosen() const { return choice.kvm ? "kvm" : "soft"; }
+};
+
+std::string as_json(const Report& r) {
+  Json out;
+  out.object().put("version", kVersion).object("host").put("cpu", r.cpu);
+  out.put("hardware_virtualization", r.kvm.hardware).end();
+  out.object("kvm").put("usable", r.kvm.usable()).put("problem", r.kvm.problem);
+  out.put("api_version", r.kvm.capabilities.api_version);
+  if (r.kvm.usable()) {
+    out.put("ring0_million_instructions_per_second", r.kvm.ring0_per_second / 1e6);
+    out.put("ring3_million_instructions_per_second", r.kvm.ring3_per_second / 1e6);
+    out.put("progress_counter", to_string(r.kvm.progress));
+    out.object("findings");
+    for (size_t i = 0; i < kvm::kQuestions; ++i) {
+      const auto question = static_cast<Question>(i);
+      out.object(key(question)).put("answer", to_string(r.kvm[question].answer)).put("seen", r.kvm[question].seen).end();
+    }
+    out.end().array("holes");
+    for (const kvm::Hole& hole : determinism_holes(r.kvm))
+      out.object().put("what", hole.what).put("detail", hole.detail).put("acceptable", hole.acceptable).end();
+    out.end().object("capabilities");
+    for (const kvm::HostCapabilities::Found& found : r.kvm.capabilities.found) out.put(found.capability->name, found.value);
+    out.end();
   }
+  out.end().object("pmu").put("counts_instructions", r.pmu.empty()).put("problem", r.pmu).end();
+  out.object("engines").object("soft").put("available", r.soft.ok());
+  if (r.soft.ok())
+    out.put("million_instructions_per_second", *r.soft);
+  else
+    out.put("problem", r.soft.error().text());
+  const std::string& problem = r.kvm.problem;
+  out.end().object("kvm").put("available", problem.empty()).put("problem", problem).put("recommended", r.choice.kvm);
+  out.array("reasons");
+  for (const std::string& reason : r.choice.reasons) out.put("", reason);
+  out.end().end().end();
+  return out.put("auto", r.chosen()).end().text();
+}
+
+// The table of what was tried: each line followed by what it means.
+std::string kvm_table(const kvm::KvmProbe& probe) {
+  std::string out = "\nkvm: what was tried here, and what it means for --engine=kvm\n";
+  for (size_t i = 0; i < kvm::kQuestions; ++i) {
+    const auto question = static_cast<Question>(i);
+    const kvm::Finding& finding = probe[question];
+    out += fmt::format("  {:<29}{:<8} {}\n", subject(question), to_string(finding.answer), finding.seen);
+    out += fmt::format("  {:<37} -> {}\n", "", meaning(question, finding.answer));
+  }
+  std::string lacking;
+  for (const kvm::HostCapabilities::Found& found : probe.capabilities.found)
+    if (!found.enough())
+      lacking += fmt::format("  {:<37} {}{}\n", found.capability->name, found.capability->required ? "required: " : "",
+                             found.capability->use);
+  out += lacking.empty() ? "\nkvm: has every capability that could be used\n"
+                         : "\nkvm: capabilities that are missing, and what they are for\n" + lacking;
+  const auto holes = determinism_holes(probe);
+  out += holes.empty() ? "\nkvm: nothing is known that a recording with --engine=kvm could not hold\n"
+                       : "\nkvm: what a recording with --engine=kvm cannot make deterministic here\n";
+  for (const kvm::Hole& hole : holes)
+    out += fmt::format("  {:<37} {}{}\n", hole.what, hole.detail, hole.acceptable ? " (acceptable)" : "");
+  return out;
+}
+
+std::string as_text(const Report& r) {
   std::string out;
   const auto line = [&](std::string_view name, const std::string& value) { out += fmt::format("{:<13}{}\n", name, value); };
   line("retrovisor", kVersion);
-  line("host CPU", cpu.model);
-  line("/dev/kvm", kvm.problem.empty() ? fmt::format("opens, API {}; {}", kvm.api, kvm_kind) : kvm.problem);
-  line("PMU", pmu.empty() ? "counts retired instructions" : "no retired instructions: " + pmu);
-  line("engine soft", speed.ok()
-                          ? fmt::format("{:.0f} million instructions/s in a loop of loads, stores and arithmetic", *speed)
-                          : "does not work here: " + speed.error().text());
-  line("engine kvm", "not part of this build");
-  line("auto takes", "soft: the only engine of this build; it needs nothing of the host");
-  const int printed = print_report(out);
-  return speed.ok() ? printed : exit_code(speed.error().code);
+  line("host CPU", r.cpu);
+  const std::string kind = r.kvm.hardware ? "hardware" : "emulated or nested in software: the CPU shows neither vmx nor svm";
+  line("/dev/kvm", r.kvm.usable() ? fmt::format("opens, API {}; {}", r.kvm.capabilities.api_version, kind) : r.kvm.problem);
+  line("PMU", r.pmu.empty() ? "counts retired instructions" : "no retired instructions: " + r.pmu);
+  line("engine soft", r.soft.ok()
+                          ? fmt::format("{:.0f} million instructions/s in a loop of loads, stores and arithmetic", *r.soft)
+                          : "does not work here: " + r.soft.error().text());
+  const auto speeds = [&] {
+    return fmt::format("{:.0f} million instructions/s in the guest's kernel, {:.0f} in its programs",
+                       r.kvm.ring0_per_second / 1e6, r.kvm.ring3_per_second / 1e6);
+  };
+  line("engine kvm", !r.kvm.usable() ? "cannot be used here" : !r.choice.kvm ? "works with the limits below" : speeds());
+  const bool soft = r.chosen() == "soft";
+  line("auto takes", soft ? "soft: it needs nothing of the host; kvm is not taken because" : "kvm, because");
+  for (const std::string& reason : r.choice.reasons) line("", "- " + reason);
+  if (r.kvm.usable()) out += kvm_table(r.kvm);
+  return out;
+}
+
+int doctor(bool json) {
+  const Report report;
+  const int printed = print_report(json ? as_json(report) : as_text(report));
+  return report.soft.ok() ? printed : exit_code(report.soft.error().code);
 }
 
 }  // namespace

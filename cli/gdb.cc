@@ -38,13 +38,24 @@ Result<Position> start_position(const GdbCommand& options, const Timeline& timel
   return parse_position(options.at, "--at");
 }
 
-// Commands for gdb's -x: connects, gets symbols where they are, and a `monitor` after which gdb looks at the machine again.
+// Commands for gdb's -x: connects, gets symbols where they are. gdb asks for registers only after a stop; so that it shows
+// those of where a monitor command has led to, it forgets what it knows behind each.
 Result<void> write_init_file(const GdbCommand& options, const std::string& address, gdb::TimelineTarget& target) {
   std::ofstream out(options.init);
   out << "set confirm off\nset pagination off\n";
   // Without `target remote` before it, gdb does not know the architecture.
   if (!address.empty()) out << "target remote " << address << "\n";
-  out << "define hookpost-monitor\n  maintenance flush register-cache\nend\n";
+  out << "define hookpost-monitor\n  maintenance flush register-cache\nend\n"
+         "define seek\n"
+         "  if $argc == 1\n    monitor seek $arg0\n  end\n"
+         "  if $argc == 2\n    monitor seek $arg0 $arg1\n  end\n"
+         "  if $argc == 1 || $argc == 2\n    frame\n  else\n    help seek\n  end\n"
+         "end\n"
+         "document seek\n"
+         "Go to a position of the recorded run, and show where that is.\n"
+         "Usage: seek POSITION | seek event N\n"
+         "A POSITION counts instructions: 1500000, 200M, +1k and -1k from here, begin, end.\n"
+         "end\n";
   if (!options.symbols.empty()) {
     auto symbols = recorded_symbols(*target.timeline());
     if (!symbols) return symbols.error();

@@ -18,7 +18,7 @@ Result<RunResult> run_under_gdb(const std::string& where, Machine& machine, Live
   last.on_arrival = true;
   last.stop.reason = StopReason::host_request;
   const auto advance = [&](Position limit, std::function<bool()> stop) -> Result<RunResult> {
-    RunOptions options = session_options(host);
+    RunOptions options = session_options(host, machine.config());
     options.stop_at = std::min(options.stop_at, limit);
     const auto host_stop = std::move(options.stop_requested);
     options.stop_requested = [&] { return host_stop() || (stop && stop()); };

@@ -66,8 +66,13 @@ void add_guest_options(CLI::App& app, GuestOptions& options) {
       ->capture_default_str()
       ->type_name("SIZE")
       ->group(group);
-  app.add_option("--engine", options.engine, "auto, soft or kvm")
-      ->check(CLI::IsMember({"auto", "soft", "kvm"}))
+  app.add_option("--vcpus", options.vcpus, fmt::format("virtual CPUs, 1 to {}; they run in turns", kMaxVcpus))
+      ->check(CLI::Range(uint32_t{1}, kMaxVcpus))
+      ->capture_default_str()
+      ->type_name("N")
+      ->group(group);
+  app.add_option("--engine", options.engine, "auto, soft, kvm, or kvm,soft (kvm for the kernel, soft for its programs)")
+      ->check(CLI::IsMember({"auto", "soft", "kvm", "kvm,soft"}))
       ->capture_default_str()
       ->type_name("NAME")
       ->group(group);

@@ -25,6 +25,7 @@ struct GuestOptions {
   std::vector<std::string> modules;
   std::string append;
   std::string memory = "512M";
+  uint32_t vcpus = 1;
   std::string engine = "auto";
   std::string flat_address;
   std::string flat_mode = "long64";

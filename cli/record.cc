@@ -22,14 +22,15 @@ struct RecordCommand {
   std::string journal = "default";
   std::string digest_interval;
   std::string digest_detail = "fields";
+  std::string key_frames;
   bool sync = false;
 };
 
 Result<TraceHeader> header_of(const RecordCommand& options, const MachineConfig& config, const BootImages& images,
-                              const LiveHost& host) {
+                              const LiveHost& host, uint64_t key_frame_interval) {
   TraceHeader header = make_header(config, images, image_names(options.guest));
   header.tool_version = kVersion;
-  header.engine = "soft";
+  header.engine = config.engine == EngineKind::kvm ? "kvm" : "soft";
   header.time_mode = host.options.real_time ? TimeMode::real_time : TimeMode::virtual_time;
   header.seed = host.options.seed;
   header.rtc = host.options.wall_clock;
@@ -42,6 +43,7 @@ Result<TraceHeader> header_of(const RecordCommand& options, const MachineConfig&
     if (!interval) return interval.error();
     header.digest_interval = interval->value;
   }
+  if (key_frame_interval != 0) header.options.emplace_back("key-frames", std::to_string(key_frame_interval));
   if (!options.live.console.empty()) header.options.emplace_back("console", options.live.console);
   return header;
 }
@@ -60,19 +62,26 @@ Result<RecordResult> record_under_gdb(const std::string& where, Machine& machine
 }
 
 int record_guest(const RecordCommand& options) {
-  auto memory_size = parse_size(options.guest.memory, "--memory");
-  if (!memory_size) return fail(memory_size.error());
-  if (auto engine = check_engine(options.guest.engine); !engine) return fail(engine.error());
-  auto images = read_images(options.guest, *memory_size);
+  auto made = machine_config(options.guest, options.live);
+  if (!made) return fail(made.error());
+  MachineConfig& config = *made;
+  auto images = read_images(options.guest, config.memory_size);
   if (!images) return fail(images.error());
-  MachineConfig config;
-  config.memory_size = *memory_size;
   config.stop_on_panic = options.live.stop_on_panic || options.report.fail_on_crash;
   if (auto good = try_images(config, *images); !good) return fail(good.error());
 
   auto host = make_live_host(options.live);
   if (!host) return fail(host.error());
-  auto header = header_of(options, config, *images, *host);
+  RecordOptions how;
+  how.sync = options.sync;
+  if (!options.key_frames.empty()) {
+    if (config.engine == EngineKind::kvm)
+      return fail({ErrorCode::unsupported, "key frames need --engine=soft; convert the trace to get some", "--key-frames"});
+    auto interval = parse_position(options.key_frames, "--key-frames");
+    if (!interval) return fail(interval.error());
+    how.key_frame_interval = interval->value;
+  }
+  auto header = header_of(options, config, *images, *host, how.key_frame_interval);
   if (!header) return fail(header.error());
   auto writer = TraceWriter::create(options.output, *header);
   if (!writer) return fail(writer.error());
@@ -85,9 +94,7 @@ int record_guest(const RecordCommand& options) {
     (*machine)->request_stop({StopReason::host_request, 0});
   });
 
-  RecordOptions how;
-  how.run = session_options(*host);
-  how.sync = options.sync;
+  how.run = session_options(*host, config);
   auto recorded = options.live.gdb.empty() ? record(**machine, **writer, how)
                                            : record_under_gdb(options.live.gdb, **machine, **writer, *host, how);
   if (!recorded) return fail(recorded.error());
@@ -122,6 +129,11 @@ void add_record(CLI::App& app, Action& action) {
       ->check(CLI::IsMember({"sums", "fields", "full"}))
       ->capture_default_str()
       ->type_name("WHAT")
+      ->group(group);
+  sub->add_option("--key-frames", options->key_frames,
+                  "store the machine's state each N instructions (200M), so that replays and debuggers can start in the "
+                  "middle: some MiB each; 0: never [0]")
+      ->type_name("N")
       ->group(group);
   sub->add_flag("--sync", options->sync, "have the trace on disk, not only in the host's cache, before the command ends")
       ->group(group);

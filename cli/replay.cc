@@ -13,6 +13,7 @@
 #include "cli/setup.h"
 #include "cli/summary.h"
 #include "replay/bisect.h"
+#include "replay/parallel_replay.h"
 #include "replay/replay_session.h"
 #include "traces/reader.h"
 
@@ -22,11 +23,14 @@ namespace {
 struct ReplayCommand {
   std::string trace;
   ImageNames images;  // given instead of those the trace names
+  std::string from;
   std::string stop_at;
   std::string output;
   bool quiet = false;
   bool no_checks = false;
   bool bisect = false;
+  unsigned jobs = 1;
+  std::string engine = "auto";
   std::optional<double> timeout;
   ReportOptions report;
 };
@@ -48,6 +52,13 @@ Result<void> open_output(const ReplayCommand& options, OutputFile& file) {
   return Error{ErrorCode::io, fmt::format("cannot write {}: {}", options.output, std::strerror(errno)), "--output"};
 }
 
+ReplayEngine replay_engine(const std::string& name) {
+  ReplayEngine engine;
+  if (name == "kvm" || name == "kvm,soft") engine.kind = EngineKind::kvm;
+  if (name == "kvm,soft") engine.kvm.share = kvm::KvmEngineOptions::Share::kernel_only;
+  return engine;
+}
+
 int bisect_replay(const ReplayCommand& options, const BootImages& images, const StopSource& stop) {
   const SessionFactory session = [&] { return ReplaySession::open(options.trace, images); };
   BisectOptions how;
@@ -61,11 +72,12 @@ int bisect_replay(const ReplayCommand& options, const BootImages& images, const 
   return found->finding == BisectReport::Finding::no_divergence ? printed : kDivergence;
 }
 
-int finish(const ReplayCommand& options, ReplaySession& session, const ReplayResult& result, const StopSource& stop) {
+int finish(const ReplayCommand& options, ReplaySession& session, Position begin, size_t parts, const ReplayResult& result,
+           const StopSource& stop) {
   RunSummary summary;
   summary.what = "replay";
   summary.run.stop = result.stop;
-  summary.run.begin = Position(0);
+  summary.run.begin = begin;
   summary.run.end = result.position;
   summary.run.host_time = result.host_time;
   if (result.end == ReplayResult::End::host) summary.cause = stop.cause();
@@ -75,6 +87,10 @@ int finish(const ReplayCommand& options, ReplaySession& session, const ReplayRes
     summary.ended = "NOT the recorded run";
   else if (result.end == ReplayResult::End::incomplete)
     summary.ended = "end of what the trace holds";
+  if (!options.from.empty())
+    summary.remarks.push_back(begin.value == 0 ? "no key frame was early enough: replayed from the beginning"
+                                               : fmt::format("replayed from the key frame at position {}", begin.value));
+  if (parts > 1) summary.remarks.push_back(fmt::format("replayed in {} parts, {} at a time", parts, options.jobs));
   if (!result.note.empty()) summary.remarks.push_back(result.note);
   if (!result.divergence)
     summary.remarks.push_back(
@@ -87,6 +103,19 @@ int finish(const ReplayCommand& options, ReplaySession& session, const ReplayRes
   return fail(result.divergence->error());
 }
 
+int replay_parts(const ReplayCommand& options, const BootImages& images, const StopSource& stop) {
+  ParallelOptions how;
+  how.jobs = options.jobs;
+  how.check_digests = how.check_journal = !options.no_checks;
+  how.stop_requested = [&stop] { return stop.requested(); };
+  Progress progress("replay", 0, true);
+  how.progress = [&progress](uint64_t instructions) { progress.update(instructions); };
+  auto replayed = retrovisor::replay_parts(options.trace, images, how);
+  progress.clear();
+  if (!replayed) return fail(replayed.error());
+  return finish(options, *replayed->session, Position(0), replayed->parts, replayed->result, stop);
+}
+
 int replay(const ReplayCommand& options) {
   ReplayOptions how;
   how.check_digests = how.check_journal = !options.no_checks;
@@ -94,6 +123,12 @@ int replay(const ReplayCommand& options) {
     auto position = parse_position(options.stop_at, "--stop-at");
     if (!position) return fail(position.error());
     how.stop_at = *position;
+  }
+  Position from;
+  if (!options.from.empty()) {
+    auto position = parse_position(options.from, "--from");
+    if (!position) return fail(position.error());
+    from = *position;
   }
   BootImages images;
   {
@@ -108,14 +143,18 @@ int replay(const ReplayCommand& options) {
   auto signals = StopSignals::install(**stop, options.timeout);
   if (!signals) return fail(signals.error());
   if (options.bisect) return bisect_replay(options, images, **stop);
+  if (options.jobs > 1) return replay_parts(options, images, **stop);
 
   OutputFile file;
   if (auto opened = open_output(options, file); !opened) return fail(opened.error());
   OutputStream output(file.fd, stop->get());
   auto session = ReplaySession::open(options.trace, images,
-                                     [&output](Moment, Channel, std::span<const uint8_t> bytes) { output.write(bytes); });
+                                     [&output](Moment, Channel, std::span<const uint8_t> bytes) { output.write(bytes); },
+                                     replay_engine(options.engine));
   if (!session) return fail(session.error());
   images = {};  // the guest has its copy
+  const auto begin = (*session)->start_from(std::min(from, how.stop_at));
+  if (!begin) return fail(begin.error());
 
   const bool screen_is_free = file.fd < 0 || !options.output.empty() || isatty(STDOUT_FILENO) == 0;
   Progress progress("replay", std::min(how.stop_at, (*session)->end()).value, screen_is_free);
@@ -128,7 +167,7 @@ int replay(const ReplayCommand& options) {
   progress.clear();
   output.flush();
   if (!result) return fail(result.error());
-  const int code = finish(options, **session, *result, **stop);
+  const int code = finish(options, **session, *begin, 1, *result, **stop);
   if (code == kFine && !output.error().empty()) return fail({ErrorCode::io, output.error(), "output"});
   return code;
 }
@@ -148,20 +187,41 @@ void add_replay(CLI::App& app, Action& action) {
       ->type_name("FILE")
       ->allow_extra_args(false)
       ->group(group);
-  sub->add_option("--stop-at", options->stop_at, "end at this position (200M, 1'500'000)")
-      ->type_name("POSITION")
-      ->group(group);
+  auto* stop_at = sub->add_option("--stop-at", options->stop_at, "end at this position (200M, 1'500'000)")
+                      ->type_name("POSITION")
+                      ->group(group);
   sub->add_option("--timeout", options->timeout, "end after this time of the host; exit code 124")
       ->type_name("SECONDS")
       ->group(group);
   sub->add_flag("--no-checks", options->no_checks, "compare neither digests nor journal: only the guest's input is replayed")
       ->group(group);
-  sub->add_flag("--bisect", options->bisect, "narrow a divergence down to one instruction, by replaying twice in step")
-      ->group(group);
+  auto* bisect = sub->add_flag("--bisect", options->bisect,
+                               "narrow a divergence down to one instruction, by replaying twice in step")
+                     ->group(group);
   auto* quiet = sub->add_flag("-q,--quiet", options->quiet, "do not show the guest's output again")->group(group);
-  sub->add_option("--output", options->output, "write the guest's output to this file")
-      ->type_name("FILE")
-      ->excludes(quiet)
+  auto* output = sub->add_option("--output", options->output, "write the guest's output to this file")
+                     ->type_name("FILE")
+                     ->excludes(quiet)
+                     ->group(group);
+  auto* from = sub->add_option("--from", options->from,
+                               "start at the last key frame at or before this position (record --key-frames), at the "
+                               "beginning if there is none")
+                   ->excludes(bisect)
+                   ->type_name("POSITION")
+                   ->group(group);
+  sub->add_option("--jobs", options->jobs,
+                  "replay the parts between key frames on this many machines at once; the guest's output is not shown")
+      ->check(CLI::Range(1u, 256u))
+      ->excludes(bisect, from, stop_at, output)
+      ->capture_default_str()
+      ->type_name("N")
+      ->group(group);
+  sub->add_option("--engine", options->engine,
+                  "auto and soft: the software CPU; kvm, and kvm,soft: for traces recorded so")
+      ->check(CLI::IsMember({"auto", "soft", "kvm", "kvm,soft"}))
+      ->excludes(bisect)
+      ->capture_default_str()
+      ->type_name("NAME")
       ->group(group);
   add_report_options(*sub, options->report);
   sub->footer(kExitCodeHelp);

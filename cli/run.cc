@@ -18,25 +18,22 @@ struct RunCommand {
 };
 
 int run(const RunCommand& options) {
-  auto memory_size = parse_size(options.guest.memory, "--memory");
-  if (!memory_size) return fail(memory_size.error());
-  if (auto engine = check_engine(options.guest.engine); !engine) return fail(engine.error());
-  auto images = read_images(options.guest, *memory_size);
+  auto config = machine_config(options.guest, options.live);
+  if (!config) return fail(config.error());
+  auto images = read_images(options.guest, config->memory_size);
   if (!images) return fail(images.error());
 
   auto host = make_live_host(options.live);
   if (!host) return fail(host.error());
-  MachineConfig config;
-  config.memory_size = *memory_size;
-  config.stop_on_panic = options.live.stop_on_panic || options.report.fail_on_crash;
-  auto machine = make_machine(config, *host->boundary, *images);
+  config->stop_on_panic = options.live.stop_on_panic || options.report.fail_on_crash;
+  auto machine = make_machine(*config, *host->boundary, *images);
   if (!machine) return fail(machine.error());
   *images = {};  // the guest has its copy
   host->boundary->on_stop([&machine] { (*machine)->request_stop({StopReason::host_request, 0}); });
 
   auto ended =
       options.live.gdb.empty()
-          ? run_machine(**machine, session_options(*host))
+          ? run_machine(**machine, session_options(*host, *config))
           : run_under_gdb(options.live.gdb, **machine, *host,
                           {[&](const RunOptions& how) { return run_machine(**machine, how); },
                            [&](JournalSink* sink, EventMask mask) { (*machine)->journal().connect(sink, mask); }, true});

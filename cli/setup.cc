@@ -10,6 +10,8 @@
 
 #include "cli/progress.h"
 #include "traces/describe.h"
+#include "vmm/kvm/host_flags.h"
+#include "vmm/kvm/kvm_api.h"
 
 namespace retrovisor::cli {
 namespace {
@@ -17,6 +19,9 @@ namespace {
 // What --deterministic fixes, where the user says nothing else.
 constexpr uint64_t kFixedClock = 1'767'225'600;  // 2026-01-01T00:00:00Z
 constexpr uint64_t kFixedSeed = 1;
+
+// Events per slice: under KVM each takes microseconds.
+constexpr uint64_t kEventSlice = 256;
 
 Error io_error(const std::string& what, const std::string& path, const std::string& option) {
   return {ErrorCode::io, fmt::format("cannot {} {}: {}", what, path, std::strerror(errno)), option};
@@ -136,10 +141,30 @@ Result<void> try_images(const MachineConfig& config, const BootImages& images) {
   return {};
 }
 
-Result<void> check_engine(const std::string& name) {
-  if (name == "auto" || name == "soft") return {};
-  return Error{ErrorCode::unsupported,
-               fmt::format("this build has no engine {}; 'retrovisor doctor' says which there are", name), "--engine"};
+Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOptions& live) {
+  MachineConfig config;
+  auto memory_size = parse_size(guest.memory, "--memory");
+  if (!memory_size) return memory_size.error();
+  config.memory_size = *memory_size;
+  config.vcpus = guest.vcpus;
+  const bool kvm = guest.engine == "kvm" || guest.engine == "kvm,soft";
+  if (!kvm) return config;  // auto is soft wherever `doctor` says so, and it does as long as user-mode RDTSC cannot be held
+  config.engine = EngineKind::kvm;
+  config.positions = PositionUnit::events;
+  config.time = TimeSource::events;
+  config.undefined_flags = kvm::host_undefined_flags();
+  if (guest.engine == "kvm,soft") {
+    config.kvm.share = kvm::KvmEngineOptions::Share::kernel_only;
+    config.kvm.upper_half_only = true;
+  }
+  if (live.deterministic)
+    return Error{ErrorCode::bad_argument, "under kvm, time comes from the host; --deterministic needs --engine=soft", "--engine"};
+  if (!live.gdb.empty())
+    return Error{ErrorCode::unsupported,
+                 "a debugger needs --engine=soft; record with kvm, 'retrovisor trace convert' the trace, and debug that", "--gdb"};
+  // Before any file is made: what is missing of KVM is told now.
+  if (auto usable = kvm::Kvm::open(); !usable) return std::move(usable).error();
+  return config;
 }
 
 Result<LiveHost> make_live_host(const LiveRunOptions& options) {
@@ -185,9 +210,11 @@ Result<LiveHost> make_live_host(const LiveRunOptions& options) {
   return host;
 }
 
-RunOptions session_options(const LiveHost& host) {
+RunOptions session_options(const LiveHost& host, const MachineConfig& config) {
+  const bool by_events = config.positions == PositionUnit::events;
   RunOptions options;
   options.stop_at = host.stop_at;
+  if (by_events) options.slice = kEventSlice;
   // The boundary stops the machine too (on_stop), and sooner; but it is not asked while a guest leaves its serial port full.
   options.stop_requested = [&host] { return host.stop->requested(); };
   return options;

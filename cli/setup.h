@@ -26,8 +26,8 @@ ImageNames image_names(const GuestOptions& options);
 Result<std::unique_ptr<Machine>> make_machine(const MachineConfig& config, Boundary& boundary, const BootImages& images);
 // Would make_machine() take these images? For looking before an older trace is overwritten.
 Result<void> try_images(const MachineConfig& config, const BootImages& images);
-// Is it there? Only `soft` is, today.
-Result<void> check_engine(const std::string& name);
+// The machine that the options ask for, but for stop_on_panic. An error if its engine cannot be had here.
+Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOptions& live);
 
 // Signals, console, boundary: everything of the host that a live run touches. Taken down in the right order.
 struct LiveHost {
@@ -39,6 +39,6 @@ struct LiveHost {
 };
 Result<LiveHost> make_live_host(const LiveRunOptions& options);
 // How long such a run lasts. `host` outlives it.
-RunOptions session_options(const LiveHost& host);
+RunOptions session_options(const LiveHost& host, const MachineConfig& config);
 
 }  // namespace retrovisor::cli

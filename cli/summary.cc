@@ -1,8 +1,10 @@
 #include "cli/summary.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <map>
 
 #include "cli/exit_codes.h"
 #include "cli/host_memory.h"
@@ -16,12 +18,33 @@ namespace {
 
 double seconds_of(std::chrono::nanoseconds time) { return std::chrono::duration<double>(time).count(); }
 
+// What KVM did not do itself, the most frequent first.
+std::vector<std::pair<std::string, uint64_t>> by_count(const std::map<std::string, uint64_t>& assisted) {
+  std::vector<std::pair<std::string, uint64_t>> out(assisted.begin(), assisted.end());
+  std::sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a.second != b.second ? a.second > b.second : a.first < b.first; });
+  return out;
+}
+
+void say_kvm(const kvm::KvmStatistics& kvm) {
+  constexpr size_t kMost = 16;
+  say("  kvm: {} entries, {} kicks, {} instructions counted, {} code sites patched", grouped(kvm.entries), grouped(kvm.kicks),
+      grouped(kvm.progress), grouped(kvm.patched));
+  std::string list;
+  const auto assisted = by_count(kvm.assisted);
+  for (size_t i = 0; i < assisted.size() && i < kMost; ++i)
+    list += fmt::format("{}{} {}", i == 0 ? ": " : ", ", assisted[i].first, grouped(assisted[i].second));
+  if (assisted.size() > kMost) list += fmt::format(", and {} others", assisted.size() - kMost);
+  say("  the soft engine did {} instructions for it{}", grouped(kvm.assists), list);
+}
+
 void say_summary(const RunSummary& s, Machine& machine, const StateDigest& digest, const HostMemory& memory) {
   const uint64_t instructions = machine.position().value;
   const std::string cause = s.cause == StopCause::none ? "" : fmt::format(" ({})", to_string(s.cause));
   say("{} ended: {}{} at position {}", s.what, s.ended.empty() ? describe(s.run.stop) : s.ended, cause, instructions);
-  say("  {} instructions in {}: {:.0f} M/s; guest time {}, of it idle {}", grouped(instructions),
-      duration_text(seconds_of(s.run.host_time)), s.run.mips(),
+  const bool by_events = machine.config().positions == PositionUnit::events;
+  say("  {} {} in {}: {}; guest time {}, of it idle {}", grouped(instructions), by_events ? "events" : "instructions",
+      duration_text(seconds_of(s.run.host_time)),
+      by_events ? fmt::format("{:.1f} k/s", s.run.mips() * 1e3) : fmt::format("{:.0f} M/s", s.run.mips()),
       duration_text(static_cast<double>(machine.now().value) / 1e9),
       duration_text(static_cast<double>(machine.idle_ns()) / 1e9));
   if (s.trace) {
@@ -31,6 +54,7 @@ void say_summary(const RunSummary& s, Machine& machine, const StateDigest& diges
   say("  memory: guest touched {}, {} beside it", bytes_text(memory.guest_bytes), bytes_text(memory.overhead()));
   for (const auto& [bytes, count] : machine.engine().statistics().unknown_instructions)
     say("  unknown instruction {}: raised #UD {} time{}", bytes, count, count == 1 ? "" : "s");
+  if (const auto* kvm = kvm::kvm_statistics(machine.engine()); kvm != nullptr) say_kvm(*kvm);
   say("  state: cpu {:016x} memory {:016x} devices {:016x}", digest.cpu, digest.memory, digest.devices);
   for (const std::string& remark : s.remarks) say("  {}", remark);
 }
@@ -49,6 +73,12 @@ std::string as_json(const RunSummary& s, Machine& machine, const StateDigest& di
   out.object("unknown_instructions");
   for (const auto& [bytes, count] : machine.engine().statistics().unknown_instructions) out.put(bytes, count);
   out.end();
+  if (const auto* kvm = kvm::kvm_statistics(machine.engine()); kvm != nullptr) {
+    out.object("kvm").put("entries", kvm->entries).put("kicks", kvm->kicks).put("instructions_counted", kvm->progress);
+    out.put("sites_patched", kvm->patched).put("assists", kvm->assists).object("assisted");
+    for (const auto& [name, count] : kvm->assisted) out.put(name, count);
+    out.end().end();
+  }
   if (s.trace) {
     out.object("trace").put("file", s.trace->file).put("bytes", s.trace->bytes).put("events", s.trace->events);
     out.put("digests", s.trace->digests).end();

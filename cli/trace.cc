@@ -1,4 +1,5 @@
 // retrovisor trace info | verify | dump
+#include <algorithm>
 #include <ctime>
 #include <memory>
 
@@ -37,6 +38,17 @@ std::string utc_text(uint64_t seconds) {
   return text;
 }
 
+uint64_t whole_key_frames(const TraceSummary& s) {
+  return static_cast<uint64_t>(
+      std::count_if(s.key_frames.begin(), s.key_frames.end(), [](const KeyFramePlace& k) { return !k.delta; }));
+}
+
+std::string key_frames_text(const TraceSummary& s) {
+  return fmt::format("{} ({} whole, the others changes), {}, from position {} to {}", s.key_frames.size(),
+                     whole_key_frames(s), bytes_text(s.key_frame_bytes()), grouped(s.key_frames.front().position.value),
+                     grouped(s.key_frames.back().position.value));
+}
+
 double bytes_per_million(const TraceSummary& s) {
   return s.through.value == 0 ? 0 : static_cast<double>(s.file_size) * 1e6 / static_cast<double>(s.through.value);
 }
@@ -66,7 +78,7 @@ std::string as_text(const TraceSummary& s, const std::string& path) {
   line("events", grouped(s.total_events));
   for (size_t i = 0; i < kEventKinds; ++i)
     if (s.events[i] != 0) line("", fmt::format("{:>12}  {}", grouped(s.events[i]), to_string(static_cast<EventKind>(i))));
-  if (s.key_frames != 0) line("key frames", fmt::format("{} parts", s.key_frames));
+  if (!s.key_frames.empty()) line("key frames", key_frames_text(s));
   line("length", fmt::format("{} instructions, {:.0f} bytes per million", grouped(s.through.value), bytes_per_million(s)));
   line("ended by", s.end ? describe(s.end->stop) : "nothing: " + s.completeness());
   return out;
@@ -96,7 +108,10 @@ std::string as_json(const TraceSummary& s, const std::string& path) {
   for (const auto& [name, value] : h.options) out.put(name, value);
   out.end().end();
   out.put("chunks", s.chunks).put("whole_size", s.whole_size).put("torn_bytes", s.torn_bytes);
-  out.put("digests", s.digests).put("key_frame_parts", s.key_frames).object("events").put("total", s.total_events);
+  out.put("digests", s.digests);
+  out.object("key_frames").put("count", s.key_frames.size()).put("whole", whole_key_frames(s));
+  out.put("file_size", s.key_frame_bytes()).end();
+  out.object("events").put("total", s.total_events);
   for (size_t i = 0; i < kEventKinds; ++i)
     if (s.events[i] != 0) out.put(to_string(static_cast<EventKind>(i)), s.events[i]);
   out.end();
@@ -154,6 +169,7 @@ void add_trace(CLI::App& app, Action& action) {
   add("info", "What was recorded, how, and how it ended", info);
   add("verify", "Check every byte of the file, without running anything", verify)
       ->add_flag("--complete", options->complete, "a recording that was cut off is an error (exit code 4)");
+  add_trace_convert(*trace, action);
   add_trace_dump(*trace, action);
 }
 

@@ -4,6 +4,7 @@
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
 #include "cli/json.h"
+#include "cli/progress.h"
 #include "cli/say.h"
 #include "traces/describe.h"
 #include "traces/reader.h"
@@ -73,7 +74,7 @@ std::string hex_text(std::span<const uint8_t> bytes) {
   return out;
 }
 
-std::string text_line(const TraceItem& item) {
+std::string text_line(const TraceItem& item, const TraceReader& reader) {
   if (const auto* e = std::get_if<TraceEvent>(&item)) {
     return fmt::format("{:>14}  vCPU {}  {}\n", e->event.position.value, e->event.vcpu.value, describe(*e));
   }
@@ -82,14 +83,16 @@ std::string text_line(const TraceItem& item) {
                        d->state.memory, d->state.devices, to_string(d->detail));
   }
   if (const auto* k = std::get_if<KeyFrame>(&item)) {
-    return fmt::format("{:>14}  {}key frame, part {} of {}, {} pages\n", k->position.value, k->delta ? "delta " : "",
-                       k->part + 1, k->parts, k->pages.size());
+    const TraceReader::Extent& extent = reader.key_frame_extent();
+    return fmt::format("{:>14}  key frame, {}, {}; cpu {:016x} memory {:016x} devices {:016x}\n", k->position.value,
+                       k->delta ? "changes" : "whole", bytes_text(extent.end - extent.begin), k->state.cpu, k->state.memory,
+                       k->state.devices);
   }
   const auto& end = std::get<EndRecord>(item);
   return fmt::format("{:>14}  end: {}\n", end.position.value, describe(end.stop));
 }
 
-std::string json_line(const TraceItem& item) {
+std::string json_line(const TraceItem& item, const TraceReader& reader) {
   Json out(false);
   out.object();
   if (const auto* e = std::get_if<TraceEvent>(&item)) {
@@ -101,8 +104,10 @@ std::string json_line(const TraceItem& item) {
     out.put("position", d->position.value).put("kind", "digest").hex("cpu", d->state.cpu).hex("memory", d->state.memory);
     out.hex("devices", d->state.devices).put("detail", to_string(d->detail));
   } else if (const auto* k = std::get_if<KeyFrame>(&item)) {
-    out.put("position", k->position.value).put("kind", "key-frame").put("part", k->part).put("parts", k->parts);
-    out.put("delta", k->delta).put("pages", k->pages.size());
+    const TraceReader::Extent& extent = reader.key_frame_extent();
+    out.put("position", k->position.value).put("kind", "key-frame").put("delta", k->delta).put("parts", k->parts);
+    out.put("file_offset", extent.begin).put("file_size", extent.end - extent.begin).put("raw_size", extent.raw_bytes);
+    out.hex("cpu", k->state.cpu).hex("memory", k->state.memory).hex("devices", k->state.devices);
   } else {
     const auto& end = std::get<EndRecord>(item);
     out.put("position", end.position.value).put("kind", "end").put("reason", to_string(end.stop.reason));
@@ -132,7 +137,7 @@ bool wanted(const TraceItem& item, const Filter& filter, Position& at) {
 int dump(const DumpOptions& options) {
   auto filter = make_filter(options);
   if (!filter) return fail(filter.error());
-  auto opened = TraceReader::open(options.trace, {.any_machine_model = true});
+  auto opened = TraceReader::open(options.trace, {.any_machine_model = true, .key_frames = TraceReader::KeyFrames::check});
   if (!opened) return fail(opened.error());
   TraceReader& reader = **opened;
 
@@ -153,7 +158,7 @@ int dump(const DumpOptions& options) {
     if (at > filter->to) break;  // positions never decrease
     if (!show || !filter->covers(at)) continue;
     ++shown;
-    lines += options.json ? json_line(**item) : text_line(**item);
+    lines += options.json ? json_line(**item, reader) : text_line(**item, reader);
     if (lines.size() < size_t{1} << 16) continue;
     if (const int code = print_report(lines); code != kFine || std::ferror(stdout) != 0) return code;
     lines.clear();
@@ -168,7 +173,7 @@ void add_trace_dump(CLI::App& trace, Action& action) {
   const auto options = std::make_shared<DumpOptions>();
   sub->add_option("trace", options->trace, "trace file")->type_name("TRACE")->required();
   sub->add_flag("--json", options->json, "one JSON object per line");
-  sub->add_option("--kind", options->kinds, "only these kinds: journal, boundary, digest, end, interrupt, port-read, ...")
+  sub->add_option("--kind", options->kinds, "only these kinds: journal, boundary, digest, key-frame, end, interrupt, ...")
       ->delimiter(',')
       ->type_name("KIND,...");
   sub->add_option("--from", options->from, "first position to show")->type_name("POSITION");

@@ -15,8 +15,13 @@ constexpr uint64_t kMaxCall = 20'000'000'000;
 // A stub may end a range step when it likes (E.2, "vCont;r"); the debugger starts another.
 constexpr uint64_t kMaxRangeSteps = 200'000;
 constexpr uint64_t kStepsBetweenPolls = 256;
-// How long another vCPU's turn may last before the one that is to be stepped comes to its own; then the step ends early.
-constexpr uint64_t kMaxOtherTurns = 10'000'000;
+// How long others run before the one that is to be stepped comes to its turn; then the step ends without it. Halted vCPUs
+// are woken by timers and interrupts: this is 0.1 s of guest time.
+constexpr uint64_t kMaxOtherTurns = 100'000'000;
+
+bool asks_for(const StopConditions& c, const JournalEvent& e) {
+  return (c.events & mask_of(e.kind)) != 0 && (!c.event_filter || c.event_filter(e));
+}
 
 }  // namespace
 
@@ -30,6 +35,16 @@ StopConditions Execution::conditions(bool with_breakpoints) const {
       return std::any_of(breaks.begin(), breaks.end(),
                          [&](const EventBreak& b) { return b.kind == e.kind && (!b.a || *b.a == e.a); });
     };
+  return c;
+}
+
+// `c`, and turns of vCPUs that `wanted` says yes to.
+StopConditions Execution::with_turns(StopConditions c, std::function<bool(const JournalEvent&)> wanted) {
+  c.event_filter = [filter = c.event_filter, events = c.events, wanted = std::move(wanted)](const JournalEvent& e) {
+    if (e.kind == EventKind::vcpu_switch && wanted(e)) return true;
+    return (events & mask_of(e.kind)) != 0 && (!filter || filter(e));
+  };
+  c.events |= mask_of(EventKind::vcpu_switch);
   return c;
 }
 
@@ -70,7 +85,8 @@ Result<void> Execution::leave_diversion() {
     note_ +=
         fmt::format("[retrovisor] back in the recorded run at position {}: what was changed or run beside it is dropped\n",
                     timeline()->position().value);
-  wrote_ = live_ = calling_ = changed_ = entering_ = false;
+  wrote_ = live_ = calling_ = changed_ = false;
+  entering_.reset();
   recorded_.clear();
   return {};
 }
@@ -111,6 +127,8 @@ bool Execution::runs_diversion() {
 }
 
 Result<void> Execution::settle(bool backward) {
+  stepped_.reset();
+  left_handler_ = entering_;
   if (changed_) {
     machine().memory_changed();
     for (uint32_t i = 0; i < machine().config().vcpus; ++i) machine().engine().state_changed(machine().vcpu(VcpuId(i)));
@@ -123,7 +141,7 @@ Result<void> Execution::settle(bool backward) {
 // --- forwards ---------------------------------------------------------------------------------------------------------
 
 Result<TimelineStop> Execution::run(const StopConditions& c, Position limit) {
-  if (!diverted()) return target_.forward(c, limit);
+  if (!diverted()) return run_recorded(c, limit);
   const Position now = machine().position();
   const uint64_t most = live_ ? UINT64_MAX : kMaxCall;
   const uint64_t instructions = limit > now ? std::min(limit - now, most) : 0;
@@ -133,16 +151,44 @@ Result<TimelineStop> Execution::run(const StopConditions& c, Position limit) {
   return stop;
 }
 
+// Breakpoints at the position where a run begins are passed over, and a handler that is entered there has no other: whether
+// one is entered is found out first.
+Result<TimelineStop> Execution::run_recorded(const StopConditions& c, Position limit) {
+  const bool from_handler = std::exchange(left_handler_, std::nullopt).has_value();
+  if (timeline() == nullptr || from_handler || breakpoints_.code().empty()) return target_.forward(c, limit);
+  const Position here = machine().position();
+  constexpr EventMask kEntries = mask_of(EventKind::interrupt) | mask_of(EventKind::exception);
+  const auto enters = [here](const JournalEvent& e) { return (kEntries & mask_of(e.kind)) != 0 && e.position == here; };
+  StopConditions with_entry = c;
+  with_entry.events |= kEntries;
+  with_entry.event_filter = [&](const JournalEvent& e) { return enters(e) || asks_for(c, e); };
+  auto stop = target_.forward(with_entry, limit);
+  if (!stop || stop->reason != TimelineStop::Reason::event || !enters(*stop->event) || asks_for(c, *stop->event))
+    return stop;
+  stop = timeline()->seek(here);
+  if (!stop) return stop;
+  stop->reason = TimelineStop::Reason::breakpoint;
+  stop = show_handler(std::move(stop));
+  if (!stop || entering_) return stop;
+  return target_.forward(c, limit);
+}
+
 Result<TimelineStop> Execution::show_handler(Result<TimelineStop> stop) {
   if (!stop || stop->reason != TimelineStop::Reason::breakpoint || timeline() == nullptr || diverted()) return stop;
-  if (breakpoints_.code_at(pc())) return stop;
+  if (stop->observation && stop->observation->address == LinearAddr(pc(stop->observation->vcpu))) return stop;
+  std::vector<uint64_t> arrival;
+  for (uint32_t i = 0; i < machine().config().vcpus; ++i) arrival.push_back(pc(VcpuId(i)));
   RV_TRY(timeline()->begin_diversion());
   const Position here = machine().position();
   Observers observers;
   observers.breakpoints = breakpoints_.code();
+  std::sort(observers.breakpoints.begin(), observers.breakpoints.end());
   observers.hit = [&](const Observation& o) {
-    stop->observation = o;
-    entering_ = o.position == here;
+    if (o.position == here && o.address == LinearAddr(arrival[o.vcpu.value])) return false;
+    if (o.position == here) {
+      entering_ = o.vcpu;
+      stop->observation = o;
+    }
     return true;
   };
   machine().engine().observe(&observers);
@@ -153,31 +199,86 @@ Result<TimelineStop> Execution::show_handler(Result<TimelineStop> stop) {
   return stop;
 }
 
+VcpuId Execution::vcpu_of(const TimelineStop& stop) {
+  if (stop.observation) return stop.observation->vcpu;
+  if (stop.event && stop.event->kind == EventKind::vcpu_switch) return VcpuId(static_cast<uint32_t>(stop.event->a));
+  if (stop.event) return stop.event->vcpu;
+  if (stepped_) return *stepped_;
+  return machine().next_vcpu();
+}
+
+std::optional<TimelineStop> Execution::breakpoint_here() {
+  const VcpuId next = machine().next_vcpu();
+  if (one_vcpu() || next == reported_) return std::nullopt;
+  const CpuState& s = machine().vcpu(next).state;
+  const uint64_t address = linear_pc(s);
+  if (s.activity != Activity::running || !breakpoints_.code_at(address)) return std::nullopt;
+  TimelineStop stop;
+  stop.reason = TimelineStop::Reason::breakpoint;
+  stop.position = machine().position();
+  stop.observation.emplace();
+  stop.observation->vcpu = next;
+  stop.observation->position = stop.position;
+  stop.observation->address = LinearAddr(address);
+  stop.observation->rip = s.rip;
+  stop.observation->on_arrival = true;
+  return stop;
+}
+
 Result<TimelineStop> Execution::continue_forward() {
   RV_TRY(settle(false));
+  if (auto stop = breakpoint_here()) return *stop;
   return show_handler(run(conditions(true), kNoPosition));
 }
 
 Result<TimelineStop> Execution::step(VcpuId vcpu) {
   RV_TRY(settle(false));
-  StopConditions c = conditions(false);
-  const Position start = machine().position();
+  auto stop = step_to(vcpu);
+  if (stop && stop->reason == TimelineStop::Reason::position) stepped_ = vcpu;
+  return show_handler(std::move(stop));
+}
+
+Result<TimelineStop> Execution::step_to(VcpuId vcpu) {
+  using Reason = TimelineStop::Reason;
+  const StopConditions own = conditions(false);
+  if (one_vcpu()) return run(own, machine().position() + 1);
+  if (const auto stop = breakpoint_here(); stop && stop->observation->vcpu != vcpu) return *stop;
+  const Position limit = machine().position() + kMaxOtherTurns;
   for (;;) {
-    auto stop = run(c, machine().position() + 1);
-    if (!stop || stop->reason != TimelineStop::Reason::position || machine().config().vcpus == 1 || current_vcpu() == vcpu ||
-        machine().position() - start > kMaxOtherTurns)
-      return stop;
-    // Another vCPU's turn: on to the end of it.
-    StopConditions turn = conditions(true);
-    const auto filter = turn.event_filter;
-    turn.event_filter = [filter, events = turn.events, vcpu](const JournalEvent& e) {
-      if (e.kind == EventKind::vcpu_switch && e.a == vcpu.value) return true;
-      return (events & mask_of(e.kind)) != 0 && (!filter || filter(e));
-    };
-    turn.events |= mask_of(EventKind::vcpu_switch);
-    stop = run(turn, start + kMaxOtherTurns);
-    if (!stop || stop->reason != TimelineStop::Reason::event || stop->event->kind != EventKind::vcpu_switch) return stop;
+    if (machine().next_vcpu() != vcpu) {
+      auto stop = other_turns(vcpu, limit);
+      if (!stop) return stop.error();
+      if (stop->has_value()) return **stop;
+    }
+    auto stop = run(own, machine().position() + 1);
+    if (!stop || stop->reason != Reason::position || machine().journal().vcpu() == vcpu) return stop;
   }
+}
+
+Result<std::optional<TimelineStop>> Execution::other_turns(VcpuId vcpu, Position limit) {
+  using Reason = TimelineStop::Reason;
+  const StopConditions own = conditions(false);
+  auto ran = run(with_turns(conditions(true), [vcpu](const JournalEvent& e) { return e.a == vcpu.value; }), limit);
+  if (!ran) return ran.error();
+  TimelineStop& stop = *ran;
+  if (stop.reason == Reason::breakpoint && stop.observation->vcpu == vcpu) return std::optional<TimelineStop>();
+  if (stop.reason == Reason::event && stop.event->kind == EventKind::vcpu_switch && stop.event->a == vcpu.value) {
+    if (machine().position() > stop.event->position) {  // behind its instruction
+      if (timeline() != nullptr && !diverted() && (!own.watches.empty() || own.events != 0)) {
+        // What the instruction did has not been looked at.
+        if (auto back = timeline()->seek(stop.event->position); !back) return back.error();
+      } else if (machine().journal().vcpu() == vcpu) {
+        stop = {};
+        stop.position = machine().position();
+        return std::optional(stop);
+      }
+    }
+    return std::optional<TimelineStop>();
+  }
+  if (stop.reason == Reason::position)
+    note_ +=
+        fmt::format("[retrovisor] vCPU {} has not run while others executed {} instructions\n", vcpu.value, kMaxOtherTurns);
+  return std::optional(stop);
 }
 
 Result<TimelineStop> Execution::step_range(VcpuId vcpu, uint64_t begin, uint64_t end) {
@@ -208,39 +309,69 @@ Error no_way_back() {
 
 }  // namespace
 
-Result<TimelineStop> Execution::reverse_step() {
+Result<TimelineStop> Execution::back_by_one(Position from) {
+  const StopConditions c = conditions(true);
+  if (c.breakpoints.empty() && c.watches.empty() && c.events == 0) return timeline()->seek(from - 1);
+  auto stop = timeline()->backward(c, from - 1);
+  if (!stop || stop->reason != TimelineStop::Reason::breakpoint) return stop;
+  // A breakpoint where we arrive is met by running on, not by coming here; one on a handler is between here and there.
+  if (stop->observation->address != LinearAddr(pc(stop->observation->vcpu))) return show_handler(std::move(stop));
+  stop->reason = TimelineStop::Reason::position;
+  stop->observation.reset();
+  return stop;
+}
+
+Result<TimelineStop> Execution::reverse_step(VcpuId vcpu) {
+  using Reason = TimelineStop::Reason;
   if (timeline() == nullptr) return no_way_back();
-  const bool from_handler = entering_;
   RV_TRY(settle(true));
-  const Position now = timeline()->position();
-  if (from_handler) {  // the interrupted instruction
-    TimelineStop stop;
-    stop.position = now;
-    return stop;
+  const auto from_handler = std::exchange(left_handler_, std::nullopt);
+  TimelineStop here;
+  here.position = timeline()->position();
+  if (from_handler == vcpu) {  // the interrupted instruction
+    stepped_ = vcpu;
+    return here;
   }
   const Position begin = timeline()->begin();
-  if (now <= begin) {
-    TimelineStop stop;
-    stop.reason = TimelineStop::Reason::begin;
-    stop.position = now;
-    return stop;
+  for (Position from = here.position; from > begin;) {
+    auto stop = back_by_one(from);
+    if (!stop) return stop;
+    // Coming to the first instruction is a step like others; wanting to go further back is not.
+    if (stop->reason == Reason::begin) stop->reason = Reason::position;
+    if (stop->reason != Reason::position) return stop;
+    if (one_vcpu()) return stop;
+    // Whose instruction was it?
+    if (auto again = timeline()->forward({}, from); !again) return again;
+    if (machine().journal().vcpu() == vcpu) {
+      stepped_ = vcpu;
+      return timeline()->seek(from - 1);
+    }
+    // Another's. On to the end of its own last turn.
+    const auto away = [vcpu](const JournalEvent& e) { return e.vcpu == vcpu; };
+    stop = timeline()->backward(with_turns(conditions(true), away), begin);
+    if (stop && stop->reason == Reason::position) stop->reason = Reason::begin;  // it has never run before
+    if (!stop || stop->reason != Reason::event || stop->event->kind != EventKind::vcpu_switch || !away(*stop->event) ||
+        asks_for(conditions(false), *stop->event))
+      return show_handler(std::move(stop));
+    from = stop->position;
   }
-  const StopConditions c = conditions(false);
-  const bool plain = c.watches.empty() && c.events == 0;
-  auto stop = plain ? timeline()->seek(now - 1) : timeline()->backward(c, now - 1);
-  // Coming to the first instruction is a step like others; wanting to go further back is not.
-  if (stop && stop->reason == TimelineStop::Reason::begin) stop->reason = TimelineStop::Reason::position;
-  return stop;
+  here.reason = Reason::begin;
+  here.position = timeline()->position();
+  return here;
 }
 
 Result<TimelineStop> Execution::reverse_continue() {
   if (timeline() == nullptr) return no_way_back();
-  const bool from_handler = entering_;
   RV_TRY(settle(true));
-  if (from_handler && breakpoints_.code_at(pc())) {
+  const auto from_handler = std::exchange(left_handler_, std::nullopt);
+  if (from_handler && breakpoints_.code_at(pc(*from_handler))) {
     TimelineStop stop;
     stop.reason = TimelineStop::Reason::breakpoint;
     stop.position = timeline()->position();
+    stop.observation.emplace();
+    stop.observation->vcpu = *from_handler;
+    stop.observation->position = stop.position;
+    stop.observation->address = LinearAddr(pc(*from_handler));
     return stop;
   }
   auto stop = timeline()->backward(conditions(true), timeline()->begin());
@@ -251,6 +382,7 @@ Result<TimelineStop> Execution::reverse_continue() {
 Result<TimelineStop> Execution::seek(Position position) {
   if (timeline() == nullptr) return no_way_back();
   RV_TRY(settle(true));
+  left_handler_.reset();
   return timeline()->seek(position);
 }
 

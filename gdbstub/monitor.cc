@@ -84,7 +84,7 @@ Result<uint64_t> parse_address(Execution& execution, const std::string& word) {
   std::string base = word.substr(0, split);
   uint64_t value = 0;
   if (base.starts_with('$')) base.erase(0, 1);
-  const Vcpu& vcpu = execution.machine().vcpu(execution.current_vcpu());
+  const Vcpu& vcpu = execution.machine().vcpu(execution.selected());
   bool found = false;
   for (const Register& r : registers(Arch::x86_64)) {
     if (r.name != base || r.bytes > 8) continue;

@@ -18,7 +18,7 @@ Error no_recording() { return {ErrorCode::unsupported, "this machine runs for th
 
 std::string here(Execution& e) {
   const Position now = e.machine().position();
-  const VcpuId vcpu = e.current_vcpu();
+  const VcpuId vcpu = e.machine().next_vcpu();
   std::string out = fmt::format("position {}", grouped(now.value));
   if (const Timeline* timeline = e.timeline(); timeline != nullptr && (!e.diverted() || e.entering_handler()))
     out += fmt::format(" of {}..{}", grouped(timeline->begin().value), grouped(timeline->end().value));
@@ -53,7 +53,8 @@ Result<std::string> seek(Execution& e, Words words) {
     return bad("where to?");
   }
   if (const auto stop = e.seek(target); !stop) return stop.error();
-  return here(e) + "(gdb shows its registers as they were: 'maintenance flush register-cache' makes it look again)\n";
+  return here(e) +
+         "(gdb shows the registers that it knows until 'maintenance flush register-cache'; the file of --init does that)\n";
 }
 
 Result<EventMask> kind_named(const std::string& name) {

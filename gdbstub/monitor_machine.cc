@@ -18,7 +18,7 @@ constexpr size_t kShownField = 32;
 
 Error bad(std::string message) { return {ErrorCode::bad_argument, std::move(message), ""}; }
 
-const CpuState& state_of(Execution& e) { return e.machine().vcpu(e.current_vcpu()).state; }
+const CpuState& state_of(Execution& e) { return e.machine().vcpu(e.selected()).state; }
 
 Result<std::string> info(Execution& e, Words words) {
   if (words.empty() || words[0] != "devices" || words.size() > 2) return bad("not understood");
@@ -46,7 +46,7 @@ std::string segment_line(std::string_view name, const Segment& s) {
 }
 
 Result<std::string> regs(Execution& e, Words words) {
-  VcpuId vcpu = e.current_vcpu();
+  VcpuId vcpu = e.selected();
   if (!words.empty()) {
     const auto number = parse_number(words[0], e.machine().config().vcpus - 1);
     if (!number) return number.error();

@@ -36,7 +36,8 @@ Result<std::string> break_on(Execution& e, Words words) {
                       {"irq", {EventKind::interrupt}, 255},
                       {"io", {EventKind::port_read, EventKind::port_write}, 0xffff},
                       {"mmio", {EventKind::mmio_read, EventKind::mmio_write}, UINT64_MAX},
-                      {"cr3", {EventKind::cr3_write}, 0}};
+                      {"cr3", {EventKind::cr3_write}, 0},
+                      {"vcpu", {EventKind::vcpu_switch}, kMaxVcpus - 1}};
   const auto what = std::find_if(std::begin(all), std::end(all), [&](const What& w) { return w.name == words[0]; });
   if (what == std::end(all) || words.size() > (what->max == 0 ? 1u : 2u)) return bad("not understood");
   EventBreak b;
@@ -57,7 +58,7 @@ Result<std::string> break_on(Execution& e, Words words) {
 }  // namespace
 
 void add_stop_commands(std::vector<MonitorCommand>& out) {
-  out.push_back({"break-on", "[exception [N] | irq [N] | io [PORT] | mmio [ADDR] | cr3 | off]",
+  out.push_back({"break-on", "[exception [N] | irq [N] | io [PORT] | mmio [ADDR] | cr3 | vcpu [N] | off]",
                  "stop on these events too, forwards and backwards", break_on});
 }
 

@@ -16,9 +16,9 @@ constexpr unsigned kBadPacket = 22;  // EINVAL
 
 Session::Session(Execution& execution, Connection& connection, SessionOptions options)
     : execution_(execution), connection_(connection), options_(std::move(options)), monitor_(execution, options_.commands) {
-  general_ = running_ = execution.current_vcpu();
   TimelineStop here;
   here.position = execution.machine().position();
+  execution_.reported(here);
   stop_reply_ = stop_reply(here);
 }
 
@@ -52,7 +52,7 @@ std::optional<SessionEnd> Session::receive() {
       case Kind::nack:
         if (++resent_ > kMaxResends || (!last_sent_.empty() && !connection_.write(last_sent_))) return SessionEnd::vanished;
         break;
-      case Kind::interrupt: send(stop_reply_); break;  // nothing runs: the answer is where we stand
+      case Kind::interrupt: send_stop(); break;  // nothing runs: the answer is where we stand
       case Kind::ack: break;
       case Kind::garbage: return SessionEnd::vanished;
     }
@@ -106,7 +106,7 @@ void Session::console(std::string_view text) {
 
 std::optional<VcpuId> Session::thread_id(Packet text) const {
   const uint32_t vcpus = execution_.machine().config().vcpus;
-  if (text == "-1" || text == "0") return execution_.current_vcpu();
+  if (text == "-1" || text == "0") return execution_.selected();
   const auto number = number_of_hex(text);
   if (!number || *number == 0 || *number > vcpus) return std::nullopt;
   return VcpuId(static_cast<uint32_t>(*number - 1));
@@ -116,7 +116,7 @@ void Session::handle(Packet packet) {
   if (packet.empty()) return send("");
   const Packet rest = packet.substr(1);
   switch (packet[0]) {
-    case '?': return send(stop_reply_);
+    case '?': return send_stop();
     case '!': extended_ = true; return send_ok();
     case 'q': return query(rest);
     case 'Q': return set(rest);
@@ -145,7 +145,13 @@ void Session::handle(Packet packet) {
     case 'H': {
       const auto thread = rest.empty() ? std::nullopt : thread_id(rest.substr(1));
       if (!thread) return send_error(kBadPacket);
-      (rest[0] == 'c' ? running_ : general_) = *thread;
+      const bool any = rest.substr(1) == "0" || rest.substr(1) == "-1";
+      if (rest[0] != 'c')
+        execution_.select(*thread);
+      else if (any)
+        running_.reset();
+      else
+        running_ = thread;
       return send_ok();
     }
     default: return send("");

@@ -78,9 +78,12 @@ class Session {
   void restart(bool answer);               // R, vRun
   void report(const Result<TimelineStop>& stop);
   std::string stop_reply(const TimelineStop& stop);
+  // The client is told of the last stop, and takes its vCPU for the selected one.
+  void send_stop();
+  VcpuId stepping() const { return running_.value_or(execution_.selected()); }
 
-  std::optional<VcpuId> thread_id(Packet text) const;  // 0 and -1: any, which is the current one
-  Vcpu& general() { return execution_.machine().vcpu(general_); }
+  std::optional<VcpuId> thread_id(Packet text) const;  // 0 and -1: any, which is the selected one
+  Vcpu& general() { return execution_.machine().vcpu(execution_.selected()); }
 
   Execution& execution_;
   Connection& connection_;
@@ -94,9 +97,10 @@ class Session {
   bool acks_end_ = false;                                         // after the next answer
   bool swbreak_ = false, hwbreak_ = false, error_texts_ = false;  // what the client knows
   bool physical_memory_ = false;
-  bool extended_ = false;     // extended-remote: the client outlives the program
-  std::string stop_reply_;    // for '?'
-  VcpuId general_, running_;  // of Hg and Hc
+  bool extended_ = false;          // extended-remote: the client outlives the program
+  std::string stop_reply_;         // for '?'
+  VcpuId stop_vcpu_;               // that it names
+  std::optional<VcpuId> running_;  // of Hc; none: the selected one, Hg's
 };
 
 }  // namespace retrovisor::gdb

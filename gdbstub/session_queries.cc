@@ -83,7 +83,7 @@ bool Session::thread_query(Packet rest) {
   } else if (rest == "sThreadInfo") {
     send("l");
   } else if (rest == "C") {
-    send(fmt::format("QC{:x}", general_.value + 1));
+    send(fmt::format("QC{:x}", execution_.selected().value + 1));
   } else if (rest.starts_with("ThreadExtraInfo,")) {
     const auto thread = thread_id(rest.substr(16));
     if (thread)

@@ -19,7 +19,7 @@ void Session::resume(Packet actions) {
   while (!fields.empty()) {
     Fields action(fields.until(';'));
     const Packet what = action.until(':');
-    VcpuId vcpu = running_;
+    VcpuId vcpu = execution_.selected();
     if (!action.empty()) {
       const auto thread = thread_id(action.rest());
       if (!thread) return send_error(kBadPacket);
@@ -50,12 +50,12 @@ void Session::resume_old(char how, Packet rest) {
   const bool with_signal = how == 'C' || how == 'S';
   if (!with_signal && !rest.empty()) return send_error(kBadPacket);
   const bool steps = how == 's' || how == 'S';
-  report(steps ? execution_.step(running_) : execution_.continue_forward());
+  report(steps ? execution_.step(stepping()) : execution_.continue_forward());
 }
 
 void Session::resume_back(Packet rest) {
   if (execution_.timeline() == nullptr || (rest != "s" && rest != "c")) return send("");
-  report(rest == "s" ? execution_.reverse_step() : execution_.reverse_continue());
+  report(rest == "s" ? execution_.reverse_step(stepping()) : execution_.reverse_continue());
 }
 
 void Session::restart(bool answer) {
@@ -74,10 +74,12 @@ void Session::report(const Result<TimelineStop>& stop) {
     console(fmt::format("[retrovisor] {}\n", stop.error().text()));
     TimelineStop here;
     here.position = execution_.machine().position();
+    execution_.reported(here);
     stop_reply_ = stop_reply(here);
-    return send(stop_reply_);
+    return send_stop();
   }
-  general_ = running_ = execution_.current_vcpu();
+  execution_.reported(*stop);
+  running_.reset();
   if (stop->reason == TimelineStop::Reason::end && execution_.timeline() == nullptr) {
     console(fmt::format("[retrovisor] the machine has ended: {}\n", describe(stop->machine_stop)));
     send(fmt::format("W{:02x}", stop->machine_stop.reason == StopReason::debug_exit ? stop->machine_stop.detail & 0xff : 0));
@@ -90,6 +92,11 @@ void Session::report(const Result<TimelineStop>& stop) {
       stop->machine_stop.reason != StopReason::position)
     console(fmt::format("[retrovisor] the recording ends here: {}\n", describe(stop->machine_stop)));
   stop_reply_ = stop_reply(*stop);
+  send_stop();
+}
+
+void Session::send_stop() {
+  execution_.select(stop_vcpu_);
   send(stop_reply_);
 }
 
@@ -97,10 +104,9 @@ std::string Session::stop_reply(const TimelineStop& stop) {
   using Reason = TimelineStop::Reason;
   std::string why;
   unsigned signal = 5;  // SIGTRAP
-  VcpuId vcpu = execution_.current_vcpu();
+  const VcpuId vcpu = stop_vcpu_ = execution_.vcpu_of(stop);
   switch (stop.reason) {
     case Reason::breakpoint: {
-      if (stop.observation) vcpu = stop.observation->vcpu;
       const uint64_t pc = linear_pc(execution_.machine().vcpu(vcpu).state);
       const auto type = execution_.breakpoints().code_at(pc);
       if (type == PointType::software && swbreak_) why = "swbreak:;";
@@ -109,7 +115,6 @@ std::string Session::stop_reply(const TimelineStop& stop) {
     }
     case Reason::watch:
       if (stop.observation) {
-        vcpu = stop.observation->vcpu;
         const auto watches = execution_.breakpoints().watches();
         if (stop.observation->index >= watches.size()) break;
         const PointType type = execution_.breakpoints().watch_type(stop.observation->index);
@@ -120,15 +125,12 @@ std::string Session::stop_reply(const TimelineStop& stop) {
                           watches[stop.observation->index].begin.value);
       }
       break;
-    case Reason::event:
-      if (stop.event) vcpu = stop.event->vcpu;
-      break;
     case Reason::begin: why = "replaylog:begin;"; break;
     case Reason::end: why = "replaylog:end;"; break;
     case Reason::interrupted: signal = 2; break;  // SIGINT
+    case Reason::event:
     case Reason::position: break;
   }
-  general_ = running_ = vcpu;
   return fmt::format("T{:02x}thread:{:x};{}", signal, vcpu.value + 1, why);
 }
 

@@ -11,7 +11,7 @@ namespace {
 // Calls `visit` with each event until it returns false.
 template <class Visit>
 Result<void> for_each_event(const std::string& trace, Visit&& visit) {
-  auto reader = TraceReader::open(trace);
+  auto reader = TraceReader::open(trace, {.key_frames = TraceReader::KeyFrames::skip});
   if (!reader) return std::move(reader).error();
   uint64_t number = 0;
   for (;;) {

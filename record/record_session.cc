@@ -6,6 +6,7 @@
 #include <array>
 
 #include "record/digest_capture.h"
+#include "record/key_frame_writer.h"
 #include "record/recording_boundary.h"
 #include "traces/describe.h"
 #include "vmm/cpu/cpuid.h"
@@ -26,22 +27,38 @@ class RecordHook final : public SliceHook {
         writer_(writer),
         options_(options),
         capture_(machine, writer.header().digest_detail),
-        interval_(writer.header().digest_interval) {}
+        frames_(machine, writer),
+        interval_(writer.header().digest_interval) {
+    if (options.key_frame_interval != 0) next_frame_ = machine.position() + options.key_frame_interval;
+  }
 
-  // On arrival at a position.
-  void digest(bool at_stop = false) {
+  // On arrival at a position. An engine may fail at telling the state: such a digest is worth nothing.
+  Result<void> digest(bool at_stop = false) {
     const DigestRecord d = capture_.take(at_stop);
+    if (const Error* failure = machine_.engine().failure(); failure != nullptr) return *failure;
     last_ = d.state;
     last_position_ = d.position;
     writer_.digest(d);
-    if (interval_ != 0) next_ = d.position + interval_;
+    if (interval_ != 0 && (next_ == kNoPosition || d.position >= next_)) next_ = d.position + interval_;
+    return {};
   }
 
-  Position next_position() override { return next_; }
+  Position next_position() override {
+    // A debugger may have stopped the machine at these positions, after it had arrived: too late.
+    const Position now = machine_.position();
+    if (now >= next_) next_ = now + interval_;
+    if (now >= next_frame_) next_frame_ = after(now);
+    return std::min(next_, next_frame_);
+  }
 
   Result<void> slice_done() override {
     if (writer_.failed()) return writer_.error();
-    if (machine_.position() >= next_) digest();
+    const Position at = machine_.position();
+    if (at >= next_ || at >= next_frame_) RV_TRY(digest());
+    if (at >= next_frame_) {
+      next_frame_ = frames_.write(last_) ? after(at) : kNoPosition;
+      if (writer_.failed()) return writer_.error();
+    }
     const auto now = std::chrono::steady_clock::now();
     if (now - flushed_ < options_.flush_interval) return {};
     flushed_ = now;
@@ -49,17 +66,26 @@ class RecordHook final : public SliceHook {
   }
 
   Result<void> finish(const RunResult& run) {
-    if (!run.on_arrival || last_position_ != run.end) digest(!run.on_arrival);
+    if (!run.on_arrival || last_position_ != run.end) RV_TRY(digest(!run.on_arrival));
     return writer_.end(run.end, run.stop, last_, options_.sync);
   }
+  uint64_t key_frames() const { return frames_.count(); }
 
  private:
+  // The first position for a key frame behind `p`.
+  Position after(Position p) const {
+    const uint64_t interval = options_.key_frame_interval;
+    return Position(p.value / interval * interval + interval);
+  }
+
   Machine& machine_;
   TraceWriter& writer_;
   const RecordOptions& options_;
   DigestCapture capture_;
+  KeyFrameWriter frames_;
   uint64_t interval_;
   Position next_ = kNoPosition;
+  Position next_frame_ = kNoPosition;
   StateDigest last_;
   Position last_position_ = kNoPosition;
   std::chrono::steady_clock::time_point flushed_ = std::chrono::steady_clock::now();
@@ -121,7 +147,10 @@ TraceHeader make_header(const MachineConfig& config, const BootImages& images, c
                              images.modules[i]));
   h.flat_address = images.flat_address;
   h.flat_mode = static_cast<uint8_t>(images.flat_mode);
-  h.digest_interval = kDefaultDigestInterval;
+  h.digest_interval = config.positions == PositionUnit::events ? kDefaultEventDigestInterval : kDefaultDigestInterval;
+  h.position_unit = config.positions;
+  h.time_source = config.time;
+  h.undefined_flags = config.undefined_flags;
   return h;
 }
 
@@ -149,7 +178,7 @@ class Recording::Impl {
   Impl& operator=(const Impl&) = delete;
 
   Result<void> begin() {
-    hook_.digest();
+    RV_TRY(hook_.digest());
     // The start alone is worth a chunk: a trace that is cut off right after it tells whether the images fit.
     return writer_.flush(machine_.position());
   }
@@ -160,7 +189,7 @@ class Recording::Impl {
   }
   Result<RecordResult> finish(const RunResult& last) {
     RV_TRY(hook_.finish(last));
-    return RecordResult{last, writer_.size(), writer_.events(), writer_.digests()};
+    return RecordResult{last, writer_.size(), writer_.events(), writer_.digests(), hook_.key_frames()};
   }
 
  private:

@@ -16,12 +16,16 @@ namespace retrovisor {
 
 // Digests this far apart cost little beside the run, and a divergence is at most this far from where it was seen.
 inline constexpr uint64_t kDefaultDigestInterval = uint64_t{16} << 20;
+// The same where positions count events, each of which takes some ten microseconds.
+inline constexpr uint64_t kDefaultEventDigestInterval = 16384;
 
 struct RecordOptions {
   RunOptions run;
   // Host time after which what was collected is written, so that a recorder that is killed loses little.
   std::chrono::nanoseconds flush_interval = std::chrono::milliseconds(250);
   bool sync = false;  // have the whole trace on disk at the end
+  // Instructions between two key frames, which stand at its multiples; 0: none.
+  uint64_t key_frame_interval = 0;
 };
 
 struct RecordResult {
@@ -29,6 +33,7 @@ struct RecordResult {
   uint64_t trace_bytes = 0;
   uint64_t events = 0;
   uint64_t digests = 0;
+  uint64_t key_frames = 0;
 };
 
 // Names of the input files, as the trace shall give them; missing ones stay empty.

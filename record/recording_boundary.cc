@@ -34,6 +34,48 @@ IdleWait RecordingBoundary::idle_wait(Moment at, uint64_t ns, bool input_wanted)
   return wait;
 }
 
+uint64_t RecordingBoundary::time_passed(Moment at) {
+  const uint64_t ns = live_.time_passed(at);
+  if (ns != 0) writer_.boundary_event(EventKind::time_passed, at.position, ns, 0, at.time.value, {});
+  return ns;
+}
+
+bool RecordingBoundary::deliver(Moment at, bool possible) {
+  const bool here = live_.deliver(at, possible);
+  if (here) writer_.boundary_event(EventKind::deliver, at.position, 0, 0, at.time.value, {});
+  return here;
+}
+
+void RecordingBoundary::landed(Moment at, const Landing& landing) {
+  live_.landed(at, landing);
+  writer_.boundary_event(EventKind::landing, at.position, 0, 0, at.time.value, encode_landing(landing));
+}
+
+std::vector<uint8_t> encode_landing(const Landing& landing) {
+  if (!landing.by_state) return {};
+  StateWriter out;
+  for (const uint64_t r : landing.gpr) out.u64("gpr", r);
+  out.u64("linear_rip", landing.linear_rip);
+  out.u64("rflags", landing.rflags);
+  out.u64("cpu", landing.state.cpu);
+  out.u64("memory", landing.state.memory);
+  out.u64("progress", landing.progress);
+  return out.take();
+}
+
+bool decode_landing(std::span<const uint8_t> data, Landing& landing) {
+  landing.by_state = !data.empty();
+  if (data.empty()) return true;
+  StateReader in(data);
+  for (uint64_t& r : landing.gpr) in.u64("gpr", r);
+  in.u64("linear_rip", landing.linear_rip);
+  in.u64("rflags", landing.rflags);
+  in.u64("cpu", landing.state.cpu);
+  in.u64("memory", landing.state.memory);
+  in.u64("progress", landing.progress);
+  return in.finish().ok() && in.at_end();
+}
+
 void RecordingBoundary::note_stop(Moment at, uint64_t call, uint64_t ordinal) {
   if (!stopping_) return;
   stopping_ = false;

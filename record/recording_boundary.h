@@ -39,6 +39,11 @@ class RecordingBoundary final : public Boundary {
   size_t poll_input(Moment at, Channel channel, std::span<uint8_t> out) override;
   IdleWait idle_wait(Moment at, uint64_t ns, bool input_wanted) override;
   void output(Moment at, Channel channel, std::span<const uint8_t> bytes) override { live_.output(at, channel, bytes); }
+  uint64_t time_passed(Moment at) override;
+  bool deliver(Moment at, bool possible) override;
+  bool lands() const override { return live_.lands(); }
+  bool landing_wanted(Moment at, VirtualTime due) override { return live_.landing_wanted(at, due); }
+  void landed(Moment at, const Landing& landing) override;
 
  private:
   void note_stop(Moment at, uint64_t call, uint64_t ordinal);
@@ -49,6 +54,11 @@ class RecordingBoundary final : public Boundary {
   CallOrdinal waits_;
   bool stopping_ = false;
 };
+
+// Data of EventKind::landing. Nothing if the position says it all.
+std::vector<uint8_t> encode_landing(const Landing& landing);
+// False: the data is no landing's.
+bool decode_landing(std::span<const uint8_t> data, Landing& landing);
 
 // Writes the machine's journal into a trace.
 class JournalWriter final : public JournalSink {

@@ -88,6 +88,12 @@ void CheckpointSet::drop(Map::iterator it) {
   all_.erase(it);
 }
 
+void CheckpointSet::remove(Position p) {
+  const auto it = all_.find(p.value);
+  RV_ASSERT(it != all_.end() && it != all_.begin());
+  drop(it);
+}
+
 bool CheckpointSet::make_room(uint64_t pages, uint64_t state, Position focus) {
   const uint64_t most = pages * (PageStore::kBytesPerPage + maps_.most_per_page()) + state;
   if (most > budget_) return false;

@@ -60,6 +60,8 @@ class CheckpointSet {
   bool make_room(uint64_t pages, uint64_t state, Position focus);
   // Adds a checkpoint where there is none. A lasting one takes over its part of what is known of the stretch it divides.
   void add(Checkpoint checkpoint);
+  // Takes the checkpoint at `p` away, which is not the first.
+  void remove(Position p);
   // The stretch that begins with the lasting checkpoint at `begin` touched this, from at most its known_to on up to `to`.
   void extend(Position begin, const TouchedPages& pages, EventMask events, Position to);
 

@@ -3,7 +3,7 @@
 namespace retrovisor {
 
 Result<std::unique_ptr<EventFeed>> EventFeed::open(const std::string& path, Events which) {
-  auto reader = TraceReader::open(path);
+  auto reader = TraceReader::open(path, {.key_frames = TraceReader::KeyFrames::skip});
   if (!reader) return reader.error();
   return std::unique_ptr<EventFeed>(new EventFeed(std::move(*reader), which));
 }

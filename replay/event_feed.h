@@ -29,6 +29,8 @@ class EventFeed {
     std::optional<TraceEvent> pending;
     Position scanned;
     bool exhausted = false;
+    // At a place between two of the trace's chunks.
+    static Mark at(const TraceReader::Mark& place) { return {place, std::nullopt, place.last, false}; }
   };
   Mark mark() const { return {reader_->mark(), pending_, scanned_, exhausted_}; }
   Result<void> seek(const Mark& mark);

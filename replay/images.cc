@@ -54,6 +54,9 @@ MachineConfig machine_config(const TraceHeader& header) {
   out.memory_size = header.memory_size;
   out.vcpus = header.vcpus;
   out.stop_on_panic = header.stop_on_panic;
+  out.positions = header.position_unit;
+  out.time = header.time_source;
+  out.undefined_flags = header.undefined_flags;
   return out;
 }
 

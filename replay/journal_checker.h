@@ -35,6 +35,8 @@ class JournalChecker final : public JournalSink {
     EventFeed::Mark feed;
     uint64_t compared = 0;
     Position last_match;
+    // Of a check that begins at a place between two of the trace's chunks.
+    static Mark at(const TraceReader::Mark& place) { return {EventFeed::Mark::at(place), 0, place.last}; }
   };
   Mark mark() const { return {feed_->mark(), compared_, last_match_}; }
   Result<void> seek(const Mark& mark);

@@ -65,7 +65,7 @@ bool ReplayBoundary::cut_off_before() const { return !fault_ && feed_->exhausted
 void ReplayBoundary::pop() {
   if (on_event_) {
     const TraceEvent* e = feed_->peek(kNoPosition);
-    if (e != nullptr) on_event_(e->event);
+    if (e != nullptr) on_event_(*e);
   }
   feed_->pop();
 }
@@ -132,6 +132,61 @@ IdleWait ReplayBoundary::idle_wait(Moment at, uint64_t ns, bool) {
     pop();
   }
   return {waited, host_stop(at, 1, ordinal)};
+}
+
+namespace {
+
+// What a detached machine is told: about what an exit takes on a host.
+constexpr uint64_t kDetachedEventNs = 2000;
+
+}  // namespace
+
+uint64_t ReplayBoundary::time_passed(Moment at) {
+  if (detached_) return kDetachedEventNs;
+  const TraceEvent* e = match(at, EventKind::time_passed, 0, "an event happens");
+  if (e == nullptr) return 0;
+  const uint64_t ns = e->event.a;
+  pop();
+  return ns;
+}
+
+bool ReplayBoundary::deliver(Moment at, bool possible) {
+  if (detached_) return possible;
+  const TraceEvent* e = match(at, EventKind::deliver, 0, "an interrupt waits");
+  if (e == nullptr) return false;
+  if (!possible) {
+    fail(at.position, "an interrupt was delivered here in the recording", describe_at(*e), call_text("interrupts are held back", at));
+    return false;
+  }
+  pop();
+  return true;
+}
+
+Landing ReplayBoundary::recorded_landing(const TraceEvent& e) {
+  Landing landing;
+  landing.position = e.event.position;
+  if (!decode_landing(e.data, landing)) fail(e.event.position, "a landing of the trace cannot be read", describe_at(e), {});
+  return landing;
+}
+
+std::optional<Landing> ReplayBoundary::next_landing(Moment) {
+  if (detached_ || fault_) return std::nullopt;
+  const TraceEvent* e = feed_->peek(kNoPosition);
+  if (e == nullptr || e->event.kind != EventKind::landing) return std::nullopt;
+  const Landing landing = recorded_landing(*e);
+  if (fault_) return std::nullopt;
+  return landing;
+}
+
+void ReplayBoundary::landed(Moment at, const Landing&) {
+  if (detached_) return;
+  if (match(at, EventKind::landing, 0, "the machine lands") != nullptr) pop();
+  else fail(at.position, "the machine lands where it did not in the recording", "nothing", call_text("landing", at));
+}
+
+void ReplayBoundary::landing_missed(Moment at, const Landing& landing) {
+  fail(at.position, "the state in which the recorded run was interrupted is not reached",
+       fmt::format("landing {} at {:#x}", landing.position.value, landing.linear_rip), call_text("another event first", at));
 }
 
 bool ReplayBoundary::host_stop(Moment at, uint64_t call, uint64_t ordinal) {

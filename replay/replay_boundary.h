@@ -34,7 +34,7 @@ class ReplayBoundary final : public Boundary {
   void on_fault(std::function<void()> handler) { on_fault_ = std::move(handler); }
   const std::optional<ReplayFault>& fault() const { return fault_; }
   // Called for each recorded event that the machine has just asked for, inside its run.
-  void on_event(std::function<void(const JournalEvent&)> handler) { on_event_ = std::move(handler); }
+  void on_event(std::function<void(const TraceEvent&)> handler) { on_event_ = std::move(handler); }
 
   // Detached, the boundary leaves the recording alone: for a machine that goes a way of its own. No input ever comes, idle
   // time passes at once, entropy and the wall clock are made up of the moment alone.
@@ -53,11 +53,19 @@ class ReplayBoundary final : public Boundary {
     if (output_) output_(at, channel, bytes);
   }
 
+  uint64_t time_passed(Moment at) override;
+  bool deliver(Moment at, bool possible) override;
+  std::optional<Landing> next_landing(Moment at) override;
+  void landed(Moment at, const Landing& landing) override;
+  void landing_missed(Moment at, const Landing& landing) override;
+
   // State of the boundary at a checkpoint of the machine.
   struct Mark {
     EventFeed::Mark feed;
     CallOrdinal polls;
     CallOrdinal waits;
+    // On arrival at the position of a place between two of the trace's chunks: no call has come there yet.
+    static Mark at(const TraceReader::Mark& place) { return {EventFeed::Mark::at(place), {}, {}}; }
   };
   Mark mark() const { return {feed_->mark(), polls_, waits_}; }
   // Back (or forward) to it; forgets a fault.
@@ -70,6 +78,7 @@ class ReplayBoundary final : public Boundary {
   const TraceEvent* match(Moment at, EventKind kind, uint64_t ordinal, std::string_view asked);
   // Whether the host stopped the recorded run in this call.
   bool host_stop(Moment at, uint64_t call, uint64_t ordinal);
+  Landing recorded_landing(const TraceEvent& e);
   void fail(Position at, std::string message, std::string recorded, std::string replayed);
   void pop();
 
@@ -78,7 +87,7 @@ class ReplayBoundary final : public Boundary {
   bool detached_ = false;
   std::function<void()> on_host_stop_;
   std::function<void()> on_fault_;
-  std::function<void(const JournalEvent&)> on_event_;
+  std::function<void(const TraceEvent&)> on_event_;
   std::optional<ReplayFault> fault_;
   CallOrdinal polls_;
   CallOrdinal waits_;

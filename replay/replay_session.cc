@@ -27,8 +27,8 @@ ReplaySession::~ReplaySession() {
 }
 
 Result<std::unique_ptr<ReplaySession>> ReplaySession::open(const std::string& trace, const BootImages& images,
-                                                           ReplayBoundary::Output output) {
-  auto summary = verify_trace(trace);
+                                                           ReplayBoundary::Output output, const ReplayEngine& engine) {
+  auto summary = verify_trace(trace, {.key_frames = TraceReader::KeyFrames::check});
   if (!summary) return summary.error();
   const TraceHeader header = summary->header;
   auto recorded = recorded_images(header, images);
@@ -39,18 +39,23 @@ Result<std::unique_ptr<ReplaySession>> ReplaySession::open(const std::string& tr
                              header.cpu_model),
                  trace};
 
-  std::unique_ptr<ReplaySession> out(new ReplaySession(std::move(*summary)));
+  std::unique_ptr<ReplaySession> out(new ReplaySession(trace, std::move(*summary)));
   auto boundary = ReplayBoundary::open(trace, std::move(output));
   if (!boundary) return boundary.error();
   out->boundary_ = std::move(*boundary);
   auto checker = JournalChecker::open(trace, out->end());
   if (!checker) return checker.error();
   out->checker_ = std::move(*checker);
-  auto digests = TraceReader::open(trace);
+  auto digests = TraceReader::open(trace, {.key_frames = TraceReader::KeyFrames::skip});
   if (!digests) return digests.error();
   out->digests_ = std::move(*digests);
 
-  auto machine = Machine::create(machine_config(header), *out->boundary_);
+  MachineConfig config = machine_config(header);
+  if (engine.kind == EngineKind::kvm && config.positions != PositionUnit::events)
+    return Error{ErrorCode::unsupported, "the trace is exact to the instruction, which KVM cannot count; replay it with --engine=soft", "--engine"};
+  config.engine = engine.kind;
+  config.kvm = engine.kvm;
+  auto machine = Machine::create(config, *out->boundary_);
   if (!machine) return machine.error();
   out->machine_ = std::move(*machine);
   out->sketch_ = std::make_unique<MemorySketch>(*out->machine_);
@@ -64,6 +69,32 @@ Result<std::unique_ptr<ReplaySession>> ReplaySession::open(const std::string& tr
   out->boundary_->on_fault(stop);
   out->checker_->on_fault(stop);
   return out;
+}
+
+Result<Position> ReplaySession::start_from(Position p) {
+  RV_ASSERT(machine_->position() == Position(0) && compared_ == 0);
+  const auto number = key_frames_.before(p);
+  if (!number) return Position(0);
+  const std::vector<uint8_t> zeroes(kPageSize);
+  for (const uint64_t page : machine_->take_written_pages()) machine_->restore_page(page, zeroes.data());
+  const auto state = key_frames_.read(*number, machine_->memory(), [this](uint64_t page, const uint8_t* bytes) {
+    machine_->restore_page(page, bytes);
+  });
+  if (!state) return state.error();
+  if (auto restored = machine_->restore_state(state->cpu, state->devices); !restored)
+    return key_frames_.error(*number, restored.error().text());
+  RV_TRY(key_frames_.check(*number, *machine_));
+  sketch_->update();
+  ++compared_;
+
+  const KeyFramePlace& place = key_frames_[*number];
+  RV_TRY(boundary_->seek(ReplayBoundary::Mark::at(place.behind())));
+  RV_TRY(checker_->seek(JournalChecker::Mark::at(place.behind())));
+  RV_TRY(digests_->seek(place.behind()));
+  next_digest_.reset();
+  digests_done_ = false;
+  good_ = place.position;
+  return place.position;
 }
 
 Result<const DigestRecord*> ReplaySession::peek_digest() {
@@ -113,22 +144,23 @@ Result<void> ReplaySession::take_fault() {
   return take(boundary_->fault(), Divergence::Found::boundary);
 }
 
-void ReplaySession::compare(const DigestRecord& recorded) {
+void ReplaySession::compare(const DigestRecord& recorded, const ReplayOptions& options) {
   const StateDigest now = machine_->digest();
   sketch_->update();
   ++compared_;
   if (now == recorded.state) {
     good_ = std::max(good_, recorded.position);
+    if (options.equal) options.equal(now);
     return;
   }
   diverge(compare_states(*machine_, now, *sketch_, recorded));
 }
 
-void ReplaySession::compare_sums(const StateDigest& recorded) {
+void ReplaySession::compare_sums(const StateDigest& recorded, const ReplayOptions& options) {
   DigestRecord sums;
   sums.position = machine_->position();
   sums.state = recorded;
-  compare(sums);
+  compare(sums, options);
 }
 
 // The machine has arrived at its position: compares what the recording says about it.
@@ -142,7 +174,7 @@ Result<void> ReplaySession::arrive(const ReplayOptions& options) {
     if (!digest) return digest.error();
     if (*digest == nullptr || (*digest)->position > now || (*digest)->at_stop) break;
     // Those before are of a part of the run that was replayed without looking at them.
-    if (options.check_digests && (*digest)->position == now) compare(**digest);
+    if (options.check_digests && (*digest)->position == now) compare(**digest, options);
     next_digest_.reset();
   }
   return {};
@@ -189,19 +221,37 @@ Result<void> ReplaySession::finish(const ReplayOptions& options) {
   const auto digest = peek_digest();
   if (!digest) return digest.error();
   if (!options.check_digests || divergence_) return {};
-  if (*digest != nullptr && (*digest)->at_stop) compare(**digest);
+  if (*digest != nullptr && (*digest)->at_stop) compare(**digest, options);
   next_digest_.reset();
-  if (!divergence_) compare_sums(end.state);
+  if (!divergence_) compare_sums(end.state, options);
   return {};
 }
+
+namespace {
+
+class TwoSinks final : public JournalSink {
+ public:
+  TwoSinks(JournalSink& first, JournalSink* second) : first_(first), second_(second) {}
+  void event(const JournalEvent& e) override {
+    first_.event(e);
+    if (second_ != nullptr) second_->event(e);
+  }
+
+ private:
+  JournalSink& first_;
+  JournalSink* second_;
+};
+
+}  // namespace
 
 Result<ReplayResult> ReplaySession::run(const ReplayOptions& options) {
   const auto begin = HostClock::now();
   const Position first = machine_->position();
   const Position last = std::min(options.stop_at, end());
   const uint64_t slice = std::max<uint64_t>(options.slice, 1);
+  TwoSinks both(*checker_, options.listener);
   if (options.check_journal)
-    machine_->journal().connect(checker_.get(), checker_->mask());
+    machine_->journal().connect(&both, checker_->mask());
   else
     machine_->journal().connect(nullptr, 0);
 
@@ -224,6 +274,7 @@ Result<ReplayResult> ReplaySession::run(const ReplayOptions& options) {
   }
   if (!divergence_ && !host_stop && (at_end_ || (last == end() && machine_->position() >= last))) RV_TRY(finish(options));
 
+  machine_->journal().connect(nullptr, 0);  // `both` ends here
   ReplayResult out;
   out.position = machine_->position();
   out.digests_compared = compared_;

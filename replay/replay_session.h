@@ -10,6 +10,7 @@
 #include "record/digest_capture.h"
 #include "replay/divergence.h"
 #include "replay/journal_checker.h"
+#include "replay/key_frames.h"
 #include "replay/replay_boundary.h"
 #include "traces/verify.h"
 #include "vmm/boot/loader.h"
@@ -31,6 +32,10 @@ struct ReplayOptions {
   std::function<bool()> stop_requested;                 // asked between slices; may be empty
   std::function<void(const ReplayProgress&)> progress;  // between slices; may be empty
   uint64_t slice = uint64_t{1} << 20;
+  // Sees the journal's events that the trace has, beside the check; may be null.
+  JournalSink* listener = nullptr;
+  // Called where a recorded digest was found equal; may be empty.
+  std::function<void(const StateDigest&)> equal;
 };
 
 struct ReplayResult {
@@ -59,37 +64,50 @@ MachineConfig machine_config(const TraceHeader& header);
 // `images` with everything that the trace knows by itself put in: command line, module arguments, flat address and mode.
 Result<BootImages> recorded_images(const TraceHeader& header, const BootImages& images);
 
+// Which engine replays. `kvm` can only replay traces whose positions count events.
+struct ReplayEngine {
+  EngineKind kind = EngineKind::soft;
+  kvm::KvmEngineOptions kvm;
+};
+
 class ReplaySession {
  public:
   // Verifies the whole trace first. `images`: kernel, initrd and modules as bytes; what else is in it is not looked at.
   static Result<std::unique_ptr<ReplaySession>> open(const std::string& trace, const BootImages& images,
-                                                     ReplayBoundary::Output output = {});
+                                                     ReplayBoundary::Output output = {}, const ReplayEngine& engine = {});
   ~ReplaySession();
 
+  // Before the first run: makes the machine stand at the last key frame at or before `p`. Its state is compared with the
+  // digest that was recorded there. Without such a key frame the machine stays at the beginning. Returns where it stands;
+  // after an error the session is of no use.
+  Result<Position> start_from(Position p);
   // Runs on from where the machine stands, to the end or to options.stop_at. After a divergence it does not go on. Errors
   // are only for what is no divergence: a trace that cannot be read.
   Result<ReplayResult> run(const ReplayOptions& options);
 
   Machine& machine() { return *machine_; }
   ReplayBoundary& boundary() { return *boundary_; }
+  KeyFrames& key_frames() { return key_frames_; }
   const TraceSummary& summary() const { return summary_; }
   // Where the recording ends.
   Position end() const { return summary_.end ? summary_.end->position : summary_.through; }
   bool at_end() const { return at_end_; }
 
  private:
-  explicit ReplaySession(TraceSummary summary) : summary_(std::move(summary)) {}
+  ReplaySession(const std::string& trace, TraceSummary summary)
+      : summary_(std::move(summary)), key_frames_(trace, summary_.key_frames) {}
   Result<const DigestRecord*> peek_digest();
   Result<void> step(Position target);
   Result<void> arrive(const ReplayOptions& options);
   Result<void> finish(const ReplayOptions& options);
   Result<void> take_fault();
-  void compare(const DigestRecord& recorded);
-  void compare_sums(const StateDigest& recorded);
+  void compare(const DigestRecord& recorded, const ReplayOptions& options);
+  void compare_sums(const StateDigest& recorded, const ReplayOptions& options);
   void diverge(Divergence d);
   void diverge_end(const std::string& recorded, const std::string& replayed);
 
   TraceSummary summary_;
+  KeyFrames key_frames_;
   std::unique_ptr<ReplayBoundary> boundary_;
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<JournalChecker> checker_;

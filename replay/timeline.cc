@@ -37,7 +37,7 @@ Result<std::unique_ptr<Timeline>> Timeline::open(const std::string& trace, const
   if (!session) return session.error();
   auto checker = JournalChecker::open(trace, (*session)->end());
   if (!checker) return checker.error();
-  auto digests = TraceReader::open(trace);
+  auto digests = TraceReader::open(trace, {.key_frames = TraceReader::KeyFrames::skip});
   if (!digests) return digests.error();
   const uint64_t budget = options.checkpoint_memory != 0 ? options.checkpoint_memory : default_budget();
   auto timeline = std::make_unique<TimelineImpl>(std::move(*session), std::move(*checker), std::move(*digests),
@@ -56,7 +56,7 @@ TimelineImpl::TimelineImpl(std::unique_ptr<ReplaySession> session, std::unique_p
       set_(budget, m_.memory().page_limit()),
       spacing_(options_.checkpoint_spacing != 0 ? options_.checkpoint_spacing : kSpacing),
       base_(set_.maps()) {
-  session_->boundary().on_event([this](const JournalEvent& e) { match(e); });
+  session_->boundary().on_event([this](const TraceEvent& e) { match(e.event); });
   m_.engine().track_touched(true);
 }
 
@@ -125,8 +125,10 @@ Result<void> TimelineImpl::restore(const Checkpoint& c) {
   return {};
 }
 
-// Runs to `target` from the nearest checkpoint, or from here if that is nearer.
+// Runs to `target` from the nearest checkpoint or key frame, or from here if that is nearer.
 Result<TimelineImpl::RunOutcome> TimelineImpl::go_to(Position target, Search* search, const RunOptions& options) {
+  const Position nearest = set_.before(target).position;
+  RV_TRY(bring_key_frame(target, exact_ && position_ <= target ? std::max(nearest, position_) : nearest));
   const Checkpoint& c = set_.before(target);
   const bool from_here = exact_ && position_ <= target && position_ >= c.position;
   if (!from_here) RV_TRY(restore(c));
@@ -161,9 +163,20 @@ Result<TimelineStop> TimelineImpl::seek(Position target) {
 Result<void> TimelineImpl::warm() {
   RV_TRY(end_diversion());
   const Position back = position_;
-  const auto outcome = go_to(end(), nullptr, {});
-  if (!outcome) return outcome.error();
-  if (outcome->end == RunEnd::interrupted) return {};
+  for (Position at = begin(); at < end();) {
+    // What memory does not suffice to know about is run once.
+    const Position known_to = std::max(set_.lasting_before(at).known_to, at);
+    const Position next = std::min(set_.lasting_after(at), end());
+    if (known_to < next) {
+      const Checkpoint& from = set_.before(known_to);
+      const bool from_here = exact_ && position_ >= from.position && position_ <= known_to;
+      if (!from_here) RV_TRY(restore(from));
+      const auto outcome = run_to(next, nullptr, {});
+      if (!outcome) return outcome.error();
+      if (outcome->end == RunEnd::interrupted) return {};
+    }
+    at = next;
+  }
   const auto returned = seek(back);
   if (!returned) return returned.error();
   return {};
@@ -175,13 +188,16 @@ CheckpointFigures TimelineImpl::checkpoints() const {
   f.bytes = set_.memory();
   f.pages_stored = set_.store().pages();
   f.pages_captured = captured_;
+  f.key_frames = session_->key_frames().size();
+  f.key_frames_restored = key_frames_restored_;
   return f;
 }
 
 Position TimelineImpl::next_halt(Position now, Position target, const RunOptions& options) const {
   // How far the machine runs before the host is listened to.
   constexpr uint64_t kSlice = uint64_t{1} << 20;
-  Position next = std::min({target, now + kSlice, Position(now.value / spacing_ * spacing_ + spacing_)});
+  Position next = std::min({target, now + kSlice, Position(now.value / spacing_ * spacing_ + spacing_),
+                            session_->key_frames().next(now)});
   if (next_digest_ && next_digest_->position > now) next = std::min(next, next_digest_->position);
   if (options.steps_to_target)
     for (const uint64_t step : kSteps)
@@ -193,7 +209,7 @@ Position TimelineImpl::next_halt(Position now, Position target, const RunOptions
 Result<void> TimelineImpl::arrived(Position target, const RunOptions& options) {
   const Position now = m_.position();
   RV_TRY(compare_digest());
-  if (now.value % spacing_ == 0 && now != begin()) {
+  if ((now.value % spacing_ == 0 || session_->key_frames().at(now)) && now != begin()) {
     finish_tracking();
     capture(false, target);
   } else if (options.steps_to_target) {

@@ -1,4 +1,6 @@
-// The timeline: a recorded run that can be entered at any position, and run forwards and backwards from there.
+// The timeline: a recorded run that can be entered at any position, and run forwards and backwards from there. Where the
+// trace has key frames, far places are entered at them; what lies between is run, and compared with the recording, when it
+// is asked about.
 #pragma once
 
 #include <functional>
@@ -41,6 +43,8 @@ struct TimelineStop {
 struct TimelineOptions {
   uint64_t checkpoint_memory = 0;         // bytes of the page store and the checkpoints; 0: a quarter of host RAM
   uint64_t checkpoint_spacing = 0;        // instructions between two lasting checkpoints; 0: 16 Mi
+  // A key frame of the trace is used where that saves running more instructions than this; none: what restoring it costs.
+  std::optional<uint64_t> key_frame_reach;
   std::function<bool()> interrupted;      // asked every few milliseconds while running; may be empty
   std::function<void(Position now, Position end)> progress;  // may be empty
 };
@@ -51,6 +55,8 @@ struct CheckpointFigures {
   uint64_t bytes = 0;           // of all checkpoints and the page store
   uint64_t pages_stored = 0;    // distinct pages in the store
   uint64_t pages_captured = 0;  // pages dirtied between checkpoints, summed
+  size_t key_frames = 0;        // of the trace; how often one was restored
+  uint64_t key_frames_restored = 0;
 };
 
 // A state is named by its position: it is that of arrival there, before any interrupt, fault or timer at that position. So a

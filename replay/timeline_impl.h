@@ -1,7 +1,9 @@
-// The timeline over one replaying machine. Its parts: timeline.cc (opening, checkpoints, seek), timeline_run.cc (running
-// forward, with everything that watches), timeline_search.cc (forward, backward, last write), timeline_diversion.cc.
+// The timeline over one replaying machine. Its parts: timeline.cc (opening, checkpoints, seek), timeline_key_frames.cc
+// (entering in the middle), timeline_run.cc (running forward, with everything that watches), timeline_search.cc (forward,
+// backward, last write), timeline_diversion.cc.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -72,6 +74,14 @@ class TimelineImpl final : public Timeline, private JournalSink {
     uint64_t count = 0;
   };
 
+  // How far the recording has been compared with, between two of its key frames (or the ends).
+  struct Compared {
+    EventPlace to;
+    JournalChecker::Mark journal;
+    TraceReader::Mark digests;
+    std::optional<DigestRecord> next_digest;
+  };
+
   // timeline_run.cc
   Result<RunOutcome> run_to(Position target, Search* search, const RunOptions& options);
   Position next_halt(Position now, Position target, const RunOptions& options) const;
@@ -85,6 +95,14 @@ class TimelineImpl final : public Timeline, private JournalSink {
   void match(const JournalEvent& e);
   bool observe(const Observation& o);
   Search make_search(const StopConditions& conditions) const;
+
+  // timeline_key_frames.cc
+  // If `target` is reached sooner from a key frame than from `from`, makes a checkpoint of it, and then stands there. An
+  // error leaves the machine where it was.
+  Result<void> bring_key_frame(Position target, Position from);
+  Result<bool> load_key_frame(size_t number);
+  // Goes on comparing where it was left between the key frames around `p`.
+  Result<void> compare_around(Position p);
 
   // timeline.cc
   const std::vector<uint64_t>& collect_written();
@@ -127,8 +145,11 @@ class TimelineImpl final : public Timeline, private JournalSink {
   std::optional<Position> tracked_from_;
   EventMask tracked_events_ = 0;
 
-  // The recording has been compared with up to here.
+  // The recording has been compared with up to here, in the part that begins with key frame part_ (0: the beginning).
   EventPlace compared_;
+  size_t part_ = 0;
+  std::map<size_t, Compared> other_parts_;
+  uint64_t key_frames_restored_ = 0;
   EventPlace seen_;  // the machine's last event
   Search* search_ = nullptr;
 };

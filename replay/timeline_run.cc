@@ -101,13 +101,16 @@ void TimelineImpl::finish_tracking() {
   const Position now = m_.position();
   const TouchedPages pages = m_.engine().take_touched();
   const Checkpoint& stretch = set_.lasting_before(*tracked_from_);
-  const bool useful = now > stretch.known_to && *tracked_from_ <= stretch.known_to;
+  const Position from = *tracked_from_;
+  const bool useful = now > stretch.known_to && from <= stretch.known_to;
   tracked_from_.reset();
   // Page numbers have 52 bits: eight bytes hold the distance of two.
   const uint64_t most = sizeof(Touched) + 8 * (pages.executed.size() + pages.written.size() + pages.accessed.size());
   const Position begin = stretch.position;
   if (!useful || !set_.make_room(0, most, now)) return;
-  set_.extend(set_.lasting_before(begin).position, pages, tracked_events_, now);
+  // The stretch may have become part of the one before, of which less may be known.
+  const Checkpoint& left = set_.lasting_before(begin);
+  if (from <= left.known_to) set_.extend(left.position, pages, tracked_events_, now);
 }
 
 // Compares the state with what the recording says about this position, if it has not been.
@@ -120,7 +123,9 @@ Result<void> TimelineImpl::compare_digest() {
       if (!item->has_value()) return {};
       auto* digest = std::get_if<DigestRecord>(&**item);
       if (digest == nullptr || digest->at_stop) continue;
-      next_digest_ = std::move(*digest);
+      next_digest_.emplace();  // the sums are enough
+      next_digest_->position = digest->position;
+      next_digest_->state = digest->state;
     }
     if (next_digest_->position > now) return {};
     const bool same = next_digest_->position < now || m_.digest() == next_digest_->state;
@@ -158,6 +163,7 @@ Result<TimelineImpl::RunOutcome> TimelineImpl::run_to(Position target, Search* s
     const Position now = m_.position();
     if (now == target) return RunOutcome{RunEnd::arrived, {}};
     if (options.interruptible && options_.interrupted && options_.interrupted()) return RunOutcome{RunEnd::interrupted, {}};
+    RV_TRY(compare_around(now));
     const Position next = next_halt(now, target, options);
     start_tracking(next);
     connect_journal(search, next);

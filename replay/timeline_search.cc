@@ -77,6 +77,7 @@ Result<TimelineImpl::Found> TimelineImpl::search_backward(const StopConditions& 
       below = std::max(stretch.position, lowest);
       continue;
     }
+    RV_TRY(bring_key_frame(below - 1, set_.before(below - 1).position));
     const Position from = std::max(set_.before(below - 1).position, lowest);
     auto outcome = arrive_at(from, {});
     if (!outcome) return outcome.error();

@@ -117,10 +117,17 @@ Result<ChunkHeader> ChunkCodec::decode_header(std::span<const uint8_t> bytes, Ch
   return out;
 }
 
+Result<void> ChunkCodec::check_payload(const ChunkHeader& header, std::span<const uint8_t> header_bytes,
+                                       std::span<const uint8_t> stored, ChecksumSeed seed) {
+  RV_ASSERT(stored.size() == header.stored_size);
+  if (payload_sum(header_bytes, stored, seed) != header.checksum) return bad("damaged chunk: its checksum does not match");
+  return {};
+}
+
 Result<std::vector<uint8_t>> ChunkCodec::decode_payload(const ChunkHeader& header, std::span<const uint8_t> header_bytes,
                                                         std::span<const uint8_t> stored, ChecksumSeed seed) {
-  RV_ASSERT(stored.size() == header.stored_size && header.raw_size <= kMaxRawSize);
-  if (payload_sum(header_bytes, stored, seed) != header.checksum) return bad("damaged chunk: its checksum does not match");
+  RV_ASSERT(header.raw_size <= kMaxRawSize);
+  RV_TRY(check_payload(header, header_bytes, stored, seed));
   // One frame, whose size is that of the header: nothing is allocated by what the frame says.
   if (ZSTD_getFrameContentSize(stored.data(), stored.size()) != header.raw_size)
     return bad("size of the compressed chunk differs from its header");

@@ -54,6 +54,9 @@ class ChunkCodec {
   // Parses and checks a chunk header (kChunkHeaderSize bytes): its own checksum first, then every field.
   // Errors have no `where`.
   static Result<ChunkHeader> decode_header(std::span<const uint8_t> bytes, ChecksumSeed seed);
+  // Only the check of decode_payload().
+  static Result<void> check_payload(const ChunkHeader& header, std::span<const uint8_t> header_bytes,
+                                    std::span<const uint8_t> stored, ChecksumSeed seed);
   // Checks and decompresses the payload of a chunk. `header_bytes` are the bytes `header` came from.
   Result<std::vector<uint8_t>> decode_payload(const ChunkHeader& header, std::span<const uint8_t> header_bytes,
                                               std::span<const uint8_t> stored, ChecksumSeed seed);

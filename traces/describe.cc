@@ -46,6 +46,9 @@ std::string describe(const JournalEvent& e) {
     case EventKind::idle_wait: return fmt::format("{} of {} ns out of {}, at {} ns", name, e.b, e.a, e.c);
     case EventKind::packet: return fmt::format("{} on interface {}", name, e.a);
     case EventKind::disk_read: return fmt::format("{} disk {} block {}", name, e.a, e.b);
+    case EventKind::time_passed: return fmt::format("{} {} ns, at {} ns", name, e.a, e.c);
+    case EventKind::deliver:
+    case EventKind::landing: return fmt::format("{} at {} ns", name, e.c);
     case EventKind::host_stop: return fmt::format("{} in {} {}, at {} ns", name, e.a == 0 ? "poll" : "idle wait", e.b, e.c);
   }
   return std::string(name);

@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "vmm/undefined_flags.h"
 #include "vmm/digest.h"
 #include "vmm/journal.h"
 #include "vmm/model.h"
@@ -68,6 +69,9 @@ struct TraceHeader {
   EventMask journal_mask = kJournalDefault;
   uint64_t digest_interval = 0;
   DigestDetail digest_detail = DigestDetail::fields;
+  PositionUnit position_unit = PositionUnit::instructions;
+  TimeSource time_source = TimeSource::instructions;
+  UndefinedFlags undefined_flags = UndefinedFlags::model;
   std::vector<std::pair<std::string, std::string>> options;  // anything else worth knowing
 };
 
@@ -109,17 +113,24 @@ struct DigestRecord {
   std::vector<PageHash> pages;     // DigestDetail::full: pages changed since the digest before, ascending
 };
 
-// One part of a stored machine state.
+// One part of a stored machine state: that on arrival at the position, before anything happens there.
 struct KeyFrame {
   Position position;
   uint32_t part = 0;
   uint32_t parts = 1;
-  bool delta = false;
+  bool delta = false;  // only pages that changed since the key frame before
+  // In part 0 alone; formats of Machine::save_cpu_state() and save_device_state().
   std::vector<uint8_t> cpu;
   std::vector<uint8_t> devices;
+  StateDigest state;
+  uint64_t events = 0;   // in the trace before it; the writer counts
+  uint64_t digests = 0;
+  // Page numbers, ascending, and kPageSize bytes for each.
   std::vector<uint64_t> pages;
   std::vector<uint8_t> contents;
 };
+// Key frames in one trace.
+inline constexpr size_t kMaxKeyFrames = 65536;
 
 struct EndRecord {
   Position position;

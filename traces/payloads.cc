@@ -75,6 +75,9 @@ std::vector<uint8_t> encode_header(const TraceHeader& h) {
   if (h.flat_address) out.add_flat_address(*h.flat_address);
   out.add_flat_mode(h.flat_mode);
   out.add_time_mode(static_cast<uint8_t>(h.time_mode));
+  out.add_position_unit(static_cast<uint8_t>(h.position_unit));
+  out.add_time_source(static_cast<uint8_t>(h.time_source));
+  out.add_undefined_flags(static_cast<uint8_t>(h.undefined_flags));
   if (h.seed) out.add_seed(*h.seed);
   if (h.rtc) out.add_rtc(*h.rtc);
   out.add_journal_mask(h.journal_mask);
@@ -119,6 +122,13 @@ Result<TraceHeader> decode_header(std::span<const uint8_t> payload, uint32_t for
   h.flat_mode = in->flat_mode();
   if (in->time_mode() > static_cast<uint8_t>(TimeMode::real_time)) return bad("header has an unknown time mode");
   h.time_mode = static_cast<TimeMode>(in->time_mode());
+  if (in->position_unit() > static_cast<uint8_t>(PositionUnit::events) || in->time_source() > static_cast<uint8_t>(TimeSource::events) ||
+      (in->position_unit() != 0 && in->time_source() == 0))
+    return bad("header has an unknown kind of positions or time");
+  h.position_unit = static_cast<PositionUnit>(in->position_unit());
+  h.time_source = static_cast<TimeSource>(in->time_source());
+  if (in->undefined_flags() > static_cast<uint8_t>(UndefinedFlags::amd)) return bad("header has unknown undefined flags");
+  h.undefined_flags = static_cast<UndefinedFlags>(in->undefined_flags());
   h.seed = in->seed();
   h.rtc = in->rtc();
   h.journal_mask = in->journal_mask();
@@ -157,7 +167,8 @@ std::vector<uint8_t> encode_key_frame(const KeyFrame& f) {
   const auto devices = b.CreateVector(f.devices);
   const auto pages = b.CreateVector(f.pages);
   const auto contents = b.CreateVector(f.contents);
-  b.Finish(fb::CreateKeyFrame(b, f.position.value, f.part, f.parts, f.delta, cpu, devices, pages, contents));
+  b.Finish(fb::CreateKeyFrame(b, f.position.value, f.part, f.parts, f.delta, cpu, devices, pages, contents, f.state.cpu,
+                              f.state.memory, f.state.devices, f.events, f.digests));
   return bytes_of(b);
 }
 
@@ -176,6 +187,9 @@ Result<KeyFrame> decode_key_frame(std::span<const uint8_t> payload) {
   f.devices = copy(in->devices());
   f.pages = copy(in->pages());
   f.contents = copy(in->contents());
+  f.state = {in->state_cpu(), in->state_memory(), in->state_devices()};
+  f.events = in->events();
+  f.digests = in->digests();
   if (f.contents.size() != f.pages.size() * kPageSize)
     return bad("key frame does not hold 4096 bytes for each of its pages");
   if (std::adjacent_find(f.pages.begin(), f.pages.end(), std::greater_equal<>()) != f.pages.end())

@@ -31,6 +31,7 @@ Result<std::unique_ptr<TraceReader>> TraceReader::open(const std::string& path, 
   const bool known = ::fstat(fd, &info) == 0;
   const uint64_t size = known && S_ISREG(info.st_mode) ? static_cast<uint64_t>(info.st_size) : 0;
   std::unique_ptr<TraceReader> out(new TraceReader(path, fd, size));
+  out->key_frames_ = options.key_frames;
   if (!known) return Error{ErrorCode::io, fmt::format("cannot open the trace: {}", std::strerror(errno)), path};
   if (!S_ISREG(info.st_mode)) return Error{ErrorCode::bad_trace, "not a regular file", path};
   if (size == 0) return out->at(bad("the file is empty"), 0);
@@ -51,7 +52,7 @@ Result<std::unique_ptr<TraceReader>> TraceReader::open(const std::string& path, 
 
   out->chunk_end_ = kFileHeaderSize;
   std::vector<uint8_t> payload;
-  auto more = out->read_chunk(payload);
+  auto more = out->read_chunk(Payload::decode, payload);
   if (!more) return more.error();
   if (!*more) return out->at(bad("the trace ends within its header chunk: nothing was recorded"), size);
   auto header = decode_header(payload, version);
@@ -80,7 +81,7 @@ Result<void> TraceReader::read_bytes(uint64_t offset, std::span<uint8_t> out) co
   return {};
 }
 
-Result<bool> TraceReader::read_chunk(std::vector<uint8_t>& payload) {
+Result<bool> TraceReader::read_chunk(Payload what, std::vector<uint8_t>& payload) {
   const uint64_t offset = chunk_end_;
   const uint64_t left = file_size_ - offset;
   torn_bytes_ = 0;
@@ -105,14 +106,21 @@ Result<bool> TraceReader::read_chunk(std::vector<uint8_t>& payload) {
     torn_bytes_ = left;
     return false;
   }
-  std::vector<uint8_t> stored(header->stored_size);
-  RV_TRY(read_bytes(offset + kChunkHeaderSize, stored));
-  auto raw = codec_.decode_payload(*header, head, stored, seed_);
-  if (!raw) return at(raw.error(), offset);
-  payload = std::move(*raw);
+  if (what != Payload::skip) {
+    std::vector<uint8_t> stored(header->stored_size);
+    RV_TRY(read_bytes(offset + kChunkHeaderSize, stored));
+    if (what == Payload::decode) {
+      auto raw = codec_.decode_payload(*header, head, stored, seed_);
+      if (!raw) return at(raw.error(), offset);
+      payload = std::move(*raw);
+    } else if (auto sound = ChunkCodec::check_payload(*header, head, stored, seed_); !sound) {
+      return at(sound.error(), offset);
+    }
+  }
   if (sequence_ == 0) seed_ = header->checksum;
   chunk_begin_ = offset;
   chunk_end_ = offset + kChunkHeaderSize + header->stored_size;
+  chunk_raw_size_ = header->raw_size;
   chunk_kind_ = header->kind;
   ++sequence_;
   return true;
@@ -127,6 +135,7 @@ Result<TraceItem> TraceReader::log_item() {
     return TraceItem(std::move(item_.event));
   }
   last_ = item_.digest.position;
+  last_digest_ = {last_, item_.digest.state};
   ++digests_;
   if (item_.digest.detail != DigestDetail::sums) {
     if (names_ == nullptr) return bad("a digest has fields before their names are known");
@@ -145,13 +154,45 @@ Result<TraceItem> TraceReader::key_frame(std::span<const uint8_t> payload) {
   auto frame = decode_key_frame(payload);
   if (!frame) return frame.error();
   if (frame->position < last_) return bad("a key frame goes back in position");
-  if (frame->part != key_frame_part_ || (frame->part != 0 && (frame->parts != key_frame_parts_ || frame->position != last_)))
+  if (frame->part != 0 && frame->part == key_frame_part_ && (frame->parts != key_frame_parts_ || frame->position != last_))
+    return bad(fmt::format("part {} of another key frame", frame->part));
+  if (frame->part != key_frame_part_)
     return bad(fmt::format("part {} of a key frame where part {} is expected", frame->part, key_frame_part_));
+  if (frame->part == 0) {
+    if (frame->events != events_ || frame->digests != digests_)
+      return bad(fmt::format("a key frame counts {} events and {} digests before it, the trace has {} and {}", frame->events,
+                             frame->digests, events_, digests_));
+    if (last_digest_ && last_digest_->first == frame->position && last_digest_->second != frame->state)
+      return bad("a key frame has other sums than the digest at its position");
+    key_frame_extent_ = {chunk_begin_, chunk_end_, sequence_ - 1, sequence_, 0};
+  }
+  extend_key_frame();
   last_ = frame->position;
   through_ = std::max(through_, last_);
   key_frame_parts_ = frame->parts;
   key_frame_part_ = frame->part + 1 == frame->parts ? 0 : frame->part + 1;
   return TraceItem(std::move(*frame));
+}
+
+// The last chunk read is one more of the key frame.
+void TraceReader::extend_key_frame() {
+  key_frame_extent_.end = chunk_end_;
+  key_frame_extent_.end_sequence = sequence_;
+  key_frame_extent_.raw_bytes += chunk_raw_size_;
+}
+
+Result<bool> TraceReader::pass_key_frame() {
+  const Payload what = key_frames_ == KeyFrames::check ? Payload::check : Payload::skip;
+  std::vector<uint8_t> unused;
+  while (key_frame_part_ != 0) {
+    const auto more = read_chunk(what, unused);
+    if (!more) return more.error();
+    if (!*more) return false;
+    if (chunk_kind_ != ChunkKind::key_frame) return at(bad("a key frame lacks its last parts"), chunk_begin_);
+    extend_key_frame();
+    if (++key_frame_part_ == key_frame_parts_) key_frame_part_ = 0;
+  }
+  return true;
 }
 
 Result<TraceItem> TraceReader::end(std::span<const uint8_t> payload) {
@@ -175,7 +216,7 @@ Result<std::optional<TraceItem>> TraceReader::advance() {
     }
     log_.reset();
     std::vector<uint8_t> payload;
-    const auto more = read_chunk(payload);
+    const auto more = read_chunk(Payload::decode, payload);
     if (!more) return more.error();
     if (!*more) return std::optional<TraceItem>();
     if (key_frame_part_ != 0 && chunk_kind_ != ChunkKind::key_frame)
@@ -201,6 +242,11 @@ Result<std::optional<TraceItem>> TraceReader::advance() {
       case ChunkKind::key_frame: {
         auto item = key_frame(payload);
         if (!item) return at(item.error(), chunk_begin_);
+        if (key_frames_ != KeyFrames::decode) {
+          const auto whole = pass_key_frame();
+          if (!whole) return whole.error();
+          if (!*whole) return std::optional<TraceItem>();
+        }
         return std::optional<TraceItem>(std::move(*item));
       }
       case ChunkKind::end: {
@@ -249,6 +295,9 @@ Result<void> TraceReader::seek(const Mark& m) {
   key_frame_parts_ = m.key_frame_parts;
   names_ = m.names;
   fields_known_ = false;
+  last_digest_.reset();
+  events_ = m.events;
+  digests_ = m.digests;
   ended_ = m.ended;
   for (uint32_t i = 0; i < m.items; ++i) {
     auto item = next();

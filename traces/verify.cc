@@ -12,12 +12,57 @@ std::string TraceSummary::completeness() const {
   return out;
 }
 
+TraceReader::Mark KeyFramePlace::begin() const {
+  TraceReader::Mark m;
+  m.chunk_offset = extent.begin;
+  m.sequence = extent.first_sequence;
+  m.last = m.through = position;
+  m.events = events;
+  m.digests = digests;
+  return m;
+}
+
+TraceReader::Mark KeyFramePlace::behind() const {
+  TraceReader::Mark m = begin();
+  m.chunk_offset = extent.end;
+  m.sequence = extent.end_sequence;
+  return m;
+}
+
+uint64_t TraceSummary::key_frame_bytes() const {
+  uint64_t sum = 0;
+  for (const KeyFramePlace& k : key_frames) sum += k.file_bytes();
+  return sum;
+}
+
+namespace {
+
+// The reader has just given a part of a key frame. Enters it into the list if it is whole now.
+Result<void> note_key_frame(const KeyFrame& part, const TraceReader& reader, bool all_parts, KeyFramePlace& open,
+                            std::vector<KeyFramePlace>& list) {
+  if (part.part == 0) open = {part.position, part.delta, part.parts, part.events, part.digests, part.state, {}};
+  open.extent = reader.key_frame_extent();
+  if (all_parts && part.part + 1 != part.parts) return {};
+  std::string wrong;
+  if (open.delta && list.empty()) wrong = "a key frame of changes has no key frame before it";
+  if (!list.empty() && list.back().position == open.position) wrong = "two key frames are at one position";
+  if (list.size() == kMaxKeyFrames) wrong = fmt::format("the trace has more than {} key frames", kMaxKeyFrames);
+  if (!wrong.empty())
+    return Error{ErrorCode::bad_trace, std::move(wrong),
+                 fmt::format("{}, file offset {}", reader.path(), open.extent.begin)};
+  list.push_back(open);
+  return {};
+}
+
+}  // namespace
+
 Result<TraceSummary> verify_trace(const std::string& path, TraceReader::Options options) {
   auto opened = TraceReader::open(path, options);
   if (!opened) return opened.error();
   TraceReader& reader = **opened;
   TraceSummary out;
   out.header = reader.header();
+  KeyFramePlace key_frame;
   for (;;) {
     auto item = reader.next();
     if (!item) return item.error();
@@ -27,8 +72,9 @@ Result<TraceSummary> verify_trace(const std::string& path, TraceReader::Options 
       ++out.total_events;
     } else if (std::holds_alternative<DigestRecord>(**item)) {
       ++out.digests;
-    } else if (std::holds_alternative<KeyFrame>(**item)) {
-      ++out.key_frames;
+    } else if (const auto* frame = std::get_if<KeyFrame>(&**item)) {
+      const bool all_parts = options.key_frames == TraceReader::KeyFrames::decode;
+      RV_TRY(note_key_frame(*frame, reader, all_parts, key_frame, out.key_frames));
     } else {
       out.end = std::get<EndRecord>(**item);
     }

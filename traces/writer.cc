@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -127,11 +128,19 @@ void TraceWriter::digest(const DigestRecord& d) {
   if (log_.raw_size() >= kLogChunkTarget) write_log(d.position);
 }
 
-void TraceWriter::key_frame(const KeyFrame& frame) {
-  write_log(log_.last_position());
+void TraceWriter::key_frame(KeyFrame frame) {
+  if (failed()) return;
+  write_log(frame.position);
+  if (frame.part == 0) {
+    frame.events = events_;
+    frame.digests = digests_;
+  }
   const std::vector<uint8_t> payload = encode_key_frame(frame);
   RV_ASSERT(payload.size() <= kMaxRawSize);
   write_chunk(ChunkKind::key_frame, payload);
+  if (!failed()) kept_through_ = std::max(kept_through_, frame.position);
+  names_.reset();
+  fields_.clear();
 }
 
 Result<void> TraceWriter::flush(Position through) {

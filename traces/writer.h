@@ -34,8 +34,9 @@ class TraceWriter {
   void event(const JournalEvent& e);
   void boundary_event(EventKind kind, Position at, uint64_t a, uint64_t b, uint64_t c, std::span<const uint8_t> data);
   void digest(const DigestRecord& d);
-  // Collected events come before it.
-  void key_frame(const KeyFrame& frame);
+  // One part of a key frame; all its parts follow each other. Collected events come before it, and digests that come after
+  // it lean on nothing before it, so that a reader can begin there. Its counts are filled in here.
+  void key_frame(KeyFrame frame);
 
   // Makes a chunk of what is collected. `through`: position up to which the run is recorded.
   Result<void> flush(Position through);

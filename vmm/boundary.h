@@ -4,8 +4,10 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 
+#include "vmm/digest.h"
 #include "vmm/types.h"
 
 namespace retrovisor {
@@ -30,6 +32,20 @@ struct Moment {
   bool operator==(const Moment&) const = default;
 };
 
+// A point between two synchronous events at which a recorded run was interrupted: a vCPU's state there. It is reached by
+// running until the state is this one. Several instructions can leave the same state behind only if they go on alike, so it
+// does not matter which is taken.
+struct Landing {
+  Position position;  // of the machine, once it has landed
+  // If known, the state to look for; else `position` counts instructions and says it all.
+  bool by_state = false;
+  std::array<uint64_t, 16> gpr{};
+  uint64_t linear_rip = 0;
+  uint64_t rflags = 0;
+  StateDigest state;       // of the vCPU and memory; not of devices, which have no part in this
+  uint64_t progress = 0;   // the host's count of instructions since the event before, if it has one; else 0
+};
+
 class Boundary {
  public:
   virtual ~Boundary() = default;
@@ -45,6 +61,23 @@ class Boundary {
   virtual IdleWait idle_wait(Moment at, uint64_t ns, bool input_wanted) = 0;
   // The guest wrote to the console. Not a source of nondeterminism: replaying boundaries may show or drop it.
   virtual void output(Moment at, Channel channel, std::span<const uint8_t> bytes) = 0;
+
+  // The rest is asked only by machines whose time source is TimeSource::events.
+
+  // A synchronous event happens: how much time has passed since the last one.
+  virtual uint64_t time_passed(Moment) { return 0; }
+  // An interrupt waits behind an event, and the vCPU has it enabled. Is it delivered here? `possible`: the engine can.
+  virtual bool deliver(Moment, bool possible) { return possible; }
+  // Can the machine be interrupted between two events? Else next_landing() says where it was.
+  virtual bool lands() const { return false; }
+  // The machine runs without events. Does something call for an interruption: time `due` has come, or input?
+  virtual bool landing_wanted(Moment, VirtualTime /*due*/) { return false; }
+  // The machine has landed.
+  virtual void landed(Moment, const Landing&) {}
+  // Where the machine will land before the next event, if it does.
+  virtual std::optional<Landing> next_landing(Moment) { return std::nullopt; }
+  // The engine says that it cannot get there.
+  virtual void landing_missed(Moment, const Landing&) {}
 };
 
 }  // namespace retrovisor

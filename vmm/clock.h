@@ -10,37 +10,73 @@
 
 namespace retrovisor {
 
-// Guest time = retired instructions * 1 ns + idle time skipped. The TSC ticks with it, at 1 GHz.
+// What a position of a machine counts.
+enum class PositionUnit : uint8_t {
+  instructions,  // retired instructions
+  events,        // synchronous events: points that every engine passes in the same state (MachineControl::synchronous_event)
+};
+
+// What moves guest time on, beside idle waits.
+enum class TimeSource : uint8_t {
+  instructions,  // 1 ns for each retired instruction
+  events,        // the boundary says at each synchronous event how much has passed; in between, time stands still
+};
+
+// Guest time, in ns. The TSC ticks with it, at 1 GHz.
 // (1 ns per instruction is part of the machine model: a change raises kMachineModelVersion.)
 class Clock {
  public:
-  Position position() const { return position_; }
-  VirtualTime now() const { return VirtualTime(position_.value + idle_); }
-  // First position at which now() >= t, if nothing idles in between.
+  explicit Clock(PositionUnit unit = PositionUnit::instructions, TimeSource source = TimeSource::instructions)
+      : unit_(unit), source_(source) {}
+
+  PositionUnit unit() const { return unit_; }
+  TimeSource source() const { return source_; }
+  Position position() const { return unit_ == PositionUnit::instructions ? retired_ : Position(events_); }
+  // Instructions retired; an engine that cannot count them leaves it alone.
+  Position retired() const { return retired_; }
+  uint64_t events() const { return events_; }
+  VirtualTime now() const { return VirtualTime(source_ == TimeSource::instructions ? retired_.value + passed_ : passed_); }
+  // First position at which now() >= t, if nothing idles in between; kNoPosition if that is not known.
   Position position_of(VirtualTime t) const {
-    if (t == kNever) return kNoPosition;
-    return t.value <= now().value ? position_ : Position(t.value - idle_);
+    if (t <= now()) return position();
+    if (t == kNever || source_ != TimeSource::instructions || unit_ != PositionUnit::instructions) return kNoPosition;
+    return Position(t.value - passed_);
   }
   // The engine brings the clock up to date before anything outside the engine can look at it.
-  void set_position(Position p) { position_ = p; }
-  void add_idle(uint64_t ns) { idle_ += ns; }
+  void set_retired(Position p) { retired_ = p; }
+  // Time that passed without instructions: idle waits, and what the boundary says.
+  void pass(uint64_t ns) { passed_ += ns; }
+  void count_event() { ++events_; }
 
   void save(StateWriter& out) const {
     out.section("clock");
-    out.u64("position", position_.value);
-    out.u64("idle_ns", idle_);
+    out.u64("position", retired_.value);
+    out.u64("idle_ns", passed_);
+    if (source_ == TimeSource::events) out.u64("events", events_);
   }
   void restore(StateReader& in) {
     in.section("clock");
-    in.u64("position", position_.value);
-    in.u64("idle_ns", idle_);
-    in.check("position", position_.value < (uint64_t{1} << 62));
-    in.check("idle_ns", idle_ < (uint64_t{1} << 62));
+    in.u64("position", retired_.value);
+    in.u64("idle_ns", passed_);
+    in.check("position", retired_.value < (uint64_t{1} << 62));
+    in.check("idle_ns", passed_ < (uint64_t{1} << 62));
+    if (source_ != TimeSource::events) return;
+    in.u64("events", events_);
+    in.check("events", events_ < (uint64_t{1} << 62));
+  }
+  // What of it two engines agree on.
+  void save_common(StateWriter& out) const {
+    out.section("clock");
+    out.u64("idle_ns", passed_);
+    out.u64("events", events_);
   }
 
  private:
-  Position position_;
-  uint64_t idle_ = 0;
+  PositionUnit unit_;
+  TimeSource source_;
+  Position retired_;
+  uint64_t passed_ = 0;
+  uint64_t events_ = 0;
 };
 
 // Timers of all devices. A timer is registered once, when its device is built, and then armed and cancelled.

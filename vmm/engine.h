@@ -7,8 +7,10 @@
 #include <string>
 #include <string_view>
 
+#include "vmm/undefined_flags.h"
 #include "vmm/observer.h"
 #include "vmm/platform.h"
+#include "vmm/result.h"
 #include "vmm/vcpu.h"
 
 namespace retrovisor {
@@ -20,6 +22,8 @@ enum class EngineStop : uint8_t {
   observed,      // an observer's hit() asked to stop
   triple_fault,
   stuck,         // exceptions without end and without a retired instruction
+  kicked,        // the host interrupted the run between two events; only if Boundary::lands()
+  failed,        // failure() says why
 };
 
 // Counters for the run's summary. Never part of machine state.
@@ -37,7 +41,26 @@ class Engine {
   // Where the engine keeps the state of vCPU `id`; Vcpu::state refers to it. Complete and exact outside of run().
   virtual CpuState& vcpu_state(VcpuId id) = 0;
   // Runs `vcpu` from the clock's position to at most `limit`. On return the vCPU's state and the clock are complete and exact.
+  // Under TimeSource::events it returns behind each instruction with an event.
   virtual EngineStop run(Vcpu& vcpu, Position limit) = 0;
+
+  // --- Engines that let the host's processor execute guest code; the defaults are for those that do not. ---
+  // Finishes the instruction whose event was the last, if it is not finished yet. True: it had another event.
+  virtual bool settle(Vcpu&) { return false; }
+  // Can an interrupt be delivered before the next instruction?
+  virtual bool can_deliver(Vcpu& vcpu) = 0;
+  // Brings parts of the state up to date that run() leaves aside.
+  virtual void complete(Vcpu&) {}
+  // Marks pages dirty that were written unseen, and takes back whatever the engine had put into guest memory.
+  virtual void find_dirty() {}
+  // Whether run() may return EngineStop::kicked.
+  virtual void allow_kicks(bool) {}
+  // The host's count of instructions since the last event; 0: there is none.
+  virtual uint64_t progress() { return 0; }
+  // An engine on the same state that takes observers and runs instruction by instruction: this one or its assistant.
+  virtual Engine& stepper() { return *this; }
+  // Why run() returned EngineStop::failed.
+  virtual const Error* failure() const { return nullptr; }
   // The state of `vcpu` was changed from outside (restore, debugger): forget what was derived from it.
   virtual void state_changed(Vcpu& vcpu) = 0;
   // Guest memory was changed behind the engine's back in bulk (restore of a snapshot).
@@ -54,6 +77,7 @@ class Engine {
   virtual const EngineStatistics& statistics() const = 0;
 };
 
-std::unique_ptr<Engine> make_soft_engine(const Platform& platform, uint32_t vcpus);
+std::unique_ptr<Engine> make_soft_engine(const Platform& platform, uint32_t vcpus,
+                                         UndefinedFlags undefined_flags = UndefinedFlags::model);
 
 }  // namespace retrovisor

@@ -22,6 +22,9 @@ std::string_view to_string(EventKind kind) {
     case EventKind::idle_wait: return "idle-wait";
     case EventKind::packet: return "packet";
     case EventKind::disk_read: return "disk-read";
+    case EventKind::time_passed: return "time-passed";
+    case EventKind::deliver: return "deliver";
+    case EventKind::landing: return "landing";
     case EventKind::host_stop: return "host-stop";
   }
   return "unknown";

@@ -33,6 +33,9 @@ enum class EventKind : uint8_t {
   packet = 36,        // a: interface; data: frame
   disk_read = 37,     // a: disk, b: LBA; data: sectors
   host_stop = 38,     // the host asked for a stop in a call to the boundary. a: 0 poll, 1 idle wait; b: as console_input
+  time_passed = 39,   // time by events: how much has passed at an event. a: ns
+  deliver = 40,       // time by events: the interrupt that waited behind an event is delivered there
+  landing = 41,       // time by events: the run was interrupted between two events. data: encode_landing()
 };
 inline constexpr unsigned kEventKinds = 64;
 std::string_view to_string(EventKind kind);

@@ -16,6 +16,7 @@ std::string_view to_string(StopReason reason) {
     case StopReason::stuck: return "endless exceptions";
     case StopReason::host_request: return "host request";
     case StopReason::observed: return "observer";
+    case StopReason::engine_failed: return "engine failed";
   }
   return "unknown";
 }

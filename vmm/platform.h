@@ -24,6 +24,7 @@ enum class StopReason : uint8_t {
   stuck,           // the guest takes exceptions forever without retiring an instruction
   host_request,    // the host asked: Ctrl-C, time limit
   observed,        // an observer's hit() asked to stop (vmm/observer.h)
+  engine_failed,   // the engine cannot go on: Engine::failure() says why
 };
 std::string_view to_string(StopReason reason);
 
@@ -38,6 +39,10 @@ class MachineControl {
   virtual ~MachineControl() = default;
   virtual void request_stop(Stop stop) = 0;
   virtual bool stop_requested() const = 0;
+  // Engines call this under TimeSource::events at each synchronous event, before they handle it: each port or MMIO access by
+  // itself (elements of string I/O, parts of wide accesses), HLT, RDMSR and WRMSR of registers that msr_kept_by_cpu() does not
+  // name, RDTSC, RDTSCP, RDRAND, RDSEED. Time moves on, and behind the instruction the machine wants a look.
+  virtual void synchronous_event() {}
 };
 
 // The machine's own random generator (xoshiro256**), seeded through the boundary; answers RDRAND and RDSEED.

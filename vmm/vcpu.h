@@ -37,6 +37,9 @@ struct Vcpu {
   CpuState& state;
   // INTR: an interrupt is ready to be delivered (its priority is above the task priority). Level; set by the local APIC.
   bool intr = false;
+  // Whether an interrupt may be delivered now. Always, but under TimeSource::events: then only where the machine says so, and
+  // the engine clears it when it has delivered one.
+  bool may_deliver = true;
   VcpuInterrupts* interrupts = nullptr;
 };
 

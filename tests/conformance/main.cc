@@ -1,5 +1,6 @@
 // conformance: runs random instruction sequences natively and in the soft engine and compares registers, defined flags,
-// memory and faults. Exit code 0: no difference; 1: differences; 2: could not run; 77: this host cannot run any of it.
+// memory and faults; with --undefined-flags the undefined flags, too. Exit code 0: no difference; 1: differences;
+// 2: could not run; 77: this host cannot run any of it.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 #include "tests/conformance/native.h"
 #include "tests/conformance/regressions.h"
 #include "tests/conformance/soft.h"
+#include "vmm/kvm/host_flags.h"
 
 namespace retrovisor::conformance {
 namespace {
@@ -30,13 +32,15 @@ struct Options {
   unsigned differences = 10;       // to report before giving up
   bool self = false;
   bool whole = false;
+  UndefinedFlags undefined_flags = UndefinedFlags::model;
 };
 
 constexpr std::string_view kUsage =
     "usage: conformance [--seed N] [--count INSTRUCTIONS] [--modes MODE[,MODE...]] [--only GROUP[,GROUP...]]\n"
-    "                   [--sequence INDEX] [--differences N] [--self] [--whole]\n"
+    "                   [--sequence INDEX] [--differences N] [--undefined-flags amd] [--self] [--whole]\n"
     "modes: 64 (what is run without --modes), 32, 16: 64-bit mode, and compatibility mode with 32- and 16-bit code\n"
     "groups: integer bits control string system x87 mmx sse fault legacy\n"
+    "--undefined-flags amd: the soft engine sets undefined flags as AMD's processors do, and no flag is left out\n"
     "--whole reports sequences as they were drawn, not minimised\n"
     "--self runs both times natively: what differs then is not the engine's fault\n";
 
@@ -91,6 +95,11 @@ bool parse(int argc, char** argv, Options& out) {
       if (!parse_modes(argv[i], out.modes)) return false;
       continue;
     }
+    if (option == "--undefined-flags") {
+      if (std::string_view(argv[i]) != "amd") return false;
+      out.undefined_flags = UndefinedFlags::amd;
+      continue;
+    }
     if (!number(argv[i], n)) return false;
     if (option == "--seed") {
       out.seed = n;
@@ -112,6 +121,7 @@ std::string selection(const Options& options) {
   std::string text;
   if (!options.modes_text.empty()) text += " --modes " + options.modes_text;
   if (!options.only.empty()) text += " --only " + options.only;
+  if (options.undefined_flags == UndefinedFlags::amd) text += " --undefined-flags amd";
   return text;
 }
 
@@ -120,14 +130,15 @@ constexpr int kSkipped = 77;  // CTest's SKIP_RETURN_CODE
 class Harness {
  public:
   explicit Harness(const Options& options)
-      : options_(options), repertoire_{options.seed, options.groups, options.modes, host_has_fsgsbase(), false},
+      : options_(options), repertoire_{options.seed, options.groups, options.modes, host_has_fsgsbase(), false,
+                                       options.undefined_flags != UndefinedFlags::model},
         generator_(repertoire_) {}
 
   Result<int> run() {
     auto native = NativeRunner::create();
     if (!native.ok()) return native.error();
     native_ = std::move(*native);
-    auto soft = SoftRunner::create(native_->ldt_missing().empty());
+    auto soft = SoftRunner::create(native_->ldt_missing().empty(), options_.undefined_flags);
     if (!soft.ok()) return soft.error();
     soft_ = std::move(*soft);
     RV_TRY(probe());
@@ -219,7 +230,9 @@ class Harness {
 
   Result<void> run_regressions() {
     generator_.fill_arena(0, batch_.arena);
-    for (const Regression& r : regressions()) {
+    std::vector<Regression> known = regressions();
+    for (Regression& r : known) {
+      if (repertoire_.all_flags) r.sequence.define_flags();
       if (!repertoire_.modes[static_cast<unsigned>(r.sequence.mode)] || (r.needs_ldt && !repertoire_.ldt)) continue;
       RV_TRY(execute({r.sequence}));
       ++sequences_;
@@ -333,6 +346,10 @@ class Harness {
 };
 
 int run(const Options& options) {
+  if (options.undefined_flags != UndefinedFlags::model && kvm::host_undefined_flags() != options.undefined_flags) {
+    fmt::print("SKIPPED: this host's processor sets undefined flags in another way\n");
+    return kSkipped;
+  }
   fmt::print("seed {:#x}{}\n", options.seed, selection(options));
   std::fflush(stdout);
   const auto begin = std::chrono::steady_clock::now();

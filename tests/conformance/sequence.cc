@@ -58,6 +58,13 @@ void Sequence::write(uint8_t* slot) const {
   }
 }
 
+void Sequence::define_flags() {
+  for (Item& item : items) {
+    item.undefines &= ~status::flags;
+    item.undefined_on_fault &= ~status::flags;
+  }
+}
+
 Sequence empty_sequence(Mode mode) {
   Sequence sequence;
   sequence.mode = mode;

@@ -35,7 +35,7 @@ class Board final : public MachineControl {
   void run_to(uint64_t time, unsigned most) {
     for (unsigned i = 0; i < most; ++i) {
       const uint64_t next = std::min(deadlines.next().value, time);
-      if (next > now()) clock.add_idle(next - now());
+      if (next > now()) clock.pass(next - now());
       deadlines.run_due(clock.now());
       if (next == time) return;
     }

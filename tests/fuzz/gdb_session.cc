@@ -4,11 +4,13 @@
 #include "gdbstub/hex.h"
 #include "tests/fuzz/target.h"
 #include "tests/unit/gdbstub/client.h"
+#include "tests/unit/record/two_processors.h"
 
 namespace retrovisor::fuzz {
 namespace {
 
 using gdb::Client;
+using gdb::FakeTimeline;
 using gdb::frame;
 
 constexpr size_t kMostPackets = 64;
@@ -23,15 +25,25 @@ std::vector<std::string> lines(std::string_view text) {
   return out;
 }
 
+// A little beyond the first turns of both vCPUs.
+FakeTimeline* two_vcpus() { return new FakeTimeline(two_processors::images(), 2, 220'000); }
+
+StateDigest digest_at(FakeTimeline& timeline, Position position) {
+  FUZZ_CHECK(timeline.seek(position).ok());
+  return timeline.machine().digest();
+}
+
 }  // namespace
 
 size_t max_input() { return 4096; }
 
-// The first byte: bytes as they are, or lines that are each made a packet (or, with one that is upper, a monitor command).
+// The first byte: bytes as they are, or lines that are each made a packet (or, behind a tab, a monitor command); one vCPU or
+// two.
 void run(std::span<const uint8_t> data) {
   if (data.empty()) return;
   const std::string_view text(reinterpret_cast<const char*>(data.data()) + 1, data.size() - 1);
-  Client client;
+  const bool several = (data[0] & 2) != 0;
+  Client client(several ? two_vcpus() : new FakeTimeline);
   if (data[0] % 2 == 0) {
     client.raw({std::string(text)});
   } else {
@@ -43,6 +55,11 @@ void run(std::span<const uint8_t> data) {
   FUZZ_CHECK(!client.timeline().diverted());
   FUZZ_CHECK(client.timeline().position() <= client.timeline().end());
   // History is as it was.
+  if (several) {
+    FakeTimeline fresh(two_processors::images(), 2, 220'000);
+    FUZZ_CHECK(digest_at(client.timeline(), Position(100'020)) == digest_at(fresh, Position(100'020)));
+    return;
+  }
   FUZZ_CHECK(client.timeline().seek(Position(100)).ok());
   const CpuState& s = client.timeline().machine().vcpu(VcpuId(0)).state;
   FUZZ_CHECK(s.rip == gdb::kStore && s.gpr[RCX] == 13);
@@ -59,6 +76,8 @@ std::vector<Bytes> seeds() {
         std::string("1M7ff00,8:e0ff070000000000\nP7=00ff070000000000\nP10=2300100000000000\nZ0,7ffe0,1\nvCont;c\ng\n"),
         std::string(
             "1\tseek 100\n\tpt $rip\n\tlast-write 180000 4\n\tbreak-on io\nc\n\tregs\n\tinfo devices pit\n\tgo-live\ns\n"),
+        std::string("3\tseek 100020\n?\nHg1\nvCont;s:1;c\nbs\nHg2\nbs\nZ0,10005b,1\nc\nHg1\nbs\n\tbreak-on vcpu 1\nbc\n"),
+        std::string("3Hc2\ns\nbs\nqThreadExtraInfo,2\nvCont;r100047,10005a:1\n\tregs 1\nP10=2300100000000000\ns\n"),
         std::string("1vCont;r100000,100020:1\nG00\nvCont;c\nbs\n!\nR00\n")})
     out.emplace_back(text.begin(), text.end());
   return out;

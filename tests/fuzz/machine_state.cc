@@ -27,7 +27,10 @@ constexpr uint8_t kGuest[] = {
 constexpr uint8_t kHandler[] = {0x50, 0xb0, 0x20, 0xe6, 0x20, 0xe4, 0x40, 0x58, 0xcf};
 
 std::unique_ptr<Machine> make_machine(QuietBoundary& boundary, uint32_t vcpus) {
-  auto created = Machine::create({.memory_size = kMinRam, .vcpus = vcpus, .stop_on_panic = false}, boundary);
+  MachineConfig config;
+  config.memory_size = kMinRam;
+  config.vcpus = vcpus;
+  auto created = Machine::create(config, boundary);
   FUZZ_CHECK(created.ok());
   Machine& m = **created;
   FUZZ_CHECK(m.memory().write(PhysAddr(0x7c00), kGuest) && m.memory().write(PhysAddr(0x7c50), kHandler));

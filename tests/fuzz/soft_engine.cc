@@ -183,7 +183,9 @@ void load(Machine& m, const Guest& g) {
 }
 
 std::unique_ptr<Machine> make_machine(QuietBoundary& boundary) {
-  auto m = Machine::create({.memory_size = kRam, .vcpus = 1, .stop_on_panic = false}, boundary);
+  MachineConfig config;
+  config.memory_size = kRam;
+  auto m = Machine::create(config, boundary);
   FUZZ_CHECK(m.ok());
   return std::move(*m);
 }

@@ -159,6 +159,8 @@ Bytes sample() {
   frame.position = Position(300);
   frame.cpu = {1, 2, 3};
   frame.devices = {4};
+  frame.events = 4;
+  frame.digests = 2;
   append_chunk(out, ChunkKind::key_frame, encode_key_frame(frame));
   append_chunk(out, ChunkKind::end, encode_end({Position(301), {StopReason::debug_exit, 3}, {3, 9, 15}, 4, 2}));
   return out;
@@ -181,6 +183,13 @@ void run(std::span<const uint8_t> data) {
   read(file.path());
   const auto summary = verify_trace(file.path(), {.any_machine_model = true});
   if (summary) FUZZ_CHECK(!summary->completeness().empty());
+  // Who passes key frames sees no other trace than who reads them.
+  for (const auto how : {TraceReader::KeyFrames::check, TraceReader::KeyFrames::skip}) {
+    const auto other = verify_trace(file.path(), {.any_machine_model = true, .key_frames = how});
+    if (!summary) continue;
+    FUZZ_CHECK(other.ok() && other->key_frames.size() == summary->key_frames.size());
+    FUZZ_CHECK(other->through == summary->through && other->digests == summary->digests && other->chunks == summary->chunks);
+  }
 }
 
 std::vector<Bytes> seeds() {

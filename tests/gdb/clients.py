@@ -75,13 +75,6 @@ class Clients(Case):
         second.close()
         self.assert_serves()
 
-    def test_many_short_sessions(self):
-        for i in range(200):
-            remote = Remote(self.server)
-            remote.ask("vCont;s:1" if i % 2 else "bs")
-            remote.close()
-        self.assert_serves()
-
     def test_listens_at_the_loopback_address_unless_told_otherwise(self):
         self.assertTrue(self.server.address.startswith("127.0.0.1:"), self.server.address)
 

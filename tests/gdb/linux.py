@@ -1,8 +1,13 @@
 """Debugging a recorded crash of Debian's kernel, with the symbols that it carries itself."""
+import os
 import re
+import shutil
 import subprocess
+import unittest
 
-from support import TOOL, Case, linux, main
+from support import GDB, TOOL, Case, linux, main
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 class Linux(Case):
@@ -17,12 +22,12 @@ class Linux(Case):
                        "print ((int(*)(int))int_sqrt)(1764)", "stepi", "delete", "watch -l *(long*)&jiffies_64",
                        "reverse-continue", "x/i $pc", "continue", "delete",
                        "break asm_exc_page_fault", "reverse-continue", "x/i $pc", "monitor position", "reverse-stepi",
-                       "stepi", "x/i $pc", "monitor kaslr", "info registers cr3 gs_base", elf=symbols)
+                       "stepi", "x/i $pc", "stepi", "x/i $pc", "monitor kaslr", "info registers cr3 gs_base", elf=symbols)
         self.assert_order(out, r"Breakpoint 1, .* panic", r"#1 .* sysrq_handle_crash", r"sysrq triggered crash", r"call ",
                           r"\$1 = 42", r"dropped", r"Hardware watchpoint 2", r"Old value = ", r"tick_do_update_jiffies64",
                           r"add ", r"Old value = ",
                           r"Breakpoint 3, .* asm_exc_page_fault", r"=> .*<asm_exc_page_fault>", r"exception is taken",
-                          r"=> .*<asm_exc_page_fault\+", rf"offset {offset}")
+                          r"=> .*<asm_exc_page_fault>", r"=> .*<asm_exc_page_fault\+", rf"offset {offset}")
 
     def test_symbols_of_the_image_are_those_of_the_recording_without_its_offset(self):
         arguments = linux("workload=crash")
@@ -33,6 +38,33 @@ class Linux(Case):
             self.assertEqual(made.returncode, 0, made.stderr.decode())
         with open(self.path("trace.sym"), "rb") as one, open(self.path("image.sym"), "rb") as other:
             self.assertEqual(one.read(), other.read())
+
+    def walk_back(self, workload):
+        """What ./run-demo ends with; gdb's exit code and words."""
+        if GDB is None or shutil.which("stdbuf") is None:
+            raise unittest.SkipTest("there is no gdb here, or no stdbuf")
+        trace = self.record(*linux(f"workload={workload}"), "--stop-on-panic")
+        symbols = self.path("vmlinux.sym")
+        subprocess.run([TOOL, "symbols", trace, "-o", symbols], capture_output=True, timeout=300, check=True)
+        done = subprocess.run(["stdbuf", "-o0", GDB, "-q", "-nx", "-batch", symbols,
+                               "-ex", f"target remote | '{TOOL}' gdb --stdio '{trace}'",
+                               "-x", os.path.join(TOP, "examples", "crash", "walk-back.gdb")],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+        return done.returncode, done.stdout.decode(errors="replace")
+
+    def test_the_demos_script_walks_back_to_who_asked_for_the_crash(self):
+        code, out = self.walk_back("crash")
+        self.assertEqual(code, 0, out)
+        self.assert_order(out, r"the recording ends here: guest panic", r"Breakpoint 1, .* in panic",
+                          r"sysrq triggered crash",
+                          r"=> 0x\w+ <sysrq_handle_crash\+\d+>:\s+call .*<panic>", r"\nrip ffffffff",
+                          r"#0 .* sysrq_handle_crash", r"write_sysrq_trigger", r"vfs_write", r"0x63\s+0x0a",
+                          r"Old value = 99 'c'", r"=> 0x\w+:\s+mov")
+
+    def test_the_demos_script_fails_where_nothing_crashed(self):
+        code, out = self.walk_back("poweroff")
+        self.assertEqual(code, 3, out)
+        self.assertIn("this should hold here, and does not", out)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ ROOMS = {
     "vmm/devices": _FACTS,
     # The tables that describe the devices to the guest say where they are.
     "vmm/boot": _FACTS | {"vmm/devices/machine_map.h"},
-    "vmm/machine": _FACTS | {"vmm/soft", "vmm/devices", "vmm/boot"},
+    # An engine with the software engine as its assistant.
+    "vmm/kvm": _FACTS | {"vmm/soft"},
+    "vmm/machine": _FACTS | {"vmm/soft", "vmm/kvm", "vmm/devices", "vmm/boot"},
     "vmm/host": {"vmm"},
     "traces": {"vmm"},
     "record": _MACHINE | {"traces"},
@@ -31,8 +33,9 @@ ROOMS = {
 ALLOWED_INCLUDES = {
     "vmm/platform.h": {"vmm/memory/guest_memory.h": "an engine and devices get the machine's memory through it"},
     "vmm/vcpu.h": {"vmm/cpu/state.h": "a vCPU is its architectural state and its lines"},
-    "cli/doctor.cc": {"vmm/soft/": "asks the engine what it needs of the host",
+    "cli/doctor.cc": {"vmm/soft/": "asks the engine what it needs of the host", "vmm/kvm/": "the same",
                       "vmm/cpu/": "shows the CPU model"},
+    "cli/setup.cc": {"vmm/kvm/": "says what is missing of KVM before a trace is begun"},
 }
 # Includes that a room may not have although its row allows the folder.
 FORBIDDEN_INCLUDES = {
@@ -172,6 +175,7 @@ ALLOWED_SYMBOLS = [
     r"DW\.ref\.\w+",
     r"__u?(?:div|mod|mul|divmod)[dt]i[34]|__popcount[dt]i2|__c[lt]z[dt]i2|__(?:fix|float)\w+",
     r"operator (?:new|delete)(?:\[\])?\(.*",
+    r"retrovisor::kvm::make_kvm_engine\(.*",  # vmm/kvm is outside: what comes of it reaches the machine as events
     r"(?:vtable|typeinfo(?: name)?) for .*|TLS init function for retrovisor::\w+",
     # The C library's memory and strings.
     r"(?:mem(?:cpy|move|set|cmp|chr|rchr)|bcmp|str(?:len|cmp|ncmp|chr))|__(?:mem\w+|str\w+)_chk",

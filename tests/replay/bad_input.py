@@ -34,13 +34,17 @@ class BadArguments(support.Case):
             (["run", "--kernel", kernel, "--flat-address", "here"], "--flat-address"),
             (["run", "--kernel", kernel, "--flat-address", "0", "--flat-mode", "vm86"], "--flat-mode"),
             (["record", *ECHO, "-o", self.path("t"), "--journal", "some"], "--journal"),
+            (["record", *ECHO, "-o", self.path("t"), "--key-frames", "often"], "--key-frames"),
+            (["replay", self.path("t"), "--from", "there"], "--from"),
+            (["replay", self.path("t"), "--from", "1M", "--bisect"], "--from"),
             (["trace", "dump", self.path("t"), "--kind", "nothing"], "nothing"),
         ):
             with self.subTest(arguments=arguments):
                 self.assertIn(word, self.tool(*arguments, expect=BAD_ARGUMENTS).words)
 
-    def test_an_engine_that_is_not_built_is_unsupported(self):
-        self.assertIn("kvm", self.tool("run", *ECHO, "--engine", "kvm", expect=UNSUPPORTED).words)
+    def test_what_kvm_cannot_do_is_refused_before_anything_starts(self):
+        self.assertIn("--deterministic", self.tool("run", *ECHO, "--engine", "kvm", "--deterministic", expect=BAD_ARGUMENTS).words)
+        self.assertIn("convert", self.tool("run", *ECHO, "--engine", "kvm", "--gdb", ":0", expect=UNSUPPORTED).words)
 
     def test_a_script_with_an_error_names_the_line(self):
         script = self.file("s", 'send "a"\nsend b\n')
@@ -121,6 +125,25 @@ class BadTraces(support.Case):
             name = self.file("bad.trace", bytes(bad))
             result = self.tool("trace", "verify", name, expect=(BAD_TRACE, UNSUPPORTED))
             self.assertNotEqual(result.words, "")
+
+    def test_a_damaged_key_frame_is_named_with_its_offset(self):
+        self.record(*ECHO, "--deterministic", "--stop-at", "1M", "--key-frames", "300k")
+        good = self.file_content("t.trace")
+        frames = [support.json.loads(line) for line in
+                  self.tool("trace", "dump", self.path("t.trace"), "--kind", "key-frame", "--json").stdout.splitlines()]
+        self.assertEqual([frame["position"] for frame in frames], [300_000, 600_000, 900_000])
+        self.assertFalse(frames[0]["delta"])
+        for frame in frames:
+            begin, size = frame["file_offset"], frame["file_size"]
+            for offset in (begin + 40, begin + size // 2, begin + size - 1):
+                bad = bytearray(good)
+                bad[offset] ^= 8
+                words = self.expect(bytes(bad))
+                self.assertIn("file offset", words)
+                self.assertIn("damaged", words)
+                name = self.path("bad.trace")
+                for arguments in (["--from", "1M"], ["--from", "100k"], ["--no-checks"]):
+                    self.assertIn("file offset", self.tool("replay", name, "--quiet", *arguments, expect=BAD_TRACE).words)
 
     def test_cut_at_every_byte_of_the_last_chunk_it_is_whole_up_to_there(self):
         recorded, good = self.make()

@@ -147,6 +147,88 @@ class Deterministic(support.Case):
             self.assertEqual(replayed["state"], straight["state"])
 
 
+class KeyFrames(support.Case):
+    def info(self, trace="t.trace"):
+        return support.json.loads(self.tool("trace", "info", self.path(trace), "--json").stdout)
+
+    def assert_replays_from(self, recorded, position, trace="t.trace"):
+        """From the last key frame before `position`, to the same end; says where it started."""
+        replayed = self.replay("--from", str(position), trace=trace)
+        for what in ("state", "instructions", "guest_time_ns", "stop", "stop_detail"):
+            self.assertEqual(recorded[what], replayed[what], what)
+        self.assertTrue(recorded["output"].endswith(replayed["output"]))
+        remarks = " ".join(replayed["remarks"])
+        if "from the key frame at position" in remarks:
+            return int(remarks.split("key frame at position ")[1].split()[0])
+        self.assertIn("from the beginning", remarks)
+        self.assertEqual(recorded["output"], replayed["output"])
+        return 0
+
+    def test_recordings_with_random_input_replay_from_anywhere(self):
+        generator = random.Random(support.seed())
+        for i in range(8):
+            script = self.file("s", random_script(generator, 20))
+            interval = generator.randrange(20_000, 3_000_000)
+            recorded = self.record(*ECHO, "--console", f"script:{script}", "--key-frames", str(interval), "--journal",
+                                   generator.choice(["default", "full", "none"]))
+            self.assert_replays(recorded)
+            end = recorded["instructions"]
+            self.assertEqual(self.info()["key_frames"]["count"], (end - 1) // interval)
+            for position in (0, interval - 1, interval, end, 2 * end, *(generator.randrange(end) for _ in range(4))):
+                begin = self.assert_replays_from(recorded, position)
+                self.assertEqual(begin, min(position, end - 1) // interval * interval)
+
+    def test_a_recording_without_is_the_same_run_and_starts_at_the_beginning(self):
+        how = [*ECHO, "--deterministic", "--console", "script:" + self.file("s", random_script(random.Random(3), 20))]
+        plain = self.record(*how)
+        self.assertEqual(self.info()["key_frames"]["count"], 0)
+        self.assertEqual(self.assert_replays_from(plain, 10_000_000), 0)
+        self.assert_same_run(plain, self.record(*how, "--key-frames", "0", trace="none.trace"))
+        self.assert_same_run(plain, self.record(*how, "--key-frames", "70k", trace="many.trace"))
+        dumps = [self.tool("trace", "dump", self.path(name), "--kind", "journal,boundary").stdout
+                 for name in ("t.trace", "none.trace", "many.trace")]
+        self.assertEqual(dumps[0], dumps[1])
+        self.assertEqual(dumps[0], dumps[2])
+
+    def test_a_boot_with_typed_input_replays_from_each_key_frame(self):
+        script = self.file("s", 'after "ends it" after "# " send "ls -lR / | head -100\\n"\n'
+                                'wait 20ms send "echo typed $((6*7))\\n"\n'
+                                'after "typed 42" after "# " send "poweroff -f\\n"\n')
+        recorded = self.record(*linux(), "--console", f"script:{script}", "--key-frames", "300M", "--timeout", "200")
+        self.assertEqual(recorded["stop"], "power-off")
+        info = self.info()["key_frames"]
+        self.assertEqual(info["count"], recorded["instructions"] // 300_000_000)
+        self.assertLess(info["file_size"], recorded["guest_memory_touched_bytes"] * info["count"])
+        self.assert_replays(recorded)
+        for i in range(info["count"] + 1):
+            self.assertEqual(self.assert_replays_from(recorded, (i + 1) * 300_000_000 - 1), i * 300_000_000)
+
+    def test_parts_replayed_at_once_are_the_whole_run(self):
+        script = self.file("s", random_script(random.Random(4), 60))
+        recorded = self.record(*ECHO, "--console", f"script:{script}", "--key-frames", "200k", "--digest-interval", "90k")
+        for jobs in ("1", "2", "3", "16"):
+            replayed = self.replay("--quiet", "--jobs", jobs)
+            for what in ("state", "instructions", "guest_time_ns", "stop", "stop_detail"):
+                self.assertEqual(recorded[what], replayed[what], what)
+            self.assertEqual(jobs != "1", "parts" in " ".join(replayed["remarks"]))
+        subprocess.run([os.environ["FORGE_TRACE"], self.path("t.trace"), self.path("bad.trace"), "digest"], check=True)
+        alone, parts = (self.tool("replay", self.path("bad.trace"), "--quiet", *how, expect=support.DIVERGENCE).words
+                        for how in ([], ["--jobs", "3"]))
+        found = [line for line in alone.splitlines() if "position" in line and "retrovisor" not in line]
+        self.assertTrue(found)
+        for line in found:
+            if "after" not in line:
+                self.assertIn(line, parts)
+
+    def test_a_boot_of_two_vcpus_replays_from_the_middle(self):
+        script = self.file("s", 'after "ends it" after "# " send "poweroff -f\\n"\n')
+        recorded = self.record(*linux(), "--vcpus", "2", "--console", f"script:{script}", "--key-frames", "400M",
+                               "--timeout", "250")
+        self.assertEqual(recorded["stop"], "power-off")
+        for position in ("500M", "10G"):
+            self.assertNotEqual(self.assert_replays_from(recorded, position), 0)
+
+
 class Linux(support.Case):
     def test_two_deterministic_boots_with_typed_input_are_the_same_run(self):
         script = self.file("s", 'after "ends it" after "# " send "echo typed $((6*7))\\n"\n'

@@ -24,8 +24,9 @@ class Killed(support.Case):
             if os.path.exists(trace):
                 os.unlink(trace)
             journal = generator.choice(["default", "full"])
+            key_frames = generator.choice(["0", "3M", "20M"])
             command = [support.TOOL, "record", *ECHO, "--console", f"script:{script}", "-o", trace, "--journal", journal,
-                       "--digest-interval", "200k"]
+                       "--digest-interval", "200k", "--key-frames", key_frames]
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             while not os.path.exists(trace) or os.path.getsize(trace) == 0:
                 time.sleep(0.0005)
@@ -38,6 +39,10 @@ class Killed(support.Case):
             self.assertFalse(verified["complete"])
             replayed = self.replay("--quiet")
             self.assertEqual(replayed["instructions"], verified["instructions"])
+            if key_frames != "0":
+                middle = self.replay("--quiet", "--from", str(verified["instructions"]))
+                self.assertEqual(middle["instructions"], replayed["instructions"])
+                self.assertEqual(middle["state"], replayed["state"])
             lengths.append(verified["instructions"])
         self.assertGreater(len(set(lengths)), 1, "every recording was cut off at the same place")
 
@@ -53,6 +58,21 @@ class Killed(support.Case):
             self.assertLessEqual(os.path.getsize(trace), kib * 1024)
             if self.tool("trace", "verify", trace, expect=(FINE, BAD_TRACE) if kib == 1 else FINE).returncode == FINE:
                 self.tool("replay", trace, "--quiet")
+
+    def test_a_disk_that_fills_up_within_a_key_frame_leaves_a_trace_that_replays(self):
+        script = self.file("s", 'after "ready> " send "abcB"')
+        for kib in (2, 8, 12, 16, 40):
+            trace = self.path(f"{kib}.trace")
+            limit = (kib * 1024, kib * 1024)
+            result = self.tool("record", *ECHO, "--console", f"script:{script}", "-o", trace, "--key-frames", "100k",
+                               "--timeout", "60", expect=FAILED,
+                               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+            self.assertIn("File too large", result.words)
+            verified = support.json.loads(self.tool("trace", "verify", trace, "--json").stdout)
+            whole = self.replay("--quiet", trace=f"{kib}.trace")
+            middle = self.replay("--quiet", "--from", "1G", trace=f"{kib}.trace")
+            self.assertEqual(whole["instructions"], verified["instructions"])
+            self.assertEqual(whole["state"], middle["state"])
 
     def test_a_device_that_takes_nothing_is_an_error(self):
         result = self.tool("record", *ECHO, "-o", "/dev/full", "--timeout", "20", expect=(FAILED, support.BAD_ARGUMENTS))

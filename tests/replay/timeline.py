@@ -38,6 +38,16 @@ class Typed(Timeline):
         self.check(self.record("cloud", "quiet"), 200, 60)
 
 
+class KeyFrames(Timeline):
+    how = ["--stop-on-panic", "--deterministic", "--key-frames", "150M"]
+
+    def test_a_recording_is_entered_in_the_middle_and_searched_without_having_been_run(self):
+        self.check(self.record("cloud", "quiet workload=crash"), 200, 60)
+
+    def test_little_memory_makes_it_slower_and_nothing_else(self):
+        self.check(self.record("cloud", "quiet workload=crash"), 20, 10, 192)
+
+
 class LittleMemory(Timeline):
     how = ["--stop-on-panic", "--deterministic"]
 

@@ -44,9 +44,7 @@ Result<LoadedGuest> load_guest(const BootImages& images, GuestMemory& memory, Cp
   const AcpiTables acpi = make_acpi_tables(kAcpiBegin, vcpus);
   RV_ASSERT(acpi.bytes.size() <= kAcpiSize);
   plan.write(acpi.base, acpi.bytes);
-  // As firmware leaves it: MTRRs on, all memory write-back (SDM 3A 11.11.2.1). Linux sets up no PAT without it.
-  constexpr uint64_t kMtrrEnable = 1 << 11, kWriteBack = 6;
-  state.mtrr_def_type = kMtrrEnable | kWriteBack;
+  state.mtrr_def_type = kFirmwareMtrrDefType;
   return loaded;
 }
 

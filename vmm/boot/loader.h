@@ -26,6 +26,10 @@ struct BootImages {
   FlatMode flat_mode = FlatMode::long64;
 };
 
+// IA32_MTRR_DEF_TYPE as firmware leaves it on every processor: MTRRs on, all memory write-back (SDM 3A 11.11.2.1). Linux sets
+// up no PAT without it.
+inline constexpr uint64_t kFirmwareMtrrDefType = 1 << 11 | 6;
+
 struct LoadedGuest {
   std::string format;    // "bzImage", "PVH", "multiboot", "flat"
   std::string version;   // kernel version string, where the image tells

@@ -1,5 +1,8 @@
 #include "vmm/cpu/msr.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "vmm/cpu/cpuid.h"
 
 namespace retrovisor {
@@ -51,6 +54,21 @@ bool move_tsc(Vcpu& vcpu, uint64_t delta) {
 }
 
 }  // namespace
+
+namespace {
+
+// SYSENTER and SYSCALL targets are read by the processor itself; PAT only tells how the guest's RAM is cached; FS_BASE, GS_BASE,
+// KERNEL_GS_BASE are part of every context switch; EFER changes the mode; TSC_AUX is read by RDTSCP.
+constexpr uint32_t kKeptByCpu[] = {
+    msr::SYSENTER_CS, msr::SYSENTER_ESP, msr::SYSENTER_EIP, msr::PAT,     msr::EFER,           msr::STAR,
+    msr::LSTAR,       msr::CSTAR,        msr::SFMASK,       msr::FS_BASE, msr::GS_BASE,        msr::KERNEL_GS_BASE,
+    msr::TSC_AUX,
+};
+
+}  // namespace
+
+std::span<const uint32_t> msrs_kept_by_cpu() { return kKeptByCpu; }
+bool msr_kept_by_cpu(uint32_t index) { return std::binary_search(std::begin(kKeptByCpu), std::end(kKeptByCpu), index); }
 
 bool valid_pat(uint64_t value) {
   for (unsigned i = 0; i < 8; ++i) {

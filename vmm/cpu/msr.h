@@ -1,6 +1,8 @@
 // Model-specific registers of the CPU model. Source: SDM 4 chapter 2, SDM 3A 11.11 (MTRRs), 11.12 (PAT).
 #pragma once
 
+#include <span>
+
 #include "vmm/vcpu.h"
 
 namespace retrovisor {
@@ -16,6 +18,11 @@ namespace retrovisor {
 // After a write of EFER the engine has to flush its TLB and look at the mode again.
 bool read_msr(const Vcpu& vcpu, VirtualTime now, uint32_t index, uint64_t& value);
 bool write_msr(Vcpu& vcpu, VirtualTime now, uint32_t index, uint64_t value);
+
+// Registers that are pure state of the processor, switched often: engines that run on a host's processor leave them to it. All
+// others have an effect beyond it, or are answered by the model.
+bool msr_kept_by_cpu(uint32_t index);
+std::span<const uint32_t> msrs_kept_by_cpu();  // ascending
 
 // Are all eight bytes memory types a PAT may hold?
 bool valid_pat(uint64_t value);

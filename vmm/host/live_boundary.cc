@@ -77,6 +77,7 @@ IdleWait LiveBoundary::idle_wait(Moment at, uint64_t ns, bool input_wanted) {
   console_->flush();
   const uint64_t waited = check_stop() ? 0 : wait(at, ns, input_wanted);
   check_stop();
+  last_event_ns_ = last_event_ns_ == 0 ? 0 : monotonic_ns();
   return {waited};
 }
 
@@ -118,6 +119,24 @@ uint64_t LiveBoundary::sleep_ns(uint64_t ns, int input_fd) {
     overslept_ns_ = 0;
     return std::min(ns == kForever ? kForever - 1 : ns, monotonic_ns() - begin);
   }
+}
+
+uint64_t LiveBoundary::time_passed(Moment) {
+  const uint64_t now = monotonic_ns();
+  const uint64_t passed = last_event_ns_ == 0 ? 0 : now - last_event_ns_;
+  last_event_ns_ = now;
+  return passed;
+}
+
+bool LiveBoundary::landing_wanted(Moment at, VirtualTime due) {
+  if (stop_.requested()) return true;
+  const uint64_t passed = last_event_ns_ == 0 ? 0 : monotonic_ns() - last_event_ns_;
+  if (due != kNever && at.time.value + passed >= due.value) return true;
+  const InputForecast input = console_->forecast(at);
+  if (input.kind == InputForecast::Kind::at_time) return input.when.value <= at.time.value + passed;
+  if (input.kind != InputForecast::Kind::host) return false;
+  pollfd fd{input.fd, POLLIN, 0};
+  return poll(&fd, 1, 0) > 0;
 }
 
 void LiveBoundary::output(Moment, Channel, std::span<const uint8_t> bytes) { console_->output(bytes); }

@@ -36,6 +36,10 @@ class LiveBoundary final : public Boundary {
   // For nothing due at all (UINT64_MAX): waits for input if any can come, else returns UINT64_MAX: nothing will ever happen.
   IdleWait idle_wait(Moment at, uint64_t ns, bool input_wanted) override;
   void output(Moment at, Channel channel, std::span<const uint8_t> bytes) override;
+  // Host time since the last of these calls, without idle waits.
+  uint64_t time_passed(Moment at) override;
+  bool lands() const override { return true; }
+  bool landing_wanted(Moment at, VirtualTime due) override;
 
  private:
   uint64_t wait(Moment at, uint64_t ns, bool input_wanted);
@@ -49,6 +53,7 @@ class LiveBoundary final : public Boundary {
   std::function<bool()> on_sleep_;
   uint64_t seed_state_ = 0;
   uint64_t overslept_ns_ = 0;
+  uint64_t last_event_ns_ = 0;  // on the host's clock; 0: none yet
 };
 
 }  // namespace retrovisor

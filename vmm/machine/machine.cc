@@ -7,6 +7,7 @@
 #include <cstring>
 #include <utility>
 
+#include "vmm/boot/loader.h"
 #include "vmm/devices/chipset.h"
 #include "vmm/machine/page_hashes.h"
 
@@ -47,16 +48,26 @@ class AssertionContext {
 
 }  // namespace
 
-Machine::Machine(const MachineConfig& config, Boundary& boundary) : config_(config), boundary_(boundary) {}
+Machine::Machine(const MachineConfig& config, Boundary& boundary)
+    : config_(config), boundary_(boundary), clock_(config.positions, config.time) {}
 
 Machine::~Machine() = default;
 
 Result<std::unique_ptr<Machine>> Machine::create(const MachineConfig& config, Boundary& boundary) {
   if (config.vcpus < 1 || config.vcpus > kMaxVcpus)
     return Error{ErrorCode::bad_argument, "a machine has 1 to 16 vCPUs", "--vcpus"};
+  if (config.time == TimeSource::events && config.vcpus != 1)
+    return Error{ErrorCode::unsupported, "a machine that the kvm engine runs, or ran, has one vCPU", "--vcpus"};
+  RV_ASSERT(config.engine == EngineKind::soft || config.positions == PositionUnit::events);
+  RV_ASSERT(config.positions == PositionUnit::instructions || config.time == TimeSource::events);
   std::unique_ptr<Machine> machine(new Machine(config, boundary));
   RV_TRY(machine->build());
   return machine;
+}
+
+Result<std::unique_ptr<Engine>> Machine::make_engine() {
+  if (config_.engine == EngineKind::soft) return make_soft_engine(*platform_, config_.vcpus, config_.undefined_flags);
+  return kvm::make_kvm_engine(*platform_, config_.undefined_flags, config_.kvm);
 }
 
 Result<void> Machine::build() {
@@ -65,10 +76,15 @@ Result<void> Machine::build() {
   memory_ = std::move(*memory);
   hashes_ = std::make_unique<PageHashes>(memory_->page_limit());
   platform_ = std::make_unique<Platform>(Platform{*memory_, ports_, mmio_, clock_, deadlines_, journal_, entropy_, *this});
-  engine_ = make_soft_engine(*platform_, config_.vcpus);
+  auto engine = make_engine();
+  if (!engine) return std::move(engine).error();
+  engine_ = std::move(*engine);
+  engine_->allow_kicks(boundary_.lands());
   for (uint32_t i = 0; i < config_.vcpus; ++i) {
     vcpus_.push_back(std::make_unique<Vcpu>(VcpuId(i), engine_->vcpu_state(VcpuId(i))));
-    if (i != 0) vcpus_.back()->state.activity = Activity::wait_for_sipi;
+    if (i == 0) continue;
+    vcpus_.back()->state.activity = Activity::wait_for_sipi;
+    vcpus_.back()->state.mtrr_def_type = kFirmwareMtrrDefType;  // an INIT leaves it
   }
   chipset_ = std::make_unique<Chipset>(*platform_, vcpus_, [this](Channel channel, std::span<const uint8_t> bytes) {
     boundary_.output({position(), now()}, channel, bytes);
@@ -102,20 +118,27 @@ bool can_run(const Vcpu& v) {
 
 }  // namespace
 
-// The vCPUs run one at a time, in turn, for kSlice instructions each; null if none can.
-Vcpu* Machine::schedule() {
+// The vCPUs run one at a time, in turn, for kSlice instructions each; none if none can.
+std::optional<uint32_t> Machine::next_turn() const {
   // A turn ends at slice_end_ exactly, or when the vCPU halts: never where a run happens to be cut.
-  if (config_.vcpus == 1) return can_run(*vcpus_[0]) ? vcpus_[0].get() : nullptr;
-  if (position() < slice_end_ && can_run(*vcpus_[current_])) return vcpus_[current_].get();
+  if (position() < slice_end_ && can_run(*vcpus_[current_])) return current_;
   for (uint32_t i = 1; i <= config_.vcpus; ++i) {
     const uint32_t next = (current_ + i) % config_.vcpus;
-    if (!can_run(*vcpus_[next])) continue;
-    if (next != current_) journal_.log(EventKind::vcpu_switch, next);
-    current_ = next;
-    slice_end_ = position() + kSlice;
-    return vcpus_[next].get();
+    if (can_run(*vcpus_[next])) return next;
   }
-  return nullptr;
+  return std::nullopt;
+}
+
+Vcpu* Machine::schedule() {
+  if (config_.vcpus == 1) return can_run(*vcpus_[0]) ? vcpus_[0].get() : nullptr;
+  const auto next = next_turn();
+  if (!next) return nullptr;
+  if (*next != current_ || position() >= slice_end_) {
+    if (*next != current_) journal_.log(EventKind::vcpu_switch, *next);
+    current_ = *next;
+    slice_end_ = position() + kSlice;
+  }
+  return vcpus_[*next].get();
 }
 
 bool Machine::runnable() const {
@@ -136,6 +159,7 @@ Stop Machine::run_until(Position target, VirtualTime time) {
   const AssertionContext context(clock_, *engine_);
   VirtualTime idle_since = kNever;
   for (;;) {
+    if ((stop_request_ || position() >= target) && engine_->settle(*vcpus_[current_])) continue;
     if (stop_request_) {
       const Stop stop = *stop_request_;
       stop_request_.reset();
@@ -157,14 +181,32 @@ Stop Machine::run_until(Position target, VirtualTime time) {
       const IdleWait wait = boundary_.idle_wait({position(), now()}, ns, input_wanted);
       if (wait.waited_ns == UINT64_MAX) return {StopReason::halted_forever, 0};
       RV_ASSERT(wait.waited_ns <= ns);
-      clock_.add_idle(wait.waited_ns);
+      clock_.pass(wait.waited_ns);
+      idle_ns_ += wait.waited_ns;
+      undecided_ = true;
       deadlines_.run_due(now());
       if (wait.waited_ns < ns) poll_input();
       if (wait.host_wants_control) return {StopReason::host_request, 0};
       continue;
     }
     idle_since = kNever;
+    std::optional<Landing> landing;
+    if (config_.time == TimeSource::events) {
+      if (!delivery_decided(*vcpu)) continue;
+      landing = boundary_.next_landing({position(), now()});
+      if (landing && landing->by_state) {
+        if (engine_->settle(*vcpu)) continue;
+        if (landing->position != position() + 1 || !run_to(*landing, *vcpu)) boundary_.landing_missed({position(), now()}, *landing);
+        else land(*landing);
+        continue;
+      }
+      if (landing && landing->position == position()) {
+        land(*landing);
+        continue;
+      }
+    }
     Position limit = std::min({target, clock_.position_of(deadlines_.next()), clock_.position_of(next_poll_)});
+    if (landing) limit = std::min(limit, landing->position);
     if (config_.vcpus > 1) limit = std::min(limit, slice_end_);
     if (limit <= position()) continue;
     journal_.set_vcpu(vcpu->id);
@@ -175,6 +217,12 @@ Stop Machine::run_until(Position target, VirtualTime time) {
       case EngineStop::observed: return {StopReason::observed, 0};
       case EngineStop::triple_fault: return {StopReason::triple_fault, 0};
       case EngineStop::stuck: return {StopReason::stuck, 0};
+      case EngineStop::failed: return {StopReason::engine_failed, 0};
+      case EngineStop::kicked:
+        if (boundary_.landing_wanted({position(), now()}, deadlines_.next()) ||
+            (vcpu->intr && engine_->can_deliver(*vcpu)))
+          land(landing_here(*vcpu));
+        break;
     }
   }
 }
@@ -187,6 +235,7 @@ bool Machine::wakeable() const {
 }
 
 std::vector<uint8_t> Machine::save_cpu_state() const {
+  for (const auto& v : vcpus_) engine_->complete(*v);
   StateWriter out;
   clock_.save(out);
   for (const auto& v : vcpus_) v->state.save(out, v->id);
@@ -201,6 +250,7 @@ std::vector<uint8_t> Machine::save_device_state() const {
   out.u64("next_poll_ns", next_poll_.value);
   out.u32("current_vcpu", current_);
   out.u64("slice_end", slice_end_.value);
+  if (config_.time == TimeSource::events) out.boolean("undecided", undecided_);
   panic_watch_.save(out);
   chipset_->save(out);
   return out.take();
@@ -214,6 +264,7 @@ Result<void> Machine::restore_state(std::span<const uint8_t> cpu, std::span<cons
   StateReader in(devices);
   restore_devices(in);
   RV_TRY(in.finish());
+  journal_.set_vcpu(VcpuId(current_));
   if (!cpu_in.at_end() || !in.at_end()) return Error{ErrorCode::bad_trace, "machine state has more fields than this machine", ""};
   for (const auto& v : vcpus_) engine_->state_changed(*v);
   stop_request_.reset();
@@ -232,6 +283,7 @@ void Machine::restore_devices(StateReader& in) {
   in.u64("slice_end", slice_end_.value);
   in.check("current_vcpu", current_ < config_.vcpus);
   current_ %= config_.vcpus;
+  if (config_.time == TimeSource::events) in.boolean("undecided", undecided_);
   panic_watch_.restore(in);
   chipset_->restore(in);
   deadlines_.restore(deadlines_in);
@@ -244,6 +296,7 @@ void Machine::memory_changed() {
 
 // Distributes the dirty pages to all who want to know of them.
 void Machine::collect_dirty() {
+  engine_->find_dirty();
   bool any = false;
   memory_->take_dirty([&](uint64_t page) {
     any = true;
@@ -280,16 +333,23 @@ void Machine::restore_page(uint64_t page, const uint8_t* bytes) {
   }
 }
 
-StateDigest Machine::digest() {
+void Machine::hash_written_pages() {
   collect_dirty();
-  last_dirty_ = std::exchange(unhashed_, {});
-  std::sort(last_dirty_.begin(), last_dirty_.end());
-  for (const uint64_t page : last_dirty_) {
+  for (const uint64_t page : unhashed_) {
     memory_->flags(page) = static_cast<uint8_t>(memory_->flags(page) & ~page_flag::unhashed);
-    hashes_->update(*memory_, page);
+    hashes_->update(page, memory_->host(PhysAddr(page << kPageShift)));
   }
+  hashed_.insert(hashed_.end(), unhashed_.begin(), unhashed_.end());
+  unhashed_.clear();
+}
+
+StateDigest Machine::digest() {
+  hash_written_pages();
+  last_dirty_ = std::exchange(hashed_, {});
+  std::sort(last_dirty_.begin(), last_dirty_.end());
+  last_dirty_.erase(std::unique(last_dirty_.begin(), last_dirty_.end()), last_dirty_.end());
   StateDigest d;
-  const auto cpu = save_cpu_state();
+  const auto cpu = config_.time == TimeSource::events ? common_cpu_state() : save_cpu_state();
   const auto devices = save_device_state();
   d.cpu = XXH3_64bits(cpu.data(), cpu.size());
   d.devices = XXH3_64bits(devices.data(), devices.size());

@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "vmm/boundary.h"
+#include "vmm/undefined_flags.h"
 #include "vmm/digest.h"
 #include "vmm/engine.h"
+#include "vmm/kvm/kvm_engine.h"
 #include "vmm/machine/panic_watch.h"
 #include "vmm/model.h"
 #include "vmm/platform.h"
@@ -17,10 +19,19 @@
 
 namespace retrovisor {
 
+enum class EngineKind : uint8_t { soft, kvm };
+
 struct MachineConfig {
   uint64_t memory_size = uint64_t{512} << 20;
   uint32_t vcpus = 1;
   bool stop_on_panic = false;  // stop when the guest's console says it has panicked
+  EngineKind engine = EngineKind::soft;
+  kvm::KvmEngineOptions kvm;
+  // What positions count and what moves time on; under EngineKind::kvm both are events. The soft engine can do either: events
+  // to be the same run as one under kvm, time by events alone to know such a run to the instruction.
+  PositionUnit positions = PositionUnit::instructions;
+  TimeSource time = TimeSource::instructions;
+  UndefinedFlags undefined_flags = UndefinedFlags::model;  // under KVM: those of the host
 };
 
 class PageHashes;
@@ -37,6 +48,9 @@ class Machine final : public MachineControl {
   VirtualTime now() const { return clock_.now(); }
   GuestMemory& memory() { return *memory_; }
   Vcpu& vcpu(VcpuId id) { return *vcpus_[id.value]; }
+  // The vCPU that executes the instruction at position(), unless what is due there (a timer, say) first wakes another whose
+  // turn it then is. If none can run, the one that ran last.
+  VcpuId next_vcpu() const { return VcpuId(next_turn().value_or(current_)); }
   Journal& journal() { return journal_; }
   Deadlines& deadlines() { return deadlines_; }
   Engine& engine() { return *engine_; }
@@ -46,6 +60,7 @@ class Machine final : public MachineControl {
   // the run is cut into pieces: run_until(a); run_until(b) is run_until(b).
   // `time`: if every vCPU is halted at `target`, idle on until guest time has come to this (a recording can end inside an
   // idle wait, where the position stands still).
+  // Positions that count events: at the first instruction behind the event `target`, which can be the one of another.
   Stop run_until(Position target, VirtualTime time = {});
 
   // Registers, clock, deadlines, devices: everything but memory, as named fields.
@@ -71,18 +86,30 @@ class Machine final : public MachineControl {
 
   void request_stop(Stop stop) override;
   bool stop_requested() const override { return stop_request_.has_value(); }
+  void synchronous_event() override;
   // Counts since the start, for summaries.
-  uint64_t idle_ns() const { return clock_.now().value - clock_.position().value; }
+  uint64_t idle_ns() const { return idle_ns_; }
+  // Instructions that the engine counted; 0 for one that cannot.
+  Position retired() const { return clock_.retired(); }
 
  private:
   Machine(const MachineConfig& config, Boundary& boundary);
+  Result<std::unique_ptr<Engine>> make_engine();
   Result<void> build();
   void poll_input();
   Vcpu* schedule();
+  std::optional<uint32_t> next_turn() const;
   bool runnable() const;
   bool wakeable() const;
   void restore_devices(StateReader& in);
   void collect_dirty();
+  void hash_written_pages();
+  std::vector<uint8_t> common_cpu_state() const;
+  bool delivery_decided(Vcpu& vcpu);
+  Landing landing_here(const Vcpu& vcpu);
+  bool stands_at(const Landing& landing, const Vcpu& vcpu);
+  bool run_to(const Landing& landing, Vcpu& vcpu);
+  void land(const Landing& landing);
 
   MachineConfig config_;
   Boundary& boundary_;
@@ -102,6 +129,9 @@ class Machine final : public MachineControl {
   Position slice_end_;
   PanicWatch panic_watch_;
   std::optional<Stop> stop_request_;
+  // Time by events: an event has happened, and whether a waiting interrupt is delivered behind it has not been asked yet.
+  bool undecided_ = false;
+  uint64_t idle_ns_ = 0;
 
   std::unique_ptr<PageHashes> hashes_;
   // Pages written since they were last hashed, and since they were last taken by take_written_pages(): each flagged in
@@ -109,6 +139,7 @@ class Machine final : public MachineControl {
   std::vector<uint64_t> unhashed_;
   std::vector<uint64_t> written_;
   std::vector<uint64_t> last_dirty_;
+  std::vector<uint64_t> hashed_;  // since the last digest()
 };
 
 }  // namespace retrovisor

@@ -10,8 +10,7 @@ PageHashes::PageHashes(uint64_t pages) : hash_(static_cast<uint64_t*>(std::callo
   RV_ASSERT(hash_ != nullptr);
 }
 
-void PageHashes::update(GuestMemory& memory, uint64_t page) {
-  const uint8_t* bytes = memory.host(PhysAddr(page << kPageShift));
+void PageHashes::update(uint64_t page, const uint8_t* bytes) {
   // All zero: the first word is, and each byte equals the one eight before.
   uint64_t first;
   std::memcpy(&first, bytes, 8);

@@ -12,8 +12,8 @@ class PageHashes {
  public:
   explicit PageHashes(uint64_t pages);
 
-  // Hashes `page` again.
-  void update(GuestMemory& memory, uint64_t page);
+  // Hashes `page` again; `bytes`: its contents, kPageSize of them.
+  void update(uint64_t page, const uint8_t* bytes);
   // Sum of all page hashes. Pages of zeroes count as zero, whether they were ever touched or not.
   uint64_t sum() const { return sum_; }
   uint64_t of(uint64_t page) const { return hash_[page]; }

@@ -1,10 +1,12 @@
 // Integer arithmetic with x86 flags. The host is x86-64, so its own instructions compute result and flags in one go;
-// where the manuals leave flags undefined they are set here in one fixed way, so that every host gives the same.
+// where the manuals leave flags undefined they are set here in one of a few fixed ways (UndefinedFlags), so that every host
+// gives the same.
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
 
+#include "vmm/undefined_flags.h"
 #include "vmm/soft/soft_cpu.h"
 
 namespace retrovisor::soft {
@@ -77,11 +79,15 @@ template <unsigned C>
   return (C & 1) != 0 ? !r : r;
 }
 
+template <UndefinedFlags U>
+inline constexpr uint32_t kShiftAf = U == UndefinedFlags::amd ? cc::AF : 0;
+
 enum class Shift : uint8_t { rol, ror, rcl, rcr, shl, shr, sal, sar };
 
 // Shifts and rotates by a count already masked to 5 or 6 bits and not zero. OF, defined for counts of one only, follows
-// the same formula for all counts; AF is cleared by shifts and kept by rotates.
-template <Shift S, class T>
+// the same formula for all counts; AF is cleared by shifts and kept by rotates. AMD's processors (measured) differ in that
+// shifts set AF, and that SHR by more than one clears OF.
+template <Shift S, UndefinedFlags U, class T>
 inline uint32_t shift(T& a, unsigned count, uint32_t old) {
   constexpr unsigned bits = sizeof(T) * 8;
   const auto flags = [&](bool carry, bool overflow) {
@@ -95,22 +101,22 @@ inline uint32_t shift(T& a, unsigned count, uint32_t old) {
     if (bits < 32 && count >= bits) {  // CF is undefined then: the last bit shifted out, if any was left
       const bool carry = count == bits && (a & 1) != 0;
       a = 0;
-      return cc_of_result(a) | flags(carry, carry);
+      return cc_of_result(a) | flags(carry, carry) | kShiftAf<U>;
     }
     asm("shl %2, %0\n\tlahf\n\tmovb $0, %%al" : "+&r"(a), "=&a"(ax) : "c"(cl) : "cc");
-    return (ax & ~cc::AF) | (msb(a) != ((ax & cc::CF) != 0) ? cc::OF : 0);
+    return (ax & ~cc::AF) | kShiftAf<U> | (msb(a) != ((ax & cc::CF) != 0) ? cc::OF : 0);
   } else if constexpr (S == Shift::shr) {
-    const uint32_t overflow = msb(a) ? cc::OF : 0;
+    const uint32_t overflow = msb(a) && (U == UndefinedFlags::model || count == 1) ? cc::OF : 0;
     if (bits < 32 && count >= bits) {
       const bool carry = count == bits && msb(a);
       a = 0;
-      return cc_of_result(a) | flags(carry, overflow != 0);
+      return cc_of_result(a) | flags(carry, overflow != 0) | kShiftAf<U>;
     }
     asm("shr %2, %0\n\tlahf\n\tmovb $0, %%al" : "+&r"(a), "=&a"(ax) : "c"(cl) : "cc");
-    return (ax & ~cc::AF) | overflow;
+    return (ax & ~cc::AF) | kShiftAf<U> | overflow;
   } else if constexpr (S == Shift::sar) {
     asm("sar %2, %0\n\tlahf\n\tmovb $0, %%al" : "+&r"(a), "=&a"(ax) : "c"(cl) : "cc");
-    return ax & ~cc::AF;
+    return (ax & ~cc::AF) | kShiftAf<U>;
   } else if constexpr (S == Shift::rol || S == Shift::ror) {
     const unsigned c = count % bits;
     if (c != 0) {

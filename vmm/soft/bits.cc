@@ -71,24 +71,27 @@ Handler bit_handler(const Insn& insn, unsigned which) {
 }
 
 // BSF and BSR: with a zero source the destination stays (as CPUs do) and ZF is set. The other flags, undefined, are
-// those of testing the source.
-template <class T, bool Reverse>
+// those of testing the source. On AMD's processors PF is that of the bit number, or of zero, and the others are clear
+// (measured).
+template <UndefinedFlags U, class T, bool Reverse>
 void scan(SoftCpu* cpu, const Op* op, T v) {
   cpu->cc = cc_of_result(v);
   if (v == 0) return;
   const auto wide = static_cast<uint64_t>(v);
-  set<T>(cpu, op->r0, static_cast<T>(Reverse ? 63 - __builtin_clzll(wide) : __builtin_ctzll(wide)));
+  const auto bit = static_cast<T>(Reverse ? 63 - __builtin_clzll(wide) : __builtin_ctzll(wide));
+  set<T>(cpu, op->r0, bit);
+  if constexpr (U == UndefinedFlags::amd) cpu->cc = cc_of_result(bit) & ~cc::ZF;
 }
-template <class T, bool Reverse>
+template <UndefinedFlags U, class T, bool Reverse>
 RV_HANDLER op_scan_r(SoftCpu* cpu, const Op* op) {
-  scan<T, Reverse>(cpu, op, get<T>(cpu, op->r1));
+  scan<U, T, Reverse>(cpu, op, get<T>(cpu, op->r1));
   RV_NEXT;
 }
-template <class T, bool Reverse>
+template <UndefinedFlags U, class T, bool Reverse>
 bool exec_scan_m(SoftCpu& cpu, const Op& op) {
   T v;
   if (!load_operand(cpu, op, v)) return false;
-  scan<T, Reverse>(&cpu, &op, v);
+  scan<U, T, Reverse>(&cpu, &op, v);
   return true;
 }
 
@@ -199,8 +202,10 @@ Emit emit_bits(const Insn& insn, Op& op) {
       if (insn.lock) return Emit::unknown;
       const bool reverse = insn.opcode == 0xbd;
       return emit_as(op, pick_size(insn.operand_size, [&]<class T>() -> Handler {
-        if (!insn.memory) return reverse ? op_scan_r<T, true> : op_scan_r<T, false>;
-        return reverse ? op_call<exec_scan_m<T, true>> : op_call<exec_scan_m<T, false>>;
+        return pick_flags(insn, [&]<UndefinedFlags U>() -> Handler {
+          if (!insn.memory) return reverse ? op_scan_r<U, T, true> : op_scan_r<U, T, false>;
+          return reverse ? op_call<exec_scan_m<U, T, true>> : op_call<exec_scan_m<U, T, false>>;
+        });
       }));
     }
     case 0xb0: case 0xb1:

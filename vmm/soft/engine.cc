@@ -10,8 +10,10 @@
 
 namespace retrovisor {
 
-std::unique_ptr<Engine> make_soft_engine(const Platform& platform, uint32_t vcpus) {
-  return std::make_unique<soft::SoftEngine>(platform, vcpus);
+std::unique_ptr<Engine> make_soft_engine(const Platform& platform, uint32_t vcpus, UndefinedFlags undefined_flags) {
+  auto engine = std::make_unique<soft::SoftEngine>(platform, vcpus);
+  engine->set_undefined_flags(undefined_flags);
+  return engine;
 }
 
 namespace soft {
@@ -36,6 +38,9 @@ void bind_last(Block& block, Op* ops) {
   if (block.bound) ops[block.ops_count - 1].imm = static_cast<int64_t>(reinterpret_cast<intptr_t>(&block));
 }
 
+// Where positions do not count instructions, how many to run before giving the machine a chance to look around.
+constexpr uint64_t kLongRun = uint64_t{1} << 24;
+
 constexpr uint8_t kFirstStamp = 1;  // generation 0 is never current, so an empty jump cache entry never matches
 
 }  // namespace
@@ -57,6 +62,13 @@ SoftEngine::SoftEngine(const Platform& platform, uint32_t vcpus)
 }
 
 SoftEngine::~SoftEngine() { platform_.memory.set_observer(nullptr); }
+
+void SoftEngine::set_undefined_flags(UndefinedFlags how) {
+  if (how == undefined_flags_) return;
+  undefined_flags_ = how;
+  cache_.flush();  // it is in the handlers of decoded code
+  forget_jumps();
+}
 
 void SoftEngine::state_changed(Vcpu& vcpu) {
   SoftCpu& cpu = contexts_[vcpu.id.value]->cpu;
@@ -281,6 +293,7 @@ unsigned SoftEngine::build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Bloc
       kind = Emit::branch;
     } else {
       insn.flat = flat;
+      insn.undefined_flags = undefined_flags_;
       prepare_op(insn, offset, op);
       op.remaining = static_cast<uint8_t>(count);  // turned round below
       FpuClass fpu = FpuClass::none;
@@ -369,7 +382,7 @@ bool SoftEngine::wake(SoftCpu& cpu) {
     mode_changed(cpu);
     return true;
   }
-  const bool interrupt = cpu.vcpu->intr && (s.rflags & flag::IF) != 0;
+  const bool interrupt = cpu.vcpu->intr && cpu.vcpu->may_deliver && (s.rflags & flag::IF) != 0;
   if (!interrupt && !(s.nmi_pending && !s.nmi_blocked) && !s.init_pending) return false;
   s.activity = Activity::running;
   return true;
@@ -400,10 +413,10 @@ SoftEngine::Interrupt SoftEngine::take_interrupt(SoftCpu& cpu, uint64_t position
     return Interrupt::delivered;
   }
   const bool nmi = s.nmi_pending && !s.nmi_blocked;
-  const bool intr = cpu.vcpu->intr && (s.rflags & flag::IF) != 0;
+  const bool intr = cpu.vcpu->intr && cpu.vcpu->may_deliver && (s.rflags & flag::IF) != 0;
   if (!nmi && !intr) return Interrupt::none;
   if (s.shadow_position == position) return Interrupt::shadowed;
-  platform_.clock.set_position(Position(position));
+  platform_.clock.set_retired(Position(position));
   uint8_t vector = vec::NMI;
   InterruptSource source = InterruptSource::nmi;
   if (nmi) {
@@ -412,6 +425,7 @@ SoftEngine::Interrupt SoftEngine::take_interrupt(SoftCpu& cpu, uint64_t position
   } else {
     source = cpu.vcpu->interrupts->source();
     vector = cpu.vcpu->interrupts->acknowledge();
+    if (platform_.clock.source() == TimeSource::events) cpu.vcpu->may_deliver = false;
   }
   platform_.journal.log(EventKind::interrupt, vector, static_cast<uint64_t>(source));
   return deliver_interrupt(cpu, vector, EventType::external) ? Interrupt::delivered : Interrupt::triple_fault;
@@ -464,6 +478,7 @@ void SoftEngine::step_slowly(SoftCpu& cpu) {
 EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
   CpuState& s = cpu.s;
   const uint64_t deadline_changes = platform_.deadlines.changes();
+  const uint64_t events = platform_.clock.events();
   uint64_t last_position = kNoPosition.value;
   unsigned exceptions = 0;
   // The last position at which something other than an instruction happened, or may have: the machine did what was due.
@@ -480,12 +495,15 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
       cpu.observed_stop = false;
       return EngineStop::observed;
     }
-    if (platform_.deadlines.changes() != deadline_changes || platform_.control.stop_requested()) return EngineStop::yield;
+    if (platform_.deadlines.changes() != deadline_changes || platform_.control.stop_requested() || platform_.clock.events() != events)
+      return EngineStop::yield;
     if (position == end) return EngineStop::limit;
     if (s.activity != Activity::running && !wake(cpu)) return EngineStop::halted;
 
     bool shadowed = false;
     if (cpu.vcpu->intr || s.nmi_pending || s.init_pending) [[unlikely]] {
+      if (stop_at_window_ && cpu.vcpu->intr && !cpu.vcpu->may_deliver && (s.rflags & flag::IF) != 0 && s.shadow_position != position)
+        return EngineStop::kicked;
       switch (take_interrupt(cpu, position)) {
         case Interrupt::none: break;
         case Interrupt::triple_fault: return EngineStop::triple_fault;
@@ -527,7 +545,7 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
     if (cpu.exit == Exit::fault) {
       if (++exceptions > kMaxExceptionChain) return EngineStop::stuck;
       disturbed = cpu.limit - static_cast<uint64_t>(cpu.budget);
-      platform_.clock.set_position(Position(disturbed));
+      platform_.clock.set_retired(Position(disturbed));
       if (!deliver_fault(cpu)) return EngineStop::triple_fault;
       cpu.exit = Exit::lookup;
       cpu.chain_from = nullptr;
@@ -540,11 +558,18 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
 }
 
 EngineStop SoftEngine::run(Vcpu& vcpu, Position limit) {
+  if (platform_.clock.unit() == PositionUnit::instructions) return run_instructions(vcpu, limit - platform_.clock.retired());
+  RV_ASSERT(platform_.clock.position() < limit);  // the run ends at the next one anyway
+  return run_instructions(vcpu, kLongRun);
+}
+
+EngineStop SoftEngine::run_instructions(Vcpu& vcpu, uint64_t count) {
   SoftCpu& cpu = contexts_[vcpu.id.value]->cpu;
   CpuState& s = cpu.s;
   RV_ASSERT(&vcpu.state == &s);
-  const uint64_t position = platform_.clock.position().value;
-  RV_ASSERT(position <= limit.value && limit.value < (uint64_t{1} << 62));
+  const uint64_t position = platform_.clock.retired().value;
+  const Position limit(position + count);
+  RV_ASSERT(count < (uint64_t{1} << 62) && limit.value < (uint64_t{1} << 62));
   cpu.vcpu = &vcpu;
   set_rflags(cpu, s.rflags);
   mode_changed(cpu);
@@ -553,9 +578,13 @@ EngineStop SoftEngine::run(Vcpu& vcpu, Position limit) {
   cpu.exit = Exit::lookup;
   cpu.chain_from = nullptr;
   const EngineStop stop = loop(cpu, limit.value);
-  platform_.clock.set_position(Position(cpu.limit - static_cast<uint64_t>(cpu.budget)));
+  platform_.clock.set_retired(Position(cpu.limit - static_cast<uint64_t>(cpu.budget)));
   s.rflags = get_rflags(cpu);
   return stop;
+}
+
+bool SoftEngine::can_deliver(Vcpu& vcpu) {
+  return (vcpu.state.rflags & flag::IF) != 0 && vcpu.state.shadow_position != platform_.clock.retired().value;
 }
 
 // --- op.h -----------------------------------------------------------------------------------------------------------

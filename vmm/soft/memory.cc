@@ -97,6 +97,7 @@ bool mmio(SoftCpu& cpu, const Op& op, uint64_t phys, void* data, unsigned size, 
     unsigned part = 8;
     while (part > size - done || (part > 1 && ((phys + done) & (part - 1)) != 0 && size - done != part)) part /= 2;
     uint64_t value = 0;
+    synchronous_event(cpu);
     if (write) {
       std::memcpy(&value, bytes + done, part);
       cpu.platform->mmio.write(PhysAddr(phys + done), part, value);
@@ -221,7 +222,8 @@ bool access_watched(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, uns
   for (size_t i = 0; i < watches.size(); ++i)
     if (touched(watches[i]))
       touches.push_back({i, watched_value(cpu, watches[i]), write && changes_watched(cpu, watches[i], linear, data, size)});
-  const Position position = op.remaining == 0 ? Position(cpu.limit - static_cast<uint64_t>(cpu.budget)) : position_before(cpu, op);
+  // Delivery of an event (kNoOp) comes between instructions: none has been taken from the budget.
+  const Position position = op.fn == nullptr ? Position(cpu.limit - static_cast<uint64_t>(cpu.budget)) : position_before(cpu, op);
   const uint64_t rip = cpu.in_end ? cpu.end_rip : instruction_rip(cpu, op);
   if (!access_parts(cpu, op, linear, data, size, access, kind, implicit)) return false;
   for (const Touch& touch : touches) {

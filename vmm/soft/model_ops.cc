@@ -31,6 +31,7 @@ bool exec_rdmsr(SoftCpu& cpu, const Op& op) {
   if (!require_ring0(cpu)) return false;
   const uint32_t index = msr_index(cpu);
   uint64_t value = 0;
+  if (!msr_kept_by_cpu(index)) synchronous_event(cpu);
   if (index == msr::TSC) value = read_tsc(cpu);
   else if (!read_msr(*cpu.vcpu, cpu.platform->clock.now(), index, value)) return raise_gp(cpu, 0);
   set_edx_eax(cpu, value);
@@ -42,6 +43,7 @@ bool exec_wrmsr(SoftCpu& cpu, const Op& op) {
   const uint32_t index = msr_index(cpu);
   const uint64_t value = (cpu.s.gpr[RDX] << 32) | (cpu.s.gpr[RAX] & 0xffffffff);
   const uint64_t old_efer = cpu.s.efer;
+  if (!msr_kept_by_cpu(index)) synchronous_event(cpu);
   if (!write_msr(*cpu.vcpu, cpu.platform->clock.now(), index, value)) return raise_gp(cpu, 0);
   if (cpu.s.efer != old_efer) {
     tlb_flush(cpu);
@@ -52,12 +54,14 @@ bool exec_wrmsr(SoftCpu& cpu, const Op& op) {
 
 bool exec_rdtsc(SoftCpu& cpu, const Op& op) {
   if (!tsc_allowed(cpu)) return false;
+  synchronous_event(cpu);
   set_edx_eax(cpu, read_tsc(cpu));
   return advance_rip(cpu, op);
 }
 
 bool exec_rdtscp(SoftCpu& cpu, const Op& op) {
   if (!tsc_allowed(cpu)) return false;
+  synchronous_event(cpu);
   set_edx_eax(cpu, read_tsc(cpu));
   set<uint32_t>(&cpu, slot_of(RCX), static_cast<uint32_t>(cpu.s.tsc_aux));
   return advance_rip(cpu, op);
@@ -77,6 +81,7 @@ bool exec_cpuid(SoftCpu& cpu, const Op& op) {
 }
 
 bool exec_rdrand(SoftCpu& cpu, const Op& op) {
+  synchronous_event(cpu);
   uint64_t value = cpu.platform->entropy.next();
   if (op.r0 < 8) value &= (uint64_t{1} << op.r0 * 8) - 1;
   cpu.platform->journal.log(EventKind::rdrand, value, op.r0);
@@ -87,6 +92,7 @@ bool exec_rdrand(SoftCpu& cpu, const Op& op) {
 
 bool exec_hlt(SoftCpu& cpu, const Op& op) {
   if (!require_ring0(cpu)) return false;
+  synchronous_event(cpu);
   cpu.s.activity = Activity::halted;
   return advance_rip(cpu, op);
 }

@@ -43,7 +43,7 @@ bool SoftEngine::at_breakpoint(SoftCpu& cpu, uint64_t position, bool on_arrival)
   if (!breakpoint_offset(linear) || position == observers_->resume_from.value) return false;
   const auto& all = observers_->breakpoints;
   if (!std::binary_search(all.begin(), all.end(), linear) || !observers_->hit) return false;
-  platform_.clock.set_position(Position(position));
+  platform_.clock.set_retired(Position(position));
   s.rflags = get_rflags(cpu);
   Observation o;
   o.kind = Observation::Kind::breakpoint;

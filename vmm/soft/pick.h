@@ -28,6 +28,13 @@ inline Handler pick_ea(const Op& op, F f) {
   }
 }
 
+// pick_flags(insn, []<UndefinedFlags U>() -> Handler { return op_x<U>; })
+template <class F>
+inline Handler pick_flags(const Insn& insn, F f) {
+  if (insn.undefined_flags == UndefinedFlags::amd) return f.template operator()<UndefinedFlags::amd>();
+  return f.template operator()<UndefinedFlags::model>();
+}
+
 // pick_condition(insn.opcode & 15, []<unsigned C>() -> Handler { return op_x<C>; })
 template <unsigned First = 0, class F>
 inline Handler pick_condition(unsigned c, F f) {

@@ -209,7 +209,7 @@ void Stack::commit() {
 }
 
 void start_shadow(SoftCpu& cpu, bool holds_debug) {
-  cpu.s.shadow_position = cpu.platform->clock.position().value + 1;
+  cpu.s.shadow_position = cpu.platform->clock.retired().value + 1;
   cpu.s.shadow_debug = holds_debug;
 }
 

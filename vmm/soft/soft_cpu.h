@@ -169,7 +169,12 @@ inline Position position_before(const SoftCpu& cpu, const Op& op) {
   return Position(cpu.limit - static_cast<uint64_t>(cpu.budget) - op.remaining);
 }
 // Brings the clock up to date before anything outside the engine is asked (bus, TSC).
-inline void sync_clock(SoftCpu& cpu, const Op& op) { cpu.platform->clock.set_position(position_before(cpu, op)); }
+inline void sync_clock(SoftCpu& cpu, const Op& op) { cpu.platform->clock.set_retired(position_before(cpu, op)); }
+
+// A synchronous event (MachineControl) is about to be handled, by an instruction that is the last of its block.
+inline void synchronous_event(SoftCpu& cpu) {
+  if (cpu.platform->clock.source() == TimeSource::events) cpu.platform->control.synchronous_event();
+}
 
 // Makes the block that is running the last one before the run loop: its budget is taken away.
 inline void leave_after_block(SoftCpu& cpu) {

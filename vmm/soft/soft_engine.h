@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "vmm/cpu/page_walk.h"
+#include "vmm/undefined_flags.h"
 #include "vmm/engine.h"
 #include "vmm/soft/code_cache.h"
 #include "vmm/soft/insn.h"
@@ -22,6 +23,13 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
   std::string_view name() const override { return "soft"; }
   CpuState& vcpu_state(VcpuId id) override { return contexts_[id.value]->cpu.s; }
   EngineStop run(Vcpu& vcpu, Position limit) override;
+  bool can_deliver(Vcpu& vcpu) override;
+  // The same as run() for at most `count` instructions, whatever positions count.
+  EngineStop run_instructions(Vcpu& vcpu, uint64_t count);
+  // Whether run() returns EngineStop::kicked where an interrupt that waits, and may not be delivered yet, could be.
+  void stop_at_window(bool on) { stop_at_window_ = on; }
+  // How code sets flags that are undefined. What a run does depends on it: for before it begins.
+  void set_undefined_flags(UndefinedFlags how);
   void state_changed(Vcpu& vcpu) override;
   void memory_changed() override;
   void memory_protected() override;
@@ -96,6 +104,8 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
   uint64_t idle_table_writes_ = 0;      // writes to them that were harmless
   const Observers* observers_ = nullptr;
   bool breakpoints_on_ = false;
+  bool stop_at_window_ = false;
+  UndefinedFlags undefined_flags_ = UndefinedFlags::model;
   std::bitset<kPageSize> breakpoint_offsets_;
   std::unique_ptr<TouchedLog> touched_;  // null: nobody asks
   mutable EngineStatistics statistics_;

@@ -7,8 +7,8 @@ namespace {
 
 TEST(Clock, idle_time_passes_without_positions) {
   Clock clock;
-  clock.set_position(Position(100));
-  clock.add_idle(50);
+  clock.set_retired(Position(100));
+  clock.pass(50);
   EXPECT_EQ(clock.now(), VirtualTime(150));
   EXPECT_EQ(clock.position_of(VirtualTime(170)), Position(120));
   EXPECT_EQ(clock.position_of(VirtualTime(10)), Position(100));

@@ -31,7 +31,7 @@ class BareBoard {
   void run_to(uint64_t time) {
     for (;;) {
       const uint64_t next = std::min(deadlines.next().value, time);
-      if (next > now()) clock.add_idle(next - now());
+      if (next > now()) clock.pass(next - now());
       deadlines.run_due(clock.now());
       if (next == time) return;
     }

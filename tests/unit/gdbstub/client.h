@@ -39,10 +39,11 @@ class ScriptedConnection final : public Connection {
   std::deque<std::string> pieces_;
 };
 
-// One session over the counting guest.
+// Sessions over the counting guest, or another.
 class Client {
  public:
-  Client() : timeline_(new FakeTimeline), target_(std::unique_ptr<Timeline>(timeline_)) {
+  explicit Client(FakeTimeline* timeline = new FakeTimeline)  // its owner from here on
+      : timeline_(timeline), target_(std::unique_ptr<Timeline>(timeline_)) {
     timeline_->interrupted = [this] { return target_.interrupted(); };
   }
 

@@ -48,18 +48,21 @@ inline BootImages counting_guest() {
 class FakeTimeline final : public Timeline, private JournalSink {
  public:
   using Reason = TimelineStop::Reason;
-  explicit FakeTimeline(BootImages images = counting_guest()) : images_(std::move(images)) { rebuild(); }
+  explicit FakeTimeline(BootImages images = counting_guest(), uint32_t vcpus = 1, uint64_t end = kEnd)
+      : images_(std::move(images)), vcpus_(vcpus), end_(end) {
+    rebuild();
+  }
 
   std::function<bool()> interrupted;  // asked before every run
 
   Machine& machine() override { return *machine_; }
   Position position() const override { return diverted_ ? recorded_ : machine_->position(); }
   Position begin() const override { return Position(0); }
-  Position end() const override { return Position(kEnd); }
+  Position end() const override { return end_; }
 
   Result<TimelineStop> seek(Position target) override {
     target = std::min(target, end());
-    if (target < machine_->position()) rebuild();
+    if (target <= machine_->position()) rebuild();  // a stop there may have been in the middle of things
     machine_->run_until(target);
     return at(target == end() ? Reason::end : Reason::position);
   }
@@ -77,8 +80,8 @@ class FakeTimeline final : public Timeline, private JournalSink {
     rebuild();
     machine_->run_until(limit);
     std::optional<TimelineStop> last;
-    while (machine_->position() < from) {
-      auto stop = run(conditions, from);
+    for (bool first = true; machine_->position() < from; first = false) {
+      auto stop = run(conditions, from, first ? kNoPosition : machine_->position());
       if (stop.reason == Reason::position || stop.reason == Reason::end) break;
       if (stop.observation) stop.position = stop.observation->position;
       if (stop.event) stop.position = stop.event->position;
@@ -127,8 +130,9 @@ class FakeTimeline final : public Timeline, private JournalSink {
   void rebuild() {
     MachineConfig config;
     config.memory_size = kMinRam;
+    config.vcpus = vcpus_;
     machine_ = std::move(Machine::create(config, boundary_)).value();
-    static_cast<void>(load_guest(images_, machine_->memory(), machine_->vcpu(VcpuId(0)).state, 1));
+    static_cast<void>(load_guest(images_, machine_->memory(), machine_->vcpu(VcpuId(0)).state, vcpus_));
     machine_->memory_changed();
     machine_->engine().state_changed(machine_->vcpu(VcpuId(0)));
   }
@@ -141,11 +145,12 @@ class FakeTimeline final : public Timeline, private JournalSink {
     return stop;
   }
 
-  TimelineStop run(const StopConditions& conditions, Position limit) {
+  TimelineStop run(const StopConditions& conditions, Position limit) { return run(conditions, limit, machine_->position()); }
+  TimelineStop run(const StopConditions& conditions, Position limit, Position resume_from) {
     Observers observers;
     observers.breakpoints = conditions.breakpoints;
     observers.watches = conditions.watches;
-    observers.resume_from = machine_->position();
+    observers.resume_from = resume_from;
     std::optional<Observation> hit;
     observers.hit = [&](const Observation& o) {
       if (o.kind == Observation::Kind::write && !o.changed && !conditions.watches[o.index].on_read) return false;
@@ -178,6 +183,8 @@ class FakeTimeline final : public Timeline, private JournalSink {
 
   FixedBoundary boundary_;
   BootImages images_;
+  uint32_t vcpus_;
+  Position end_;
   std::unique_ptr<Machine> machine_;
   bool diverted_ = false;
   Position recorded_;

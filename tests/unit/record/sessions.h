@@ -70,6 +70,8 @@ struct SessionSetup {
   std::deque<TimedBoundary::Key> keys{
       {300'000, 'a'}, {1'200'000, 'b'}, {1'200'100, 'c'}, {2'500'000, 'd'}, {4'000'000, 'q'}};
   std::function<bool(Moment)> wants_stop;
+  // Records, if it is not to be done in one run.
+  std::function<Result<RecordResult>(Machine&, TraceWriter&)> drive;
 };
 
 // Records the guest into `path`; its console output goes to `shown`.
@@ -99,7 +101,7 @@ inline Result<RecordResult> try_record_guest(const std::string& path, const Sess
   EXPECT_TRUE(loaded.ok()) << (loaded ? "" : loaded.error().text());
   m.memory_changed();
   m.engine().state_changed(m.vcpu(VcpuId(0)));
-  auto result = record(m, **writer, setup.options);
+  auto result = setup.drive ? setup.drive(m, **writer) : record(m, **writer, setup.options);
   if (shown != nullptr) *shown = live.shown;
   return result;
 }
@@ -143,6 +145,8 @@ inline void rewrite(const std::string& from, const std::string& to, const std::f
         (*writer)->event(e);
     } else if (auto* digest = std::get_if<DigestRecord>(&**item)) {
       (*writer)->digest(*digest);
+    } else if (auto* frame = std::get_if<KeyFrame>(&**item)) {
+      (*writer)->key_frame(*frame);
     } else if (auto* end = std::get_if<EndRecord>(&**item)) {
       ASSERT_TRUE((*writer)->end(end->position, end->stop, end->state).ok());
     }

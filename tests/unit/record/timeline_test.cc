@@ -206,6 +206,34 @@ TEST(Timeline, breakpoint_on_an_interrupt_handler_stands_where_the_interrupt_com
   }
 }
 
+// What the delivery of an interrupt writes is written where the interrupt comes, and before the handler's first instruction.
+TEST(Timeline, watch_on_an_interrupt_frame_stops_where_the_interrupt_comes) {
+  const Recorded t;
+  StopConditions interrupts, frame;
+  interrupts.events = mask_of(EventKind::interrupt);
+  frame.watches.push_back({LinearAddr(0x9eff4), 4, true, true});  // EIP, below the guest's stack pointer of 0x9f000
+  size_t count = 0;
+  for (;; ++count) {
+    const TimelineStop interrupt = check(t->forward(interrupts, t->end()));
+    if (interrupt.reason != Reason::event) break;
+    const Position where = interrupt.event->position;
+    check(t->seek(where));
+    const TimelineStop stop = check(t->forward(frame, t->end()));
+    ASSERT_EQ(stop.reason, Reason::watch);
+    ASSERT_EQ(stop.observation->kind, Observation::Kind::write);
+    ASSERT_EQ(stop.observation->position, where);
+    ASSERT_EQ(stop.position, where + 1);
+    const StateDigest there = t->machine().digest();
+    check(t->seek(where - 1));
+    check(t->seek(where + 1));
+    ASSERT_EQ(t->machine().digest(), there);
+    const TimelineStop back = check(t->backward(frame, t->begin()));
+    ASSERT_EQ(back.position, where);
+    check(t->seek(where + 1));
+  }
+  EXPECT_GT(count, 3u);
+}
+
 TEST(Timeline, last_write_tells_who_and_does_not_move) {
   const Recorded t;
   const Position here(200'000);

@@ -121,6 +121,9 @@ inline std::vector<TraceItem> write_sample(const std::string& path, bool with_en
   frame.devices = {4};
   frame.pages = {7};
   frame.contents.assign(kPageSize, 0xaa);
+  frame.state = {5, 6, 7};
+  frame.events = w.events();
+  frame.digests = w.digests();
   w.key_frame(frame);
   items.push_back(frame);
   event({EventKind::tsc_read, VcpuId(0), Position(4000), 5000, 0, 0});
@@ -164,7 +167,8 @@ inline bool same_item(const TraceItem& a, const TraceItem& b) {
   if (const auto* k = std::get_if<KeyFrame>(&a)) {
     const auto& o = std::get<KeyFrame>(b);
     return k->position == o.position && k->part == o.part && k->parts == o.parts && k->delta == o.delta && k->cpu == o.cpu &&
-           k->devices == o.devices && k->pages == o.pages && k->contents == o.contents;
+           k->devices == o.devices && k->pages == o.pages && k->contents == o.contents && k->state == o.state &&
+           k->events == o.events && k->digests == o.digests;
   }
   const auto& e = std::get<EndRecord>(a);
   const auto& o = std::get<EndRecord>(b);

@@ -1,0 +1,275 @@
+// Runs one small guest under KVM and under the soft engine side by side, event by event, and compares the whole state after
+// each. The soft engine follows: where KVM let an interrupt in, and where it landed between two events, it does the same.
+//
+// Usage: lockstep GUEST.bin [kvm|kernel_only|in_turns] [SEED|FIRST-LAST] [landings] [input=TEXT] [emulated=REASON]
+//        [native_only=REASON]
+//   in_turns  the KVM engine hands over to its own soft engine and back at events, as SEED says; several seeds: one run each
+//   landings  a timer that comes due interrupts the guest between two events; without, time moves at events only and the run
+//             is the same each time
+//   input     what is typed on the serial console, a byte every few milliseconds of guest time
+//   emulated  where KVM emulates ring 0 a difference is reported and no failure, for REASON
+//   native_only  not run at all there, for REASON
+// Exit codes: 0 equal to the end, 1 different, 2 cannot run, 77 no KVM here.
+#include <fmt/format.h>
+
+#include <cstring>
+#include <deque>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "record/digest_capture.h"
+#include "traces/fields.h"
+#include "vmm/boot/loader.h"
+#include "vmm/kvm/host_flags.h"
+#include "vmm/kvm/kvm_api.h"
+#include "vmm/kvm/probe.h"
+#include "vmm/machine/machine.h"
+
+namespace retrovisor {
+namespace {
+
+constexpr uint64_t kMemory = uint64_t{64} << 20;
+constexpr uint64_t kLoadAddress = 0x7c00;
+constexpr uint64_t kEventNs = 1000;
+constexpr uint64_t kInputPolls = 3;  // every how manyth look for input finds a byte
+constexpr uint64_t kMostEvents = 200'000;
+
+struct Options {
+  std::string guest;
+  MachineConfig config;
+  bool landings = false;
+  std::string input;
+  uint64_t last_turns = 0;
+  std::string emulated, native_only;
+};
+
+// What the machine under KVM was told, for the other to be told the same.
+struct Decisions {
+  std::map<uint64_t, uint64_t> passed;                           // time, by position
+  std::map<std::pair<uint64_t, uint64_t>, bool> delivered;       // by position and time
+  std::deque<Landing> landings;
+};
+
+// Each event takes the same time; the rest depends on the guest.
+class FixedBoundary : public Boundary {
+ public:
+  FixedBoundary(const Options& options, Decisions& decisions) : options_(options), decisions_(decisions) {}
+  uint64_t wall_clock(Moment) override { return 1'700'000'000; }
+  void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{0x5a}); }
+  size_t poll_input(Moment, Channel, std::span<uint8_t> out) override {
+    if (++polls_ % kInputPolls != 0 || typed_ == options_.input.size()) return 0;
+    out[0] = static_cast<uint8_t>(options_.input[typed_++]);
+    return 1;
+  }
+  IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
+  void output(Moment, Channel, std::span<const uint8_t> bytes) override { console.append(bytes.begin(), bytes.end()); }
+  std::string console;
+  uint64_t landed_count = 0;
+  std::string missed;  // what was not met again
+
+ protected:
+  const Options& options_;
+  Decisions& decisions_;
+
+ private:
+  uint64_t polls_ = 0;
+  size_t typed_ = 0;
+};
+
+// KVM's side: leads.
+class LeadingBoundary final : public FixedBoundary {
+ public:
+  using FixedBoundary::FixedBoundary;
+  uint64_t time_passed(Moment at) override {
+    const uint64_t ns = std::max(kEventNs, std::exchange(due_in_, 0));
+    decisions_.passed[at.position.value] = ns;
+    return ns;
+  }
+  bool deliver(Moment at, bool possible) override {
+    decisions_.delivered[{at.position.value, at.time.value}] = possible;
+    return possible;
+  }
+  bool lands() const override { return options_.landings; }
+  bool landing_wanted(Moment at, VirtualTime due) override {
+    if (due == kNever) return false;
+    due_in_ = due <= at.time ? 0 : due - at.time;
+    return true;
+  }
+  void landed(Moment, const Landing& landing) override {
+    decisions_.landings.push_back(landing);
+    ++landed_count;
+  }
+
+ private:
+  uint64_t due_in_ = 0;
+};
+
+// The soft engine's side: follows.
+class FollowingBoundary final : public FixedBoundary {
+ public:
+  using FixedBoundary::FixedBoundary;
+  uint64_t time_passed(Moment at) override {
+    const auto found = decisions_.passed.find(at.position.value);
+    return found == decisions_.passed.end() ? kEventNs : found->second;
+  }
+  bool deliver(Moment at, bool possible) override {
+    const auto found = decisions_.delivered.find({at.position.value, at.time.value});
+    if (found == decisions_.delivered.end() || !found->second) return false;
+    if (!possible) missed = fmt::format("an interrupt delivered behind event {} is not possible", at.position.value);
+    return possible;
+  }
+  std::optional<Landing> next_landing(Moment at) override {
+    if (decisions_.landings.empty() || decisions_.landings.front().position != at.position + 1) return std::nullopt;
+    return decisions_.landings.front();
+  }
+  void landed(Moment, const Landing&) override {
+    decisions_.landings.pop_front();
+    ++landed_count;
+  }
+  void landing_missed(Moment, const Landing& landing) override {
+    missed = fmt::format("landing {} at {:#x}, after {} instructions, does not come", landing.position.value,
+                         landing.linear_rip, landing.progress);
+    decisions_.landings.pop_front();
+  }
+};
+
+template <class B>
+struct Side {
+  B boundary;
+  std::unique_ptr<Machine> machine;
+
+  Side(const Options& options, Decisions& decisions) : boundary(options, decisions) {}
+  Result<void> start(const std::vector<uint8_t>& binary, MachineConfig config) {
+    config.memory_size = kMemory;
+    config.positions = PositionUnit::events;
+    config.time = TimeSource::events;
+    config.undefined_flags = kvm::host_undefined_flags();
+    auto made = Machine::create(config, boundary);
+    if (!made) return std::move(made).error();
+    machine = std::move(*made);
+    BootImages images;
+    images.kernel = binary;
+    images.flat_address = kLoadAddress;
+    images.flat_mode = FlatMode::real16;
+    auto loaded = load_guest(images, machine->memory(), machine->vcpu(VcpuId(0)).state, 1);
+    if (!loaded) return std::move(loaded).error();
+    machine->memory_changed();
+    machine->engine().state_changed(machine->vcpu(VcpuId(0)));
+    return {};
+  }
+};
+
+int report(Machine& soft, Machine& kvm, const std::string& what, const Stop& a, const Stop& b) {
+  fmt::print(stderr, "DIFFERENT after event {}: soft {}, kvm {}{}\n{}", soft.position().value, to_string(a.reason),
+             to_string(b.reason), b.reason == StopReason::engine_failed ? ": " + kvm.engine().failure()->text() : "",
+             what.empty() ? "" : what + "\n");
+  if (soft.position() != kvm.position())
+    fmt::print(stderr, "  position: soft {}, kvm {}\n", soft.position().value, kvm.position().value);
+  const NamedFields left = machine_fields(soft), right = machine_fields(kvm);
+  const auto counted_by_one = [](const std::string& name) {
+    return name == "clock.position" || name.find("shadow") != std::string::npos;
+  };
+  for (size_t i = 0; i < left.names.size() && i < right.values.size(); ++i)
+    if (!(left.values[i] == right.values[i]) && !counted_by_one(left.names[i]))
+      fmt::print(stderr, "  {}: soft {}, kvm {}\n", left.names[i], to_string(left.values[i]), to_string(right.values[i]));
+  for (uint64_t page = 0; page < kMemory >> kPageShift; ++page) {
+    if (soft.page_hash(page) == kvm.page_hash(page)) continue;
+    const uint8_t* x = soft.memory().host(PhysAddr(page << kPageShift));
+    const uint8_t* y = kvm.memory().host(PhysAddr(page << kPageShift));
+    size_t at = 0;
+    while (at < kPageSize && x[at] == y[at]) ++at;
+    if (at == kPageSize) continue;
+    fmt::print(stderr, "  page {:#x}: first at {:#x}: soft {:02x}, kvm {:02x}\n", page, (page << kPageShift) + at, x[at], y[at]);
+  }
+  return 1;
+}
+
+int run(const Options& options) {
+  std::ifstream file(options.guest, std::ios::binary);
+  const std::vector<uint8_t> binary{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  if (binary.empty()) return fmt::print(stderr, "cannot read {}\n", options.guest), 2;
+  if (auto kvm = kvm::Kvm::open(); !kvm) return fmt::print("SKIPPED: {}\n", kvm.error().text()), 77;
+  Decisions decisions;
+  Side<LeadingBoundary> kvm(options, decisions);
+  Side<FollowingBoundary> soft(options, decisions);
+  MachineConfig with_kvm = options.config;
+  with_kvm.engine = EngineKind::kvm;
+  if (auto ok = soft.start(binary, {}); !ok) return fmt::print(stderr, "{}\n", ok.error().text()), 2;
+  if (auto ok = kvm.start(binary, with_kvm); !ok) return fmt::print(stderr, "{}\n", ok.error().text()), 2;
+  Machine &left = *soft.machine, &right = *kvm.machine;
+  Stop a, b;
+  while (b.reason == StopReason::position) {
+    if (right.position().value >= kMostEvents) return fmt::print(stderr, "not at an end after {} events\n", kMostEvents), 1;
+    b = right.run_until(right.position() + 1);
+    // KVM can pass several events at once: the elements of a string, the parts of a wide access.
+    const uint64_t target = right.position().value + (b.reason == StopReason::position ? 0 : 1);
+    a = {};
+    while (a.reason == StopReason::position && left.position().value < target && soft.boundary.missed.empty())
+      a = left.run_until(Position(target));
+    if (!soft.boundary.missed.empty() || a.reason != b.reason || a.detail != b.detail || left.position() != right.position() ||
+        left.digest() != right.digest())
+      return report(left, right, soft.boundary.missed, a, b);
+  }
+  fmt::print("{}equal over {} events and {} landings, then {} {}\n", kvm.boundary.console, right.position().value,
+             kvm.boundary.landed_count, to_string(a.reason), a.detail);
+  if (const auto* s = kvm::kvm_statistics(right.engine()); s != nullptr)
+    fmt::print("{} entries, {} assists, {} kicks\n", s->entries, s->assists, s->kicks);
+  if (soft.boundary.console == kvm.boundary.console) return 0;
+  return fmt::print(stderr, "DIFFERENT output\n"), 1;
+}
+
+bool read_seeds(const std::string& word, Options& options) {
+  uint64_t* number = &options.config.kvm.turns;
+  *number = 0;
+  for (const char c : word) {
+    if (c == '-' && number != &options.last_turns) {
+      number = &options.last_turns;
+      continue;
+    }
+    if (c < '0' || c > '9' || *number > 100'000'000) return false;
+    *number = *number * 10 + static_cast<uint64_t>(c - '0');
+  }
+  return true;
+}
+
+}  // namespace
+}  // namespace retrovisor
+
+int main(int argc, char** argv) {
+  using namespace retrovisor;
+  using Share = kvm::KvmEngineOptions::Share;
+  Options options;
+  bool understood = argc > 1;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (i == 1) options.guest = word;
+    else if (word == "kvm") options.config.kvm.share = Share::kvm;
+    else if (word == "kernel_only") options.config.kvm.share = Share::kernel_only;
+    else if (word == "in_turns") options.config.kvm.share = Share::in_turns;
+    else if (word == "landings") options.landings = true;
+    else if (word.starts_with("input=")) options.input = word.substr(6);
+    else if (word.starts_with("emulated=")) options.emulated = word.substr(9);
+    else if (word.starts_with("native_only=")) options.native_only = word.substr(12);
+    else understood = understood && read_seeds(word, options);
+  }
+  if (!understood) {
+    fmt::print(stderr, "usage: lockstep GUEST.bin [kvm|kernel_only|in_turns] [SEED|FIRST-LAST] [landings] [input=TEXT] "
+                       "[emulated=REASON] [native_only=REASON]\n");
+    return 2;
+  }
+  const bool limited = !options.emulated.empty() || !options.native_only.empty();
+  const bool emulated = limited && !kvm::probe_kvm().yes(kvm::Question::ring0_native);
+  if (emulated && !options.native_only.empty())
+    return fmt::print("SKIPPED: this host's KVM emulates ring 0: {}\n", options.native_only), 77;
+  int code = 0;
+  for (; code == 0; ++options.config.kvm.turns) {
+    if (options.last_turns != 0) fmt::print("seed {}: ", options.config.kvm.turns);
+    code = run(options);
+    if (options.config.kvm.turns >= options.last_turns) break;
+  }
+  if (code != 1 || !emulated) return code;
+  return fmt::print("SKIPPED: this host's KVM emulates ring 0: {}\n", options.emulated), 77;
+}

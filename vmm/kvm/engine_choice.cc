@@ -1,0 +1,118 @@
+// What the answers of probe.cc mean: names and meanings for reports, the holes of a recording, the choice of an engine.
+#include <fmt/format.h>
+
+#include "vmm/kvm/probe.h"
+
+namespace retrovisor::kvm {
+namespace {
+
+struct Words {
+  Question question;
+  std::string_view key, subject, yes, no;
+};
+
+constexpr Words kWords[] = {
+    {Question::ring0_native, "ring0_native", "ring 0 runs natively", "guest kernels run at the CPU's speed",
+     "guest kernels are emulated by KVM, slower than by the soft engine"},
+    {Question::ring3_native, "ring3_native", "ring 3 runs natively", "guest programs run at the CPU's speed",
+     "guest programs are emulated by KVM"},
+    {Question::syscall_enters_ring0, "syscall_enters_ring0", "SYSCALL enters ring 0", "64-bit system calls work",
+     "no 64-bit Linux user space; guests enter their kernel by exceptions only"},
+    {Question::cpuid_holds_ring0, "cpuid_holds_ring0", "CPUID holds in ring 0", "the kernel sees the CPU model",
+     "the kernel sees features of the host: it may use what the soft engine does not know"},
+    {Question::cpuid_holds_ring3, "cpuid_holds_ring3", "CPUID holds in ring 3", "programs see the CPU model",
+     "programs see the host's features, and take other paths on another host"},
+    {Question::user_rdtsc_traps, "user_rdtsc_traps", "user RDTSC can be trapped", "its value can come from the recording",
+     "programs that read the TSC are not recorded exactly"},
+    {Question::rdrand_hidden, "rdrand_hidden", "RDRAND can be hidden", "no program gets numbers that are not recorded",
+     "programs that use RDRAND without asking CPUID are not recorded exactly"},
+    {Question::tsc_msr_traps, "tsc_msr_traps", "the TSC's MSR can be trapped", "its value comes from the recording",
+     "a kernel that reads it is not recorded exactly"},
+    {Question::breakpoint_ring0, "breakpoint_ring0", "hardware breakpoints, ring 0",
+     "an interrupt's point in the kernel is found at full speed", "such a point is found by the soft engine"},
+    {Question::breakpoint_ring3, "breakpoint_ring3", "hardware breakpoints, ring 3",
+     "an interrupt's point in a program is found at full speed", "such a point is found by the soft engine"},
+    {Question::step_ring0, "step_ring0", "single steps, ring 0", "the last stretch to a point can be stepped",
+     "the last stretch is the soft engine's"},
+    {Question::step_ring3, "step_ring3", "single steps, ring 3", "the last stretch to a point can be stepped",
+     "the last stretch is the soft engine's"},
+    {Question::int3_exits_ring0, "int3_exits_ring0", "INT3 exits from ring 0", "RDTSC in the kernel can be patched",
+     "RDTSC in the kernel cannot be patched"},
+    {Question::int3_exits_ring3, "int3_exits_ring3", "INT3 exits from ring 3", "code of programs can be patched",
+     "code of programs is not patched"},
+    {Question::progress_exact, "progress_exact", "an exact progress counter", "an interrupt's point is known by number",
+     "an interrupt's point is known by registers and stack only"},
+    {Question::dirty_log, "dirty_log", "an exact dirty log", "digests cost what was written",
+     "digests cannot tell which pages were written"},
+    {Question::dirty_ring, "dirty_ring", "a dirty ring", "not used; the log suffices", "not used; the log suffices"},
+};
+static_assert(std::size(kWords) == kQuestions);
+
+const Words& words(Question question) {
+  const Words& w = kWords[static_cast<size_t>(question)];
+  RV_ASSERT(w.question == question);
+  return w;
+}
+
+}  // namespace
+
+std::string_view to_string(Answer answer) {
+  switch (answer) {
+    case Answer::unknown: return "unknown";
+    case Answer::no: return "no";
+    case Answer::yes: return "yes";
+  }
+  return "?";
+}
+
+std::string_view key(Question question) { return words(question).key; }
+std::string_view subject(Question question) { return words(question).subject; }
+std::string_view meaning(Question question, Answer answer) {
+  if (answer == Answer::unknown) return "treated as no";
+  return answer == Answer::yes ? words(question).yes : words(question).no;
+}
+
+std::vector<Hole> determinism_holes(const KvmProbe& probe, EngineAbilities engine) {
+  std::vector<Hole> holes;
+  if (!probe.usable()) return holes;
+  const auto hole = [&](const char* what, const char* detail, bool acceptable = false) {
+    holes.push_back({what, detail, acceptable});
+  };
+  if (!probe.yes(Question::int3_exits_ring0))
+    hole("RDTSC in the kernel", "no breakpoint in guest code comes to user space, so it cannot be patched");
+  else if (!engine.patches_kernel_code)
+    hole("RDTSC in the kernel", "could be patched here, but this build's engine does not");
+  else
+    hole("RDTSC in the kernel", "trapped in code that was known when it was patched, not in modules", true);
+  if (!probe.yes(Question::user_rdtsc_traps))
+    hole("RDTSC in programs", "reads the host's counter, also through the vDSO");
+  else if (!engine.traps_user_rdtsc)
+    hole("RDTSC in programs", "could be trapped here, but this build's engine does not");
+  if (!probe.yes(Question::tsc_msr_traps)) hole("RDMSR of the TSC", "reads a counter of the host");
+  if (!probe.yes(Question::cpuid_holds_ring0)) hole("CPUID in the kernel", "shows features of the host");
+  if (!probe.yes(Question::cpuid_holds_ring3)) hole("CPUID in programs", "shows features of the host");
+  if (!probe.yes(Question::rdrand_hidden))
+    hole("RDRAND and RDSEED", "give the host's random numbers to who uses them without asking CPUID", true);
+  return holes;
+}
+
+EngineChoice choose_engine(const KvmProbe& probe, EngineAbilities engine) {
+  EngineChoice choice;
+  const auto against = [&](std::string reason) { choice.reasons.push_back(std::move(reason)); };
+  if (!probe.usable()) {
+    against(probe.problem);
+    return choice;
+  }
+  for (const HostCapabilities::Found& found : probe.capabilities.found)
+    if (found.capability->required && !found.enough()) against(fmt::format("KVM lacks {}", found.capability->name));
+  for (const Question needed :
+       {Question::ring0_native, Question::ring3_native, Question::syscall_enters_ring0, Question::dirty_log})
+    if (!probe.yes(needed)) against(std::string(meaning(needed, Answer::no)));
+  for (const Hole& hole : determinism_holes(probe, engine))
+    if (!hole.acceptable) against(fmt::format("{}: {}", hole.what, hole.detail));
+  choice.kvm = choice.reasons.empty();
+  if (choice.kvm) against("guests run on the CPU, and what they can see of the host is trapped");
+  return choice;
+}
+
+}  // namespace retrovisor::kvm

@@ -1,0 +1,109 @@
+// The insides of the KVM engine.
+#pragma once
+
+#include <optional>
+
+#include "vmm/kvm/code_patches.h"
+#include "vmm/kvm/host_quirks.h"
+#include "vmm/kvm/instruction_names.h"
+#include "vmm/kvm/kicker.h"
+#include "vmm/kvm/kvm_engine.h"
+#include "vmm/kvm/memory_slots.h"
+#include "vmm/kvm/progress_counter.h"
+#include "vmm/kvm/vcpu_state.h"
+#include "vmm/soft/soft_engine.h"
+
+namespace retrovisor::kvm {
+
+class KvmEngine final : public Engine {
+ public:
+  KvmEngine(const Platform& platform, UndefinedFlags flags, const KvmEngineOptions& options)
+      : platform_(platform), options_(options), soft_(platform, 1), patches_(platform.memory), turn_(options.turns) {
+    soft_.set_undefined_flags(flags);
+  }
+  ~KvmEngine() override;
+  Result<void> start(SystemCalls& calls);
+
+  std::string_view name() const override { return "kvm"; }
+  CpuState& vcpu_state(VcpuId id) override { return soft_.vcpu_state(id); }
+  EngineStop run(Vcpu& vcpu, Position limit) override;
+  void state_changed(Vcpu& vcpu) override;
+  void memory_changed() override { soft_.memory_changed(); }
+  void memory_protected() override { soft_.memory_protected(); }
+  void observe(const Observers* observers) override;
+  void track_touched(bool on) override;
+  TouchedPages take_touched() override { return {}; }
+  const EngineStatistics& statistics() const override { return soft_.statistics(); }
+  bool settle(Vcpu& vcpu) override;
+  bool can_deliver(Vcpu& vcpu) override;
+  void complete(Vcpu& vcpu) override;
+  void find_dirty() override;
+  void allow_kicks(bool on) override;
+  uint64_t progress() override;
+  Engine& stepper() override;
+  const Error* failure() const override { return failure_ ? &*failure_ : nullptr; }
+
+  const KvmStatistics& kvm_statistics() const;
+
+ private:
+  // After an exit: what run() does with it.
+  enum class Next : uint8_t { again, event, kicked, window, halted, shutdown, failed };
+
+  EngineStop run_kvm(Vcpu& vcpu);
+  EngineStop run_soft(Vcpu& vcpu, uint64_t instructions);
+  bool soft_has_turn(const CpuState& s);
+  bool load(Vcpu& vcpu);
+  bool store(Vcpu& vcpu);
+  bool drain(Vcpu& vcpu);
+  bool settle_string(Vcpu& vcpu);
+  Next exited(Vcpu& vcpu);
+  Next port_access(Vcpu& vcpu);
+  Next mmio_access();
+  Next msr_access(Vcpu& vcpu, bool write);
+  Next halt(Vcpu& vcpu);
+  Next trapped(Vcpu& vcpu);
+  Next assist(Vcpu& vcpu);
+  Next unexpected(const std::string& what);
+  bool patched_instruction(Vcpu& vcpu);
+  void look_for_patches(const CpuState& s);
+  void lift_patches();
+  bool fail(Error error);
+  template <class T>
+  bool ok(Result<T> result) {
+    return result.ok() || fail(std::move(result).error());
+  }
+
+  const Platform& platform_;
+  KvmEngineOptions options_;
+  soft::SoftEngine soft_;
+  std::optional<Kvm> kvm_;
+  std::optional<KvmVm> vm_;
+  std::optional<KvmVcpu> vcpu_;
+  std::optional<MemorySlots> slots_;
+  std::optional<StateCarrier> carrier_;
+  HostQuirks quirks_;
+  Surroundings around_;
+  std::unique_ptr<Kicker> kicker_;
+  std::unique_ptr<ProgressCounter> progress_;
+  uint64_t progress_at_event_ = 0;
+
+  // Which parts of the state (namespace part) are newer in KVM than in CpuState, and the other way round.
+  uint32_t in_kvm_ = 0;
+  uint32_t changed_ = part::all;
+  bool pending_ = false;      // KVM has not finished the instruction of the last exit
+  bool kvm_wrote_ = true;     // KVM has run since find_dirty()
+  bool soft_stale_ = true;    // the soft engine's translations may not fit the state
+  CodePatches patches_;
+  bool patches_on_ = false;
+  bool breakpoints_exit_ = false;
+  uint64_t scanned_ = UINT64_MAX;  // the piece of linear space whose code was last looked through
+  unsigned scans_ = 0;
+  uint64_t turn_;
+  uint64_t turn_event_ = UINT64_MAX;
+  bool soft_turn_ = false;
+  std::optional<Error> failure_;
+  mutable KvmStatistics counts_;  // `progress` is read when somebody asks
+  InstructionNames names_;
+};
+
+}  // namespace retrovisor::kvm

@@ -1,0 +1,112 @@
+#include "vmm/kvm/host_quirks.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+
+#include "vmm/kvm/cpuid.h"
+#include "vmm/kvm/tiny_guest.h"
+#include "vmm/kvm/vcpu_state.h"
+
+namespace retrovisor::kvm {
+
+namespace {
+
+// Flat segments, a little like what a loader leaves.
+CpuState protected_mode() {
+  CpuState s = CpuState::at_reset(VcpuId(0));
+  for (Segment& g : s.segment) g = {0, 0xffffffff, seg::P | seg::S | seg::DB | seg::G | 3, 0x18};
+  s.segment[CS] = {0, 0xffffffff, seg::P | seg::S | seg::DB | seg::G | 11, 0x10};
+  s.cr0 = cr0::ET | cr0::NE | cr0::PE;
+  return s;
+}
+
+Result<bool> keeps_legacy_paging(const KvmVcpu& vcpu) {
+  CpuState s = protected_mode();
+  s.cr0 |= cr0::PG;
+  s.cr3 = 0x1000;
+  RV_TRY(vcpu.set_sregs(to_sregs(s, {})));
+  kvm_sregs seen{};
+  RV_TRY(vcpu.get_sregs(seen));
+  return (seen.cr0 & cr0::PG) != 0;
+}
+
+Result<bool> keeps_vm86(const KvmVcpu& vcpu) {
+  CpuState s = protected_mode();
+  for (Segment& g : s.segment) g = {0x1000, 0xffff, seg::P | seg::S | seg::DPL | 3, 0x100};
+  s.rflags |= flag::VM | flag::IOPL;
+  RV_TRY(vcpu.set_sregs(to_sregs(s, {})));
+  RV_TRY(vcpu.set_regs(to_regs(s)));
+  kvm_regs seen{};
+  RV_TRY(vcpu.get_regs(seen));
+  return (seen.rflags & flag::VM) != 0;
+}
+
+// Loads and saves FIP on this thread; its own FPU state is as before afterwards.
+bool drops_fpu_pointers() {
+  constexpr size_t fip = 8;
+  alignas(16) std::array<uint8_t, 512> own{}, loaded{}, saved{};
+  asm volatile("fxsave64 %0" : "+m"(own));
+  loaded = own;
+  loaded[2] = loaded[3] = 0;  // FSW: nothing waits
+  for (size_t i = 0; i < 4; ++i) loaded[fip + i] = static_cast<uint8_t>(i + 1);
+  // In one piece: no other code may meet the changed registers. XMM registers and MXCSR are loaded with what they have.
+  asm volatile("fxsave64 %0\n\tfxrstor64 %2\n\tfxsave64 %1\n\tfxrstor64 %0" : "+m"(own), "+m"(saved) : "m"(loaded));
+  return !std::equal(saved.begin() + fip, saved.begin() + fip + 4, loaded.begin() + fip);
+}
+
+Result<bool> adds_host_cpuid(const KvmVcpu& vcpu) {
+  const auto table = cpuid_table(VcpuId(0), 1);
+  auto in_force = install_cpuid(vcpu, table);
+  if (!in_force) return std::move(in_force).error();
+  // KVM itself only moves bits in or out that follow the state, none of leaf 7.
+  const CpuidResult want = lookup_cpuid(table, 7, 0);
+  const CpuidResult got = lookup_cpuid(*in_force, 7, 0);
+  return (got.ebx & ~want.ebx) != 0 || (got.ecx & ~want.ecx) != 0 || (got.edx & ~want.edx) != 0;
+}
+
+// Whether an interrupt window that is asked for with interrupts off opens late in ring 0.
+Result<bool> opens_interrupt_window_late(const Kvm& kvm) {
+  constexpr std::chrono::milliseconds kLimit(100);
+  auto guest = TinyGuest::create(kvm, tiny_cpuid());
+  if (!guest) return std::move(guest).error();
+  // sti; nop (in STI's shadow); nop, 16 times; out 80h, al
+  std::array<uint8_t, 20> code;
+  code.fill(0x90);
+  code[0] = 0xfb;
+  code[18] = 0xe6;
+  code[19] = 0x80;
+  RV_TRY((*guest)->load(TinyGuest::Ring::kernel, code));
+  kvm_run& run = (*guest)->vcpu().run_area();
+  run.request_interrupt_window = 1;
+  auto end = (*guest)->run(kLimit);
+  run.request_interrupt_window = 0;
+  if (!end) return std::move(end).error();
+  return run.exit_reason != KVM_EXIT_IRQ_WINDOW_OPEN || end->rip != TinyGuest::kCode + 2;
+}
+
+}  // namespace
+
+Result<HostQuirks> probe_quirks(const Kvm& kvm) {
+  HostQuirks quirks;
+  quirks.drops_fpu_pointers = drops_fpu_pointers();
+  auto vm = kvm.create_vm();
+  if (!vm) return std::move(vm).error();
+  auto vcpu = vm->create_vcpu(0);
+  if (!vcpu) return std::move(vcpu).error();
+  auto cpuid = adds_host_cpuid(*vcpu);
+  if (!cpuid) return std::move(cpuid).error();
+  quirks.adds_host_cpuid = *cpuid;
+  auto paging = keeps_legacy_paging(*vcpu);
+  if (!paging) return std::move(paging).error();
+  quirks.no_legacy_paging = !*paging;
+  auto vm86 = keeps_vm86(*vcpu);
+  if (!vm86) return std::move(vm86).error();
+  quirks.no_vm86 = !*vm86;
+  auto window = opens_interrupt_window_late(kvm);
+  if (!window) return std::move(window).error();
+  quirks.late_interrupt_window = *window;
+  return quirks;
+}
+
+}  // namespace retrovisor::kvm

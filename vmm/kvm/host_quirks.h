@@ -1,0 +1,36 @@
+// What some hosts' KVM does otherwise than documented, found by trying it once at start, never by the host's name. Every
+// work-around of this room stands here or asks here, so that it can be removed in one place.
+#pragma once
+
+#include "vmm/kvm/kvm_api.h"
+
+namespace retrovisor::kvm {
+
+struct HostQuirks {
+  // KVM_SET_SREGS (and SREGS2) take CR0.PG without EFER.LMA and forget it: neither 32-bit nor PAE paging. Seen with
+  // kvm_pvm. The soft engine has to run such stretches; StateCarrier::load refuses them.
+  bool no_legacy_paging = false;
+  // KVM_SET_REGS takes RFLAGS.VM and forgets it: no virtual-8086 mode. Seen with kvm_pvm. As above.
+  bool no_vm86 = false;
+
+  // The processor saves and restores FIP, FDP and FOP only while an unmasked x87 exception waits (FSW.ES), as AMD's did
+  // before CPUID 80000008h EBX[2] (APM 3 appendix E). Whether KVM_GET_XSAVE shows a pointer or zero then depends on when
+  // the host last switched threads, so without ES it is not looked at: from_xsave().
+  bool drops_fpu_pointers = false;
+
+  // KVM_SET_CPUID2 adds features of the host to the table: leaves 1, 7 and Dh read back with bits that were not set, AVX
+  // and its XSAVE components among them, while KVM_GET_SUPPORTED_CPUID lists fewer than guests can use. Seen with
+  // kvm_pvm. The guest may then switch on components that CpuState does not have; storing such a state is an error
+  // (StateCarrier::store), and a recording needs a guest that keeps to what it is told.
+  bool adds_host_cpuid = false;
+
+  // KVM_EXIT_IRQ_WINDOW_OPEN comes later than directly behind the instruction after STI (SDM 2B, STI; 3C 25.2), at a point
+  // that depends on the host, or not at all before the next other exit. Seen with kvm_pvm, in ring 0. Such an exit is then
+  // nothing but an interruption, and who wants the first possible place has to find it himself.
+  bool late_interrupt_window = false;
+};
+
+// Tries fresh VMs of `kvm`. Costs a few milliseconds.
+Result<HostQuirks> probe_quirks(const Kvm& kvm);
+
+}  // namespace retrovisor::kvm

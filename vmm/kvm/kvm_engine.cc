@@ -1,0 +1,361 @@
+#include "vmm/kvm/kvm_engine.h"
+
+#include "vmm/cpu/page_walk.h"
+#include "vmm/kvm/cpuid.h"
+#include "vmm/kvm/engine_impl.h"
+
+namespace retrovisor::kvm {
+namespace {
+
+// How many instructions the soft engine runs before it is asked again whether KVM can.
+constexpr uint64_t kSoftPiece = 4096;
+
+// The part of RCX that counts for the string instruction at RIP: as wide as its addresses (SDM 2B, REP).
+uint64_t count_mask(const CpuState& s, GuestMemory& memory) {
+  constexpr uint8_t kAddressSize = 0x67;
+  const bool mode64 = s.mode64(), big = (s.segment[CS].attributes & seg::DB) != 0;
+  uint64_t linear = mode64 ? s.rip : (s.segment[CS].base + s.rip) & 0xffffffff;
+  bool other_size = false;
+  for (unsigned i = 0; i < 15; ++i, ++linear) {  // prefixes end at the opcode, INS, OUTS, MOVS and so on
+    const PageWalk walk = walk_page(s, memory, LinearAddr(linear), {}, false);
+    if (!walk.ok || !memory.is_ram(walk.phys)) break;
+    const uint8_t byte = *memory.host(walk.phys);
+    if ((byte & 0xfc) == 0x6c || (byte & 0xf0) == 0xa0) break;
+    other_size = other_size || byte == kAddressSize;
+  }
+  if (mode64) return other_size ? 0xffffffff : UINT64_MAX;
+  return big != other_size ? 0xffffffff : 0xffff;
+}
+
+bool in_upper_half(uint64_t linear) { return linear >> 63 != 0; }
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> make_kvm_engine(const Platform& platform, UndefinedFlags flags, const KvmEngineOptions& options) {
+  auto engine = std::make_unique<KvmEngine>(platform, flags, options);
+  RV_TRY(engine->start(options.calls != nullptr ? *options.calls : system_calls()));
+  return std::unique_ptr<Engine>(std::move(engine));
+}
+
+const KvmStatistics* kvm_statistics(const Engine& engine) {
+  return engine.name() == "kvm" ? &static_cast<const KvmEngine&>(engine).kvm_statistics() : nullptr;
+}
+
+const KvmStatistics& KvmEngine::kvm_statistics() const {
+  if (progress_ != nullptr) counts_.progress = progress_->read().value_or(0);
+  return counts_;
+}
+
+KvmEngine::~KvmEngine() { lift_patches(); }
+
+Result<void> KvmEngine::start(SystemCalls& calls) {
+  auto kvm = Kvm::open(calls);
+  if (!kvm) return std::move(kvm).error();
+  kvm_.emplace(std::move(*kvm));
+  auto quirks = probe_quirks(*kvm_);
+  if (!quirks) return std::move(quirks).error();
+  quirks_ = *quirks;
+  auto vm = kvm_->create_vm();
+  if (!vm) return std::move(vm).error();
+  vm_.emplace(std::move(*vm));
+  auto slots = MemorySlots::create(*vm_, platform_.memory);
+  if (!slots) return std::move(slots).error();
+  slots_.emplace(std::move(*slots));
+  auto vcpu = vm_->create_vcpu(0);
+  if (!vcpu) return std::move(vcpu).error();
+  vcpu_.emplace(std::move(*vcpu));
+  auto table = install_cpuid(*vcpu_, cpuid_table(VcpuId(0), 1));
+  if (!table) return std::move(table).error();
+  carrier_.emplace(kvm_->capabilities(), quirks_);
+  carrier_->ask_for_sync(*vcpu_);
+  auto progress = open_progress_counter(ProgressKind::emulated_instructions, *vcpu_);
+  if (progress) progress_ = std::move(*progress);
+  return {};
+}
+
+bool KvmEngine::fail(Error error) {
+  if (!failure_) failure_ = std::move(error);
+  return false;
+}
+
+// --- moving the state -----------------------------------------------------------------------------------------------
+
+bool KvmEngine::load(Vcpu& vcpu) {
+  if (changed_ == 0) return true;
+  around_.position = platform_.clock.retired();
+  around_.cr8 = vcpu.interrupts != nullptr ? vcpu.interrupts->cr8() : 0;
+  const uint32_t slow = changed_ & ~part::core;
+  if (slow != 0 && !ok(carrier_->load(*vcpu_, vcpu.state, around_, changed_ == part::all ? part::all : slow))) return false;
+  if (changed_ != part::all && (changed_ & part::core) != 0 && !ok(carrier_->load_synced(*vcpu_, vcpu.state, around_))) return false;
+  changed_ = 0;
+  return true;
+}
+
+// After each KVM_RUN: the parts that come for nothing.
+bool KvmEngine::store(Vcpu& vcpu) {
+  around_.position = platform_.clock.retired();
+  // KVM has executed something: what was a shadow is none, unless KVM says so.
+  vcpu.state.shadow_position = UINT64_MAX;
+  const bool nmi = vcpu.state.nmi_pending;  // KVM is never given one, but a device may have sent it meanwhile
+  if (!ok(carrier_->store_synced(*vcpu_, vcpu.state, around_))) return false;
+  vcpu.state.nmi_pending = nmi;
+  in_kvm_ |= part::all & ~part::core;
+  kvm_wrote_ = soft_stale_ = true;
+  return true;
+}
+
+// Finishes what KVM has begun: a port or MMIO access, the delivery of an event. False: failed, or something else came of it.
+bool KvmEngine::drain(Vcpu& vcpu) {
+  pending_ = false;
+  vcpu_->run_area().immediate_exit = 1;
+  auto ran = vcpu_->run();
+  vcpu_->run_area().immediate_exit = 0;
+  if (!ran) return fail(std::move(ran).error());
+  if (!store(vcpu)) return false;
+  if (*ran != KvmVcpu::Ran::interrupted) return false;
+  return (vcpu.state.rflags & flag::RF) == 0 || settle_string(vcpu);
+}
+
+// An access of a repeated string instruction is done. KVM then shows RF, which the soft engine does not; and behind the last
+// element it may still stand at the instruction, with a count of zero. As the soft engine has it:
+bool KvmEngine::settle_string(Vcpu& vcpu) {
+  CpuState& s = vcpu.state;
+  s.rflags &= ~flag::RF;
+  if (!ok(carrier_->load(*vcpu_, s, around_, part::regs))) return false;
+  if ((s.gpr[RCX] & count_mask(s, platform_.memory)) == 0) run_soft(vcpu, 1);
+  return !failure_;
+}
+
+bool KvmEngine::settle(Vcpu& vcpu) {
+  if (!pending_ || failure_) return false;
+  const uint64_t events = platform_.clock.events();
+  if (!drain(vcpu) && !failure_) exited(vcpu);
+  return platform_.clock.events() != events;
+}
+
+void KvmEngine::complete(Vcpu& vcpu) {
+  if (in_kvm_ == 0 || failure_) return;
+  RV_ASSERT(!pending_);
+  around_.position = platform_.clock.retired();
+  if (ok(carrier_->store(*vcpu_, vcpu.state, around_, in_kvm_))) in_kvm_ = 0;
+}
+
+void KvmEngine::state_changed(Vcpu& vcpu) {
+  soft_.state_changed(vcpu);
+  RV_ASSERT(!pending_);
+  in_kvm_ = 0;
+  changed_ = part::all;
+  around_.delivery = {};
+}
+
+void KvmEngine::find_dirty() {
+  lift_patches();
+  if (!kvm_wrote_ || failure_) return;
+  kvm_wrote_ = false;
+  const bool collected = ok(slots_->collect_dirty([this](uint64_t page) {
+    if ((platform_.memory.flags(page) & page_flag::guarded) != 0)
+      soft_.guarded_write({PhysAddr(page << kPageShift), kPageSize});
+  }));
+  if (!collected) memory_changed();
+}
+
+Engine& KvmEngine::stepper() {
+  find_dirty();
+  return soft_;
+}
+
+void KvmEngine::observe(const Observers* observers) { RV_ASSERT(observers == nullptr); }
+void KvmEngine::track_touched(bool on) { RV_ASSERT(!on); }
+
+void KvmEngine::allow_kicks(bool on) {
+  kicker_.reset();
+  if (!on) return;
+  auto kicker = Kicker::create(vcpu_->run_area());
+  if (kicker) kicker_ = std::move(*kicker);
+  else fail(std::move(kicker).error());
+}
+
+uint64_t KvmEngine::progress() {
+  const auto count = progress_ != nullptr ? progress_->read() : std::nullopt;
+  return count ? *count - progress_at_event_ : 0;
+}
+
+bool KvmEngine::can_deliver(Vcpu& vcpu) {
+  const CpuState& s = vcpu.state;
+  if ((s.rflags & flag::IF) == 0 || s.shadow_position == platform_.clock.retired().value) return false;
+  if ((changed_ & part::core) != 0) return true;
+  return !around_.delivery.any() && (vcpu_->run_area().ready_for_interrupt_injection != 0 || s.activity == Activity::halted);
+}
+
+// --- running --------------------------------------------------------------------------------------------------------
+
+bool KvmEngine::soft_has_turn(const CpuState& s) {
+  // What KVM cannot carry, and what is so rare that one way to do it is enough: NMI, INIT.
+  if (!carrier_->carries(s) || s.pending_debug != 0 || s.nmi_pending || s.init_pending) return true;
+  if (options_.upper_half_only && s.cpl() != 3 && !(s.mode64() && in_upper_half(s.rip))) return true;
+  switch (options_.share) {
+    case KvmEngineOptions::Share::kvm: return false;
+    case KvmEngineOptions::Share::kernel_only: return s.cpl() == 3;
+    case KvmEngineOptions::Share::in_turns: break;
+  }
+  if (turn_event_ != platform_.clock.events()) {
+    turn_event_ = platform_.clock.events();
+    turn_ = turn_ * 6364136223846793005 + 1442695040888963407;  // Knuth's MMIX generator
+    soft_turn_ = (turn_ >> 63) != 0;
+  }
+  return soft_turn_;
+}
+
+EngineStop KvmEngine::run(Vcpu& vcpu, Position limit) {
+  RV_ASSERT(platform_.clock.position() < limit);
+  CpuState& s = vcpu.state;
+  if (s.activity == Activity::halted) {
+    const bool interrupt = vcpu.intr && vcpu.may_deliver && (s.rflags & flag::IF) != 0;
+    if (!interrupt && !(s.nmi_pending && !s.nmi_blocked) && !s.init_pending) return EngineStop::halted;
+    s.activity = Activity::running;
+  }
+  const uint64_t events = platform_.clock.events();
+  EngineStop stop = EngineStop::limit;
+  while (stop == EngineStop::limit && platform_.clock.events() == events && !failure_) {
+    if (platform_.control.stop_requested()) return EngineStop::yield;
+    const bool window = kicker_ != nullptr && vcpu.intr && !vcpu.may_deliver && quirks_.late_interrupt_window;
+    if (!window && !soft_has_turn(s)) {
+      stop = run_kvm(vcpu);
+      continue;
+    }
+    if (settle(vcpu)) return EngineStop::yield;
+    if (failure_) break;
+    soft_.stop_at_window(kicker_ != nullptr);
+    stop = run_soft(vcpu, kSoftPiece);
+    soft_.stop_at_window(false);
+    // Code of the soft engine's can run without events for ever, too.
+    if (stop == EngineStop::limit && platform_.clock.events() == events && kicker_ != nullptr) stop = EngineStop::kicked;
+  }
+  return failure_ ? EngineStop::failed : stop;
+}
+
+EngineStop KvmEngine::run_soft(Vcpu& vcpu, uint64_t instructions) {
+  complete(vcpu);
+  if (failure_) return EngineStop::failed;
+  find_dirty();
+  if (soft_stale_) soft_.state_changed(vcpu);
+  soft_stale_ = false;
+  changed_ = part::all;
+  return soft_.run_instructions(vcpu, instructions);
+}
+
+EngineStop KvmEngine::run_kvm(Vcpu& vcpu) {
+  if (vcpu.intr && vcpu.may_deliver) {
+    if (settle(vcpu)) return EngineStop::yield;
+    if (!load(vcpu)) return EngineStop::failed;
+    const auto source = vcpu.interrupts->source();
+    const uint8_t vector = vcpu.interrupts->acknowledge();
+    vcpu.may_deliver = false;
+    platform_.journal.log(EventKind::interrupt, vector, static_cast<uint64_t>(source));
+    if (!ok(vcpu_->interrupt(vector))) return EngineStop::failed;
+    changed_ = 0;
+  }
+  if (!load(vcpu)) return EngineStop::failed;
+  look_for_patches(vcpu.state);
+  if (!patches_on_ && !patches_.sites().empty()) {
+    if (!breakpoints_exit_) {  // else a breakpoint is the guest's own affair
+      kvm_guest_debug debug{};
+      debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP;
+      if (!ok(vcpu_->set_guest_debug(debug))) return EngineStop::failed;
+      breakpoints_exit_ = true;
+    }
+    patches_.patch();
+    patches_on_ = true;
+  }
+  kvm_run& run = vcpu_->run_area();
+  run.request_interrupt_window = kicker_ != nullptr && vcpu.intr ? 1 : 0;
+  if (kicker_ != nullptr) {
+    const VirtualTime due = platform_.deadlines.next();
+    kicker_->entered(due == kNever ? UINT64_MAX : due <= platform_.clock.now() ? 0 : due - platform_.clock.now());
+  }
+  const uint8_t cr8 = run.cr8 = vcpu.interrupts != nullptr ? vcpu.interrupts->cr8() : 0;
+  ++counts_.entries;
+  pending_ = false;
+  auto ran = vcpu_->run();
+  if (kicker_ != nullptr) kicker_->left();
+  if (!ran) {
+    fail(std::move(ran).error());
+    return EngineStop::failed;
+  }
+  if (!store(vcpu)) return EngineStop::failed;
+  if (run.cr8 != cr8 && vcpu.interrupts != nullptr) vcpu.interrupts->set_cr8(static_cast<uint8_t>(run.cr8));
+  const Next next = *ran == KvmVcpu::Ran::interrupted ? Next::kicked : exited(vcpu);
+  switch (next) {
+    case Next::again: return EngineStop::limit;
+    case Next::event: return EngineStop::yield;
+    case Next::halted: return EngineStop::halted;
+    case Next::shutdown:
+      vcpu.state.activity = Activity::shutdown;
+      return EngineStop::triple_fault;
+    case Next::failed: return EngineStop::failed;
+    case Next::window: return EngineStop::kicked;
+    case Next::kicked: break;
+  }
+  ++counts_.kicks;
+  run.immediate_exit = 0;
+  // What KVM is about to deliver belongs to the point behind us: it goes first, and the next kick finds it done. (Entering
+  // with immediate_exit set would not deliver it.)
+  if (around_.delivery.any()) return EngineStop::limit;
+  // One more instruction by the soft engine: some hosts do not say that the last was STI, after which no interrupt may come.
+  const uint64_t events = platform_.clock.events();
+  const EngineStop stop = run_soft(vcpu, 1);
+  return stop == EngineStop::limit && platform_.clock.events() == events ? EngineStop::kicked : stop;
+}
+
+// --- patches --------------------------------------------------------------------------------------------------------
+
+void KvmEngine::lift_patches() {
+  if (!patches_on_) return;
+  patches_.unpatch();
+  patches_on_ = false;
+}
+
+// Looks through the executable memory around a 64-bit kernel's code, once for each piece of address space it runs in.
+void KvmEngine::look_for_patches(const CpuState& s) {
+  constexpr unsigned kPieceShift = 30, kMostScans = 16;
+  constexpr uint64_t kMost = uint64_t{64} << 20;
+  // Not in the lower half: what runs there in ring 0 is a loader that copies itself, and unpacks what it takes for data.
+  if (!s.mode64() || s.cpl() != 0 || !in_upper_half(s.rip) || s.rip >> kPieceShift == scanned_ || scans_ == kMostScans) return;
+  scanned_ = s.rip >> kPieceShift;
+  ++scans_;
+  const auto walk = [&](uint64_t linear) { return walk_page(s, platform_.memory, LinearAddr(linear), {}, false); };
+  const PageWalk here = walk(s.rip);
+  if (!here.ok || !platform_.memory.is_ram(here.phys)) return;
+  // As far as memory is executable and contiguous.
+  uint64_t begin = s.rip & kPageMask, end = begin + kPageSize;
+  const auto continues = [&](uint64_t linear) {
+    const PageWalk w = walk(linear);
+    return w.ok && w.executable && w.phys.value - here.phys.value == linear - s.rip && platform_.memory.is_ram(w.phys);
+  };
+  while (end - begin < kMost && begin != 0 && continues(begin - kPageSize + (s.rip & ~kPageMask))) begin -= kPageSize;
+  while (end - begin < kMost && continues(end + (s.rip & ~kPageMask))) end += kPageSize;
+  const LinearAddr known(s.rip);
+  CodePatches::Area area;
+  area.physical = {PhysAddr(here.phys.value - (s.rip - begin)), end - begin};
+  area.linear = LinearAddr(begin);
+  area.starts = std::span(&known, 1);
+  lift_patches();
+  find_dirty();
+  (void)ok(patches_.scan(area));
+  counts_.patched = patches_.sites().size();
+}
+
+// The vCPU stands at a breakpoint of ours: does what the instruction under it does. False: it is none of ours.
+bool KvmEngine::patched_instruction(Vcpu& vcpu) {
+  CpuState& s = vcpu.state;
+  const uint64_t linear = s.mode64() ? s.rip : (s.segment[CS].base + s.rip) & 0xffffffff;
+  const PageWalk walk = walk_page(s, platform_.memory, LinearAddr(linear), {}, false);
+  if (!walk.ok || !platform_.memory.is_ram(walk.phys)) return false;
+  const auto* site = patches_.find(walk.phys);
+  if (site == nullptr) site = patches_.adopt(walk.phys, s.mode64() ? 64 : 32);
+  if (site == nullptr) return false;
+  // The soft engine does it, on the code as the guest wrote it.
+  return true;
+}
+
+}  // namespace retrovisor::kvm
