@@ -56,6 +56,7 @@ class KvmEngine final : public Engine {
   bool store(Vcpu& vcpu);
   bool drain(Vcpu& vcpu);
   bool settle_string(Vcpu& vcpu);
+  bool settle_exception(Vcpu& vcpu);
   Next exited(Vcpu& vcpu);
   Next port_access(Vcpu& vcpu);
   Next mmio_access();
@@ -67,6 +68,7 @@ class KvmEngine final : public Engine {
   bool patched_instruction(Vcpu& vcpu);
   void look_for_patches(const CpuState& s);
   void lift_patches();
+  void collect_written();
   bool fail(Error error);
   template <class T>
   bool ok(Result<T> result) {

@@ -129,7 +129,7 @@ KvmEngine::Next KvmEngine::trapped(Vcpu& vcpu) {
 KvmEngine::Next KvmEngine::assist(Vcpu& vcpu) {
   const uint64_t events = platform_.clock.events();
   ++counts_.assists;
-  lift_patches();
+  find_dirty();  // the code as the guest wrote it
   ++counts_.assisted[names_.at_rip(vcpu.state, platform_.memory)];
   switch (run_soft(vcpu, 1)) {
     case EngineStop::triple_fault: return Next::shutdown;

@@ -113,7 +113,24 @@ bool KvmEngine::drain(Vcpu& vcpu) {
   if (!ran) return fail(std::move(ran).error());
   if (!store(vcpu)) return false;
   if (*ran != KvmVcpu::Ran::interrupted) return false;
+  if (around_.delivery.exception) return settle_exception(vcpu);
   return (vcpu.state.rflags & flag::RF) == 0 || settle_string(vcpu);
+}
+
+// The instruction ends with an exception, a refused MSR access, say, which KVM would deliver at its next entry. The soft
+// engine does it now, so that the state is one between instructions.
+bool KvmEngine::settle_exception(Vcpu& vcpu) {
+  complete(vcpu);
+  if (failure_) return false;
+  const Delivery delivery = std::exchange(around_.delivery, {});
+  find_dirty();
+  if (soft_stale_) soft_.state_changed(vcpu);
+  soft_stale_ = false;
+  changed_ = part::all;
+  const auto error = delivery.has_error_code ? std::optional(delivery.error_code) : std::nullopt;
+  if (soft_.raise(vcpu, delivery.exception_vector, error) == EngineStop::triple_fault)
+    platform_.control.request_stop({StopReason::triple_fault, 0});
+  return true;
 }
 
 // An access of a repeated string instruction is done. KVM then shows RF, which the soft engine does not; and behind the last
@@ -149,10 +166,16 @@ void KvmEngine::state_changed(Vcpu& vcpu) {
 }
 
 void KvmEngine::find_dirty() {
+  collect_written();
   lift_patches();
+}
+
+void KvmEngine::collect_written() {
   if (!kvm_wrote_ || failure_) return;
   kvm_wrote_ = false;
   const bool collected = ok(slots_->collect_dirty([this](uint64_t page) {
+    // The guest may have copied our breakpoints, or written over them.
+    if (patches_on_) patches_.recheck({PhysAddr(page << kPageShift), kPageSize});
     if ((platform_.memory.flags(page) & page_flag::guarded) != 0)
       soft_.guarded_write({PhysAddr(page << kPageShift), kPageSize});
   }));
@@ -339,7 +362,6 @@ void KvmEngine::look_for_patches(const CpuState& s) {
   area.physical = {PhysAddr(here.phys.value - (s.rip - begin)), end - begin};
   area.linear = LinearAddr(begin);
   area.starts = std::span(&known, 1);
-  lift_patches();
   find_dirty();
   (void)ok(patches_.scan(area));
   counts_.patched = patches_.sites().size();

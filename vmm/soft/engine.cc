@@ -66,6 +66,8 @@ SoftEngine::~SoftEngine() { platform_.memory.set_observer(nullptr); }
 void SoftEngine::set_undefined_flags(UndefinedFlags how) {
   if (how == undefined_flags_) return;
   undefined_flags_ = how;
+  // AMD's processors have MXCSR.MM, misaligned SSE (APM 1 4.2.2). No CPUID bit of ours offers it.
+  for (const auto& context : contexts_) context->cpu.mxcsr_mask = how == UndefinedFlags::amd ? 0x2ffff : 0xffff;
   cache_.flush();  // it is in the handlers of decoded code
   forget_jumps();
 }
@@ -581,6 +583,17 @@ EngineStop SoftEngine::run_instructions(Vcpu& vcpu, uint64_t count) {
   platform_.clock.set_retired(Position(cpu.limit - static_cast<uint64_t>(cpu.budget)));
   s.rflags = get_rflags(cpu);
   return stop;
+}
+
+EngineStop SoftEngine::raise(Vcpu& vcpu, uint8_t vector, std::optional<uint32_t> error) {
+  SoftCpu& cpu = contexts_[vcpu.id.value]->cpu;
+  cpu.vcpu = &vcpu;
+  set_rflags(cpu, vcpu.state.rflags);
+  mode_changed(cpu);
+  cpu.fault = {vector, error.has_value(), error.value_or(0), vcpu.state.cr2, false};
+  const bool running = deliver_fault(cpu);
+  vcpu.state.rflags = get_rflags(cpu);
+  return running ? EngineStop::limit : EngineStop::triple_fault;
 }
 
 bool SoftEngine::can_deliver(Vcpu& vcpu) {

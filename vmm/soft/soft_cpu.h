@@ -117,6 +117,7 @@ struct alignas(64) SoftCpu {
   const Platform* platform = nullptr;
   class SoftEngine* engine = nullptr;
   uint32_t vcpus = 1;         // of the machine, for CPUID
+  uint32_t mxcsr_mask = 0xffff;     // what FXSAVE and XSAVE show as MXCSR_MASK; belongs to UndefinedFlags
 
   std::byte* bytes() { return reinterpret_cast<std::byte*>(this); }
 };

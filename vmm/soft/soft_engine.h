@@ -3,6 +3,7 @@
 
 #include <bitset>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "vmm/cpu/page_walk.h"
@@ -26,6 +27,9 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
   bool can_deliver(Vcpu& vcpu) override;
   // The same as run() for at most `count` instructions, whatever positions count.
   EngineStop run_instructions(Vcpu& vcpu, uint64_t count);
+  // Delivers an exception (not #DB) of the instruction at RIP, which something else has executed so far. A page fault's address
+  // is in CR2 already. Returns EngineStop::limit or EngineStop::triple_fault.
+  EngineStop raise(Vcpu& vcpu, uint8_t vector, std::optional<uint32_t> error);
   // Whether run() returns EngineStop::kicked where an interrupt that waits, and may not be delivered yet, could be.
   void stop_at_window(bool on) { stop_at_window_ = on; }
   // How code sets flags that are undefined. What a run does depends on it: for before it begins.

@@ -25,9 +25,9 @@ void FpuArea::put_x87(const X87State& f, bool wide) {
   }
 }
 
-void FpuArea::put_sse(const CpuState& s, unsigned registers) {
+void FpuArea::put_sse(const CpuState& s, uint32_t mxcsr_mask, unsigned registers) {
   put(mxcsr, s.mxcsr);
-  put(mxcsr + 4, mxcsr::writable);
+  put(mxcsr + 4, mxcsr_mask);
   for (unsigned i = 0; i < registers; ++i) put(xmm + 16 * i, s.xmm[i]);
 }
 
@@ -95,7 +95,7 @@ bool exec_fxsave(SoftCpu& cpu, const Op& op) {
   }
   FpuArea area;
   area.put_x87(cpu.s.x87, op.imm != 0);
-  area.put_sse(cpu.s, xmm_count(cpu));
+  area.put_sse(cpu.s, cpu.mxcsr_mask, xmm_count(cpu));
   return store_area(cpu, op, linear, area, 0, FpuArea::xmm + 16 * xmm_count(cpu));
 }
 
@@ -144,7 +144,7 @@ bool exec_xsave(SoftCpu& cpu, const Op& op) {
     }
   }
   if ((features & xcr0::sse) != 0) {
-    area.put_sse(cpu.s, xmm_count(cpu));
+    area.put_sse(cpu.s, cpu.mxcsr_mask, xmm_count(cpu));
     if (!store_area(cpu, op, linear, area, FpuArea::mxcsr, FpuArea::st) ||
         !store_area(cpu, op, linear, area, FpuArea::xmm, FpuArea::xmm + 16 * xmm_count(cpu))) {
       return false;

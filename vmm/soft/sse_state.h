@@ -39,7 +39,7 @@ struct alignas(16) FpuArea {
   // `wide`: the REX.W form with 64-bit FIP and FDP, else 32 bits and selectors. `registers`: XMM registers: 16 in 64-bit
   // mode, else 8.
   void put_x87(const X87State& f, bool wide);
-  void put_sse(const CpuState& s, unsigned registers);
+  void put_sse(const CpuState& s, uint32_t mxcsr_mask, unsigned registers);
   void get_x87(X87State& f, bool wide) const;
   void get_xmm(CpuState& s, unsigned registers) const;
 };

@@ -279,10 +279,10 @@ msrs:
   mov edx, 0x8000
   xor eax, eax
   expect_fault "WRMSR of an address that is not canonical", 13, 0, wrmsr
-  mov ecx, 0x277
-  mov eax, 2
+  mov ecx, 0xc0000080
+  mov eax, 0x505
   xor edx, edx
-  expect_fault "WRMSR of a type that does not exist", 13, 0, wrmsr
+  expect_fault "WRMSR of EFER with a reserved bit", 13, 0, wrmsr
   ret
 
 on_pit:

@@ -10,7 +10,8 @@ namespace retrovisor::two_processors {
 inline constexpr uint64_t kFirst = 0x100047, kFirstStore = 0x100048, kSecond = 0x10005a, kSecondStore = 0x10005b;
 inline constexpr uint64_t kFirstCount = 0x180000, kSecondStart = 100'012;
 
-inline BootImages images() {
+// With `first_halts` the first one halts for ever instead of counting, and the second one's only turn begins at 52.
+inline BootImages images(bool first_halts = false) {
   BootImages images;
   images.kernel = {0x0f, 0x01, 0x05, 0x00, 0x50, 0x00, 0x00,                    // 100000  sgdt [0x5000]
                    0xbe, 0x63, 0x00, 0x10, 0x00,                                // 100007  mov esi, 0x100063
@@ -44,6 +45,7 @@ inline BootImages images() {
                    0x31, 0xd2,                                                  // 6020    xor edx, edx
                    0xb8, 0x5a, 0x00, 0x10, 0x00,                                // 6022    mov eax, 0x10005a
                    0xff, 0xe0};                                                 // 6027    jmp eax
+  if (first_halts) images.kernel[kFirst - 0x100000] = 0xf4;
   images.flat_address = 0x100000;
   images.flat_mode = FlatMode::protected32;
   return images;
