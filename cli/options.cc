@@ -100,6 +100,12 @@ void add_live_options(CLI::App& app, LiveRunOptions& options) {
       ->check(CLI::IsMember({"real", "virtual"}))
       ->type_name("MODE")
       ->group(group);
+  app.add_option("--slowdown", options.slowdown,
+                 "with --engine=kvm, how many times slower than the host's clock the guest's goes while it runs; for hosts whose "
+                 "KVM emulates guest kernels, so that their watchdogs do not bark [1]")
+      ->check(CLI::Range(1, 1000))
+      ->type_name("N")
+      ->group(group);
   app.add_option("--rtc", options.rtc, "what the guest's clock says at the start: seconds since 1970 or 2026-01-31T12:34:56")
       ->type_name("TIME")
       ->group(group);

@@ -35,6 +35,7 @@ struct GuestOptions {
 struct LiveRunOptions {
   std::string console;  // empty: stdio, or none if the run is to be deterministic
   std::string time;     // empty: real at a terminal, else virtual
+  unsigned slowdown = 1;
   std::string rtc;
   std::string seed;
   bool deterministic = false;

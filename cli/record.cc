@@ -72,6 +72,7 @@ int record_guest(const RecordCommand& options) {
   config.stop_on_panic = options.live.stop_on_panic || options.report.fail_on_crash;
   if (auto good = try_images(config, *images); !good) return fail(good.error());
 
+  if (config.engine == EngineKind::kvm) say_recording_limits(config.kvm);
   auto host = make_live_host(options.live);
   if (!host) return fail(host.error());
   RecordOptions how;

@@ -55,7 +55,7 @@ Result<void> open_output(const ReplayCommand& options, OutputFile& file) {
 ReplayEngine replay_engine(const std::string& name) {
   ReplayEngine engine;
   if (name == "kvm" || name == "kvm,soft") engine.kind = EngineKind::kvm;
-  if (name == "kvm,soft") engine.kvm.share = kvm::KvmEngineOptions::Share::kernel_only;
+  if (name == "kvm,soft") share_kernel_only(engine.kvm);
   return engine;
 }
 

@@ -9,9 +9,12 @@
 #include <cstring>
 
 #include "cli/progress.h"
+#include "cli/say.h"
 #include "traces/describe.h"
 #include "vmm/kvm/host_flags.h"
 #include "vmm/kvm/kvm_api.h"
+#include "vmm/kvm/probe.h"
+#include "vmm/kvm/tsc_trap.h"
 
 namespace retrovisor::cli {
 namespace {
@@ -141,6 +144,17 @@ Result<void> try_images(const MachineConfig& config, const BootImages& images) {
   return {};
 }
 
+void say_recording_limits(const kvm::KvmEngineOptions& options) {
+  const bool kernel_only = options.share == kvm::KvmEngineOptions::Share::kernel_only;
+  for (const kvm::Hole& hole : kvm::determinism_holes(kvm::probe_kvm()))
+    if (!hole.in_programs || !kernel_only) say("not recorded exactly on this host: {}: {}", hole.what, hole.detail);
+}
+
+void share_kernel_only(kvm::KvmEngineOptions& options) {
+  options.share = kvm::KvmEngineOptions::Share::kernel_only;
+  options.upper_half_only = true;
+}
+
 Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOptions& live) {
   MachineConfig config;
   auto memory_size = parse_size(guest.memory, "--memory");
@@ -148,15 +162,15 @@ Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOpt
   config.memory_size = *memory_size;
   config.vcpus = guest.vcpus;
   const bool kvm = guest.engine == "kvm" || guest.engine == "kvm,soft";
+  if (!kvm && live.slowdown != 1)
+    return Error{ErrorCode::bad_argument, "only under kvm does guest time follow the host's clock", "--slowdown"};
   if (!kvm) return config;  // auto is soft wherever `doctor` says so, and it does as long as user-mode RDTSC cannot be held
   config.engine = EngineKind::kvm;
   config.positions = PositionUnit::events;
   config.time = TimeSource::events;
   config.undefined_flags = kvm::host_undefined_flags();
-  if (guest.engine == "kvm,soft") {
-    config.kvm.share = kvm::KvmEngineOptions::Share::kernel_only;
-    config.kvm.upper_half_only = true;
-  }
+  config.user_tsc = kvm::host_user_tsc();
+  if (guest.engine == "kvm,soft") share_kernel_only(config.kvm);
   if (live.deterministic)
     return Error{ErrorCode::bad_argument, "under kvm, time comes from the host; --deterministic needs --engine=soft", "--engine"};
   if (!live.gdb.empty())
@@ -206,6 +220,7 @@ Result<LiveHost> make_live_host(const LiveRunOptions& options) {
   auto console = make_console(*console_options, host.stop.get());
   if (!console) return console.error();
   host.options.real_time = options.time.empty() ? (*console)->interactive() : options.time == "real";
+  host.options.slowdown = options.slowdown;
   host.boundary = std::make_unique<LiveBoundary>(host.options, std::move(console).value(), *host.stop);
   return host;
 }

@@ -25,6 +25,7 @@ std::string journal_text(EventMask mask) {
   std::string text;
   for (unsigned i = 0; i < kFirstBoundaryKind; ++i) {
     const auto kind = static_cast<EventKind>(i);
+    if (to_string(kind) == "unknown") continue;  // the mask has room for more
     if ((mask & mask_of(kind)) != 0) text += fmt::format("{}{}", text.empty() ? "" : ", ", to_string(kind));
   }
   return text.empty() ? "none" : text;
@@ -73,13 +74,19 @@ std::string as_text(const TraceSummary& s, const std::string& path) {
                    h.seed ? fmt::format(", seed {}", *h.seed) : ""));
   for (const auto& [name, value] : h.options) line(name, value);
   line("journal", journal_text(h.journal_mask));
-  line("digests",
-       fmt::format("{}, every {} instructions, with {}", s.digests, grouped(h.digest_interval), to_string(h.digest_detail)));
+  const bool by_events = h.position_unit == PositionUnit::events;
+  const std::string_view unit = by_events ? "events" : "instructions";
+  line("positions", by_events ? "count synchronous events" : "count instructions");
+  if (h.time_source == TimeSource::events) line("guest time", "moves on at events");
+  line("digests", fmt::format("{}{}, with {}", s.digests,
+                              h.digest_interval == 0 ? "" : fmt::format(", every {} {}", grouped(h.digest_interval), unit),
+                              to_string(h.digest_detail)));
   line("events", grouped(s.total_events));
   for (size_t i = 0; i < kEventKinds; ++i)
     if (s.events[i] != 0) line("", fmt::format("{:>12}  {}", grouped(s.events[i]), to_string(static_cast<EventKind>(i))));
   if (!s.key_frames.empty()) line("key frames", key_frames_text(s));
-  line("length", fmt::format("{} instructions, {:.0f} bytes per million", grouped(s.through.value), bytes_per_million(s)));
+  const std::string rate = by_events ? "" : fmt::format(", {:.0f} bytes per million", bytes_per_million(s));
+  line("length", fmt::format("{} {}{}", grouped(s.through.value), unit, rate));
   line("ended by", s.end ? describe(s.end->stop) : "nothing: " + s.completeness());
   return out;
 }
@@ -99,6 +106,8 @@ std::string as_json(const TraceSummary& s, const std::string& path) {
   if (h.flat_address) out.put("flat_address", *h.flat_address);
   out.put("journal", journal_text(h.journal_mask)).put("digest_interval", h.digest_interval);
   out.put("digest_detail", to_string(h.digest_detail));
+  out.put("positions", h.position_unit == PositionUnit::events ? "events" : "instructions");
+  out.put("time_source", h.time_source == TimeSource::events ? "events" : "instructions");
   out.array("images");
   for (const TraceImage& image : h.images) {
     out.object().put("role", to_string(image.role)).put("name", image.name).put("arguments", image.arguments);
@@ -147,9 +156,11 @@ int verify(const TraceOptions& options) {
     return code == kFine ? printed : code;
   }
   if (!summary) return fail(summary.error());
-  const int printed = print_report(fmt::format("{}: {}; {} events and {} digests over {} instructions are intact\n",
-                                               options.trace, summary->completeness(), grouped(summary->total_events),
-                                               grouped(summary->digests), grouped(summary->through.value)));
+  const bool by_events = summary->header.position_unit == PositionUnit::events;
+  const int printed = print_report(fmt::format("{}: {}; {} events and {} digests over {} {} are intact\n", options.trace,
+                                               summary->completeness(), grouped(summary->total_events),
+                                               grouped(summary->digests), grouped(summary->through.value),
+                                               by_events ? "synchronous events" : "instructions"));
   return code == kFine ? printed : code;
 }
 

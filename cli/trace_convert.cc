@@ -9,9 +9,9 @@
 #include "cli/say.h"
 #include "cli/setup.h"
 #include "cli/version.h"
+#include "replay/convert.h"
 #include "traces/describe.h"
 #include "traces/reader.h"
-#include "replay/convert.h"
 
 namespace retrovisor::cli {
 namespace {
@@ -35,19 +35,31 @@ int run(const ConvertCommand& options) {
   if (!stop) return fail(stop.error());
   auto signals = StopSignals::install(**stop, std::nullopt);
   if (!signals) return fail(signals.error());
+  Progress progress("convert", 0, true);
   ConvertOptions how;
   how.tool_version = kVersion;
   how.stop_requested = [&stop] { return (*stop)->requested(); };
+  how.progress = [&progress](const ReplayProgress& p) { progress.update(p.now.value); };
   auto done = convert(options.trace, images, options.output, how);
+  progress.clear();
   if (!done) return fail(done.error());
-  if (done->replay.end == ReplayResult::End::diverged) {
-    say("the replay on the soft engine is not the recorded run; {} holds it up to there, without an end", options.output);
-    return print_report(done->replay.divergence->text()) == kFine ? kDivergence : kFailed;
+  const ReplayResult& replay = done->replay;
+  const std::string holds = fmt::format("{} holds its first {} instructions, without an end", options.output,
+                                        grouped(done->instructions.value));
+  if (replay.end == ReplayResult::End::diverged) {
+    say("the replay on the soft engine is not the recorded run; {}", holds);
+    fmt::print(stderr, "{}\n", replay.divergence->text());
+    return fail(replay.divergence->error());
   }
-  say("{}: {} instructions, {} digests equal, {}", options.output, grouped(done->instructions.value),
-      grouped(done->replay.digests_compared), bytes_text(done->trace_bytes));
-  if (!done->replay.note.empty()) say("{}", done->replay.note);
-  return done->replay.end == ReplayResult::End::complete ? kFine : kBadTrace;
+  if (replay.end == ReplayResult::End::host) {
+    say("interrupted at event {} of {}; {}", grouped(replay.position.value), grouped(done->events.value), holds);
+    return kFailed;
+  }
+  say("{}: {} instructions, all {} digests and {} journal events were equal, {}", options.output,
+      grouped(done->instructions.value), grouped(replay.digests_compared), grouped(replay.events_compared),
+      bytes_text(done->trace_bytes));
+  if (!replay.note.empty()) say("{}; so is what was made of it", replay.note);
+  return kFine;
 }
 
 }  // namespace

@@ -151,6 +151,7 @@ TraceHeader make_header(const MachineConfig& config, const BootImages& images, c
   h.position_unit = config.positions;
   h.time_source = config.time;
   h.undefined_flags = config.undefined_flags;
+  h.user_tsc = config.user_tsc;
   return h;
 }
 

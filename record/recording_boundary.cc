@@ -36,7 +36,9 @@ IdleWait RecordingBoundary::idle_wait(Moment at, uint64_t ns, bool input_wanted)
 
 uint64_t RecordingBoundary::time_passed(Moment at) {
   const uint64_t ns = live_.time_passed(at);
-  if (ns != 0) writer_.boundary_event(EventKind::time_passed, at.position, ns, 0, at.time.value, {});
+  // Written even if it is 0: where positions count instructions, two events of one instruction would come at one moment.
+  writer_.boundary_event(EventKind::time_passed, at.position, ns, 0, at.time.value, {});
+  last_event_ = std::chrono::steady_clock::now();
   return ns;
 }
 
@@ -48,7 +50,11 @@ bool RecordingBoundary::deliver(Moment at, bool possible) {
 
 void RecordingBoundary::landed(Moment at, const Landing& landing) {
   live_.landed(at, landing);
-  writer_.boundary_event(EventKind::landing, at.position, 0, 0, at.time.value, encode_landing(landing));
+  const uint64_t deliveries = landing.by_state ? 0 : landing.deliveries;
+  Landing timed = landing;
+  const auto passed = std::chrono::steady_clock::now() - last_event_;
+  timed.host_ns = static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(passed).count());
+  writer_.boundary_event(EventKind::landing, at.position, deliveries, 0, at.time.value, encode_landing(timed));
 }
 
 std::vector<uint8_t> encode_landing(const Landing& landing) {
@@ -60,6 +66,7 @@ std::vector<uint8_t> encode_landing(const Landing& landing) {
   out.u64("cpu", landing.state.cpu);
   out.u64("memory", landing.state.memory);
   out.u64("progress", landing.progress);
+  out.u64("host_ns", landing.host_ns);
   return out.take();
 }
 
@@ -73,6 +80,7 @@ bool decode_landing(std::span<const uint8_t> data, Landing& landing) {
   in.u64("cpu", landing.state.cpu);
   in.u64("memory", landing.state.memory);
   in.u64("progress", landing.progress);
+  if (!in.at_end()) in.u64("host_ns", landing.host_ns);
   return in.finish().ok() && in.at_end();
 }
 

@@ -1,6 +1,7 @@
 // The boundary of a run that is being recorded: asks the live one and writes down what a replay cannot know.
 #pragma once
 
+#include <chrono>
 #include <functional>
 
 #include "traces/writer.h"
@@ -50,6 +51,7 @@ class RecordingBoundary final : public Boundary {
 
   Boundary& live_;
   TraceWriter& writer_;
+  std::chrono::steady_clock::time_point last_event_ = std::chrono::steady_clock::now();
   CallOrdinal polls_;
   CallOrdinal waits_;
   bool stopping_ = false;

@@ -16,12 +16,15 @@ struct ConvertOptions {
 
 struct ConvertResult {
   ReplayResult replay;  // of the original; nothing was converted unless it ended as recorded
-  Position instructions;
+  Position events;        // of the original, as far as it goes
+  Position instructions;  // of the new trace
+  uint64_t digests = 0;  // in the new trace, beside that of the end marker
   uint64_t trace_bytes = 0;
 };
 
 // Writes `output`. Events keep their guest times; positions become those of the replay on the soft engine; digests that were
-// found equal are taken over. The new trace gets its end marker only if the old one was whole and replayed to its end.
+// found equal are taken over where their state is one on arrival at an instruction. The new trace gets its end marker only
+// if the old one was whole and replayed to its end. The same trace gives the same bytes each time.
 Result<ConvertResult> convert(const std::string& trace, const BootImages& images, const std::string& output,
                               const ConvertOptions& options);
 

@@ -57,6 +57,7 @@ MachineConfig machine_config(const TraceHeader& header) {
   out.positions = header.position_unit;
   out.time = header.time_source;
   out.undefined_flags = header.undefined_flags;
+  out.user_tsc = header.user_tsc;
   return out;
 }
 

@@ -146,7 +146,9 @@ uint64_t ReplayBoundary::time_passed(Moment at) {
   const TraceEvent* e = match(at, EventKind::time_passed, 0, "an event happens");
   if (e == nullptr) return 0;
   const uint64_t ns = e->event.a;
+  const bool last = e->event.b != 0;
   pop();
+  if (last && on_host_stop_) on_host_stop_();
   return ns;
 }
 
@@ -165,6 +167,7 @@ bool ReplayBoundary::deliver(Moment at, bool possible) {
 Landing ReplayBoundary::recorded_landing(const TraceEvent& e) {
   Landing landing;
   landing.position = e.event.position;
+  landing.deliveries = e.event.a;
   if (!decode_landing(e.data, landing)) fail(e.event.position, "a landing of the trace cannot be read", describe_at(e), {});
   return landing;
 }
@@ -178,10 +181,26 @@ std::optional<Landing> ReplayBoundary::next_landing(Moment) {
   return landing;
 }
 
-void ReplayBoundary::landed(Moment at, const Landing&) {
+void ReplayBoundary::landed(Moment at, const Landing& landing) {
   if (detached_) return;
-  if (match(at, EventKind::landing, 0, "the machine lands") != nullptr) pop();
-  else fail(at.position, "the machine lands where it did not in the recording", "nothing", call_text("landing", at));
+  const TraceEvent* e = match(at, EventKind::landing, 0, "the machine lands");
+  if (e == nullptr) {
+    fail(at.position, "the machine lands where it did not in the recording", "nothing", call_text("landing", at));
+    return;
+  }
+  last_landing_ = landing;
+  pop();
+}
+
+bool ReplayBoundary::search_ends(const Landing& landing, uint64_t instructions) {
+  if (!detached_ && stop_requested_ && stop_requested_()) {
+    gave_up_ = true;
+    if (on_host_stop_) on_host_stop_();
+    return true;
+  }
+  // More than any processor executes, with room for what the host's clock does not see.
+  constexpr uint64_t kInstructionsPerNs = 20, kRoom = 100'000'000;
+  return landing.host_ns < (UINT64_MAX - kRoom) / kInstructionsPerNs && instructions > landing.host_ns * kInstructionsPerNs + kRoom;
 }
 
 void ReplayBoundary::landing_missed(Moment at, const Landing& landing) {

@@ -36,6 +36,14 @@ class ReplayBoundary final : public Boundary {
   // Called for each recorded event that the machine has just asked for, inside its run.
   void on_event(std::function<void(const TraceEvent&)> handler) { on_event_ = std::move(handler); }
 
+  // Asked now and then while the machine looks for a landing, which can take long; true: it stops, by on_host_stop().
+  void on_search(std::function<bool()> stop_requested) { stop_requested_ = std::move(stop_requested); }
+  // It did, in the middle of something: not a state to compare.
+  bool gave_up() const { return gave_up_; }
+
+  // What the machine said of the last landing.
+  const Landing& last_landing() const { return last_landing_; }
+
   // Detached, the boundary leaves the recording alone: for a machine that goes a way of its own. No input ever comes, idle
   // time passes at once, entropy and the wall clock are made up of the moment alone.
   void detach(bool detached) { detached_ = detached; }
@@ -57,6 +65,7 @@ class ReplayBoundary final : public Boundary {
   bool deliver(Moment at, bool possible) override;
   std::optional<Landing> next_landing(Moment at) override;
   void landed(Moment at, const Landing& landing) override;
+  bool search_ends(const Landing& landing, uint64_t instructions) override;
   void landing_missed(Moment at, const Landing& landing) override;
 
   // State of the boundary at a checkpoint of the machine.
@@ -89,6 +98,9 @@ class ReplayBoundary final : public Boundary {
   std::function<void()> on_fault_;
   std::function<void(const TraceEvent&)> on_event_;
   std::optional<ReplayFault> fault_;
+  std::function<bool()> stop_requested_;
+  bool gave_up_ = false;
+  Landing last_landing_;
   CallOrdinal polls_;
   CallOrdinal waits_;
 };

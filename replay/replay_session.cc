@@ -183,7 +183,7 @@ Result<void> ReplaySession::arrive(const ReplayOptions& options) {
 Result<void> ReplaySession::step(Position target) {
   const Stop stop = machine_->run_until(target);
   RV_TRY(take_fault());
-  if (divergence_ || stop.reason == StopReason::position) return {};
+  if (divergence_ || stop.reason == StopReason::position || boundary_->gave_up()) return {};
   // It may stop here as recorded: then it stands where the recording ended, and finish() compares.
   const bool as_recorded = summary_.end && stop.reason == summary_.end->stop.reason &&
                            stop.detail == summary_.end->stop.detail && machine_->position() == summary_.end->position;
@@ -255,6 +255,7 @@ Result<ReplayResult> ReplaySession::run(const ReplayOptions& options) {
   else
     machine_->journal().connect(nullptr, 0);
 
+  boundary_->on_search(options.stop_requested);
   bool host_stop = false;
   if (!divergence_ && !at_end_) RV_TRY(arrive(options));
   while (!divergence_ && !at_end_ && machine_->position() < last) {
@@ -268,12 +269,14 @@ Result<ReplayResult> ReplaySession::run(const ReplayOptions& options) {
     const Position now = machine_->position();
     // A digest of the end lies at the end; one at this very position waits for it.
     RV_TRY(step(std::min({last, next > now ? next : kNoPosition, now + slice})));
+    if (boundary_->gave_up()) continue;  // the host has a wish
     if (!divergence_ && !at_end_) RV_TRY(arrive(options));
     if (options.progress)
       options.progress({machine_->position(), end(), HostClock::now() - begin, machine_->position() - first});
   }
   if (!divergence_ && !host_stop && (at_end_ || (last == end() && machine_->position() >= last))) RV_TRY(finish(options));
 
+  boundary_->on_search({});
   machine_->journal().connect(nullptr, 0);  // `both` ends here
   ReplayResult out;
   out.position = machine_->position();

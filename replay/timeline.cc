@@ -33,6 +33,15 @@ constexpr uint64_t kSteps[] = {uint64_t{1} << 21, uint64_t{1} << 17, uint64_t{1}
 
 Result<std::unique_ptr<Timeline>> Timeline::open(const std::string& trace, const BootImages& images,
                                                  TimelineOptions options) {
+  {
+    const auto reader = TraceReader::open(trace);
+    if (!reader) return reader.error();
+    if ((*reader)->header().position_unit != PositionUnit::instructions)
+      return Error{ErrorCode::unsupported,
+                   "the trace was recorded under KVM, which counts no instructions; 'retrovisor trace convert' makes one "
+                   "of it that a debugger can work on",
+                   trace};
+  }
   auto session = ReplaySession::open(trace, images);
   if (!session) return session.error();
   auto checker = JournalChecker::open(trace, (*session)->end());

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "vmm/undefined_flags.h"
+#include "vmm/user_tsc.h"
 #include "vmm/digest.h"
 #include "vmm/journal.h"
 #include "vmm/model.h"
@@ -72,6 +73,7 @@ struct TraceHeader {
   PositionUnit position_unit = PositionUnit::instructions;
   TimeSource time_source = TimeSource::instructions;
   UndefinedFlags undefined_flags = UndefinedFlags::model;
+  UserTsc user_tsc = UserTsc::direct;
   std::vector<std::pair<std::string, std::string>> options;  // anything else worth knowing
 };
 

@@ -78,6 +78,7 @@ std::vector<uint8_t> encode_header(const TraceHeader& h) {
   out.add_position_unit(static_cast<uint8_t>(h.position_unit));
   out.add_time_source(static_cast<uint8_t>(h.time_source));
   out.add_undefined_flags(static_cast<uint8_t>(h.undefined_flags));
+  out.add_user_tsc(static_cast<uint8_t>(h.user_tsc));
   if (h.seed) out.add_seed(*h.seed);
   if (h.rtc) out.add_rtc(*h.rtc);
   out.add_journal_mask(h.journal_mask);
@@ -129,6 +130,8 @@ Result<TraceHeader> decode_header(std::span<const uint8_t> payload, uint32_t for
   h.time_source = static_cast<TimeSource>(in->time_source());
   if (in->undefined_flags() > static_cast<uint8_t>(UndefinedFlags::amd)) return bad("header has unknown undefined flags");
   h.undefined_flags = static_cast<UndefinedFlags>(in->undefined_flags());
+  if (in->user_tsc() > static_cast<uint8_t>(UserTsc::by_exception)) return bad("header has an unknown way to read the TSC");
+  h.user_tsc = static_cast<UserTsc>(in->user_tsc());
   h.seed = in->seed();
   h.rtc = in->rtc();
   h.journal_mask = in->journal_mask();

@@ -44,6 +44,11 @@ struct Landing {
   uint64_t rflags = 0;
   StateDigest state;       // of the vCPU and memory; not of devices, which have no part in this
   uint64_t progress = 0;   // the host's count of instructions since the event before, if it has one; else 0
+  // How long the vCPU can have run from the event before to here, on the host that recorded it: bounds the search.
+  uint64_t host_ns = UINT64_MAX;
+  // How many exceptions and interrupts were delivered at `position` before: none of them counts as an instruction. Known
+  // where instructions are counted.
+  uint64_t deliveries = 0;
 };
 
 class Boundary {
@@ -76,6 +81,8 @@ class Boundary {
   virtual void landed(Moment, const Landing&) {}
   // Where the machine will land before the next event, if it does.
   virtual std::optional<Landing> next_landing(Moment) { return std::nullopt; }
+  // The machine has executed so many instructions on its way to a landing that it has not met. True: it need not look further.
+  virtual bool search_ends(const Landing&, uint64_t /*instructions*/) { return false; }
   // The engine says that it cannot get there.
   virtual void landing_missed(Moment, const Landing&) {}
 };

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "vmm/undefined_flags.h"
+#include "vmm/user_tsc.h"
 #include "vmm/observer.h"
 #include "vmm/platform.h"
 #include "vmm/result.h"
@@ -57,6 +58,13 @@ class Engine {
   virtual void allow_kicks(bool) {}
   // The host's count of instructions since the last event; 0: there is none.
   virtual uint64_t progress() { return 0; }
+  // Exceptions and interrupts delivered since the clock came to its position (traps of the instruction before are no part of
+  // that); 0 from an engine that cannot tell. Forgotten by state_changed().
+  virtual uint64_t deliveries() { return 0; }
+  // run() also returns, with EngineStop::yield, once deliveries() is `count`; 0: it does not.
+  virtual void yield_behind(uint64_t /*count*/) {}
+  // run() for at most `count` instructions, whatever positions count. Asked of a stepper() only.
+  virtual EngineStop run_instructions(Vcpu& vcpu, uint64_t /*count*/) { return run(vcpu, kNoPosition); }
   // An engine on the same state that takes observers and runs instruction by instruction: this one or its assistant.
   virtual Engine& stepper() { return *this; }
   // Why run() returned EngineStop::failed.
@@ -78,6 +86,7 @@ class Engine {
 };
 
 std::unique_ptr<Engine> make_soft_engine(const Platform& platform, uint32_t vcpus,
-                                         UndefinedFlags undefined_flags = UndefinedFlags::model);
+                                         UndefinedFlags undefined_flags = UndefinedFlags::model,
+                                         UserTsc user_tsc = UserTsc::direct);
 
 }  // namespace retrovisor

@@ -3,9 +3,11 @@
 //
 // Usage: lockstep GUEST.bin [kvm|kernel_only|in_turns] [SEED|FIRST-LAST] [landings] [input=TEXT] [emulated=REASON]
 //        [native_only=REASON]
+//        lockstep vmlinuz linux=INITRD [append=WORDS] kernel_only landings
 //   in_turns  the KVM engine hands over to its own soft engine and back at events, as SEED says; several seeds: one run each
 //   landings  a timer that comes due interrupts the guest between two events; without, time moves at events only and the run
 //             is the same each time
+//   linux     the guest is a Linux kernel with this initial RAM disk: runs until it stops by itself, for hours perhaps
 //   input     what is typed on the serial console, a byte every few milliseconds of guest time
 //   emulated  where KVM emulates ring 0 a difference is reported and no failure, for REASON
 //   native_only  not run at all there, for REASON
@@ -26,12 +28,13 @@
 #include "vmm/kvm/host_flags.h"
 #include "vmm/kvm/kvm_api.h"
 #include "vmm/kvm/probe.h"
+#include "vmm/kvm/tsc_trap.h"
 #include "vmm/machine/machine.h"
 
 namespace retrovisor {
 namespace {
 
-constexpr uint64_t kMemory = uint64_t{64} << 20;
+constexpr uint64_t kMemory = uint64_t{64} << 20, kLinuxMemory = uint64_t{256} << 20;
 constexpr uint64_t kLoadAddress = 0x7c00;
 constexpr uint64_t kEventNs = 1000;
 constexpr uint64_t kInputPolls = 3;  // every how manyth look for input finds a byte
@@ -39,6 +42,7 @@ constexpr uint64_t kMostEvents = 200'000;
 
 struct Options {
   std::string guest;
+  std::string initrd, append;  // of a Linux kernel
   MachineConfig config;
   bool landings = false;
   std::string input;
@@ -65,7 +69,9 @@ class FixedBoundary : public Boundary {
     return 1;
   }
   IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
-  void output(Moment, Channel, std::span<const uint8_t> bytes) override { console.append(bytes.begin(), bytes.end()); }
+  void output(Moment, Channel, std::span<const uint8_t> bytes) override {
+    console.append(bytes.begin(), bytes.end());
+  }
   std::string console;
   uint64_t landed_count = 0;
   std::string missed;  // what was not met again
@@ -83,6 +89,10 @@ class FixedBoundary : public Boundary {
 class LeadingBoundary final : public FixedBoundary {
  public:
   using FixedBoundary::FixedBoundary;
+  void output(Moment at, Channel channel, std::span<const uint8_t> bytes) override {
+    FixedBoundary::output(at, channel, bytes);
+    if (!options_.initrd.empty()) fmt::print("{}", std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+  }
   uint64_t time_passed(Moment at) override {
     const uint64_t ns = std::max(kEventNs, std::exchange(due_in_, 0));
     decisions_.passed[at.position.value] = ns;
@@ -142,18 +152,15 @@ struct Side {
   std::unique_ptr<Machine> machine;
 
   Side(const Options& options, Decisions& decisions) : boundary(options, decisions) {}
-  Result<void> start(const std::vector<uint8_t>& binary, MachineConfig config) {
-    config.memory_size = kMemory;
+  Result<void> start(const BootImages& images, MachineConfig config) {
+    config.memory_size = images.flat_address ? kMemory : kLinuxMemory;
     config.positions = PositionUnit::events;
     config.time = TimeSource::events;
     config.undefined_flags = kvm::host_undefined_flags();
+    config.user_tsc = kvm::host_user_tsc();
     auto made = Machine::create(config, boundary);
     if (!made) return std::move(made).error();
     machine = std::move(*made);
-    BootImages images;
-    images.kernel = binary;
-    images.flat_address = kLoadAddress;
-    images.flat_mode = FlatMode::real16;
     auto loaded = load_guest(images, machine->memory(), machine->vcpu(VcpuId(0)).state, 1);
     if (!loaded) return std::move(loaded).error();
     machine->memory_changed();
@@ -175,7 +182,8 @@ int report(Machine& soft, Machine& kvm, const std::string& what, const Stop& a, 
   for (size_t i = 0; i < left.names.size() && i < right.values.size(); ++i)
     if (!(left.values[i] == right.values[i]) && !counted_by_one(left.names[i]))
       fmt::print(stderr, "  {}: soft {}, kvm {}\n", left.names[i], to_string(left.values[i]), to_string(right.values[i]));
-  for (uint64_t page = 0; page < kMemory >> kPageShift; ++page) {
+  for (uint64_t page = 0; page < soft.memory().page_limit(); ++page) {
+    if (!soft.memory().is_ram(PhysAddr(page << kPageShift))) continue;
     if (soft.page_hash(page) == kvm.page_hash(page)) continue;
     const uint8_t* x = soft.memory().host(PhysAddr(page << kPageShift));
     const uint8_t* y = kvm.memory().host(PhysAddr(page << kPageShift));
@@ -187,22 +195,34 @@ int report(Machine& soft, Machine& kvm, const std::string& what, const Stop& a, 
   return 1;
 }
 
+std::vector<uint8_t> read_file(const std::string& name) {
+  std::ifstream file(name, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
 int run(const Options& options) {
-  std::ifstream file(options.guest, std::ios::binary);
-  const std::vector<uint8_t> binary{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  if (binary.empty()) return fmt::print(stderr, "cannot read {}\n", options.guest), 2;
+  BootImages images;
+  images.kernel = read_file(options.guest);
+  if (images.kernel.empty()) return fmt::print(stderr, "cannot read {}\n", options.guest), 2;
+  if (options.initrd.empty()) {
+    images.flat_address = kLoadAddress;
+    images.flat_mode = FlatMode::real16;
+  } else {
+    images.initrd = read_file(options.initrd);
+    images.command_line = options.append;
+  }
   if (auto kvm = kvm::Kvm::open(); !kvm) return fmt::print("SKIPPED: {}\n", kvm.error().text()), 77;
   Decisions decisions;
   Side<LeadingBoundary> kvm(options, decisions);
   Side<FollowingBoundary> soft(options, decisions);
   MachineConfig with_kvm = options.config;
   with_kvm.engine = EngineKind::kvm;
-  if (auto ok = soft.start(binary, {}); !ok) return fmt::print(stderr, "{}\n", ok.error().text()), 2;
-  if (auto ok = kvm.start(binary, with_kvm); !ok) return fmt::print(stderr, "{}\n", ok.error().text()), 2;
+  if (auto ok = soft.start(images, {}); !ok) return fmt::print(stderr, "{}\n", ok.error().text()), 2;
+  if (auto ok = kvm.start(images, with_kvm); !ok) return fmt::print(stderr, "{}\n", ok.error().text()), 2;
   Machine &left = *soft.machine, &right = *kvm.machine;
   Stop a, b;
   while (b.reason == StopReason::position) {
-    if (right.position().value >= kMostEvents) return fmt::print(stderr, "not at an end after {} events\n", kMostEvents), 1;
+    if (right.position().value >= kMostEvents && options.initrd.empty()) return fmt::print(stderr, "not at an end after {} events\n", kMostEvents), 1;
     b = right.run_until(right.position() + 1);
     // KVM can pass several events at once: the elements of a string, the parts of a wide access.
     const uint64_t target = right.position().value + (b.reason == StopReason::position ? 0 : 1);
@@ -249,6 +269,8 @@ int main(int argc, char** argv) {
     else if (word == "kvm") options.config.kvm.share = Share::kvm;
     else if (word == "kernel_only") options.config.kvm.share = Share::kernel_only;
     else if (word == "in_turns") options.config.kvm.share = Share::in_turns;
+    else if (word.starts_with("linux=")) options.initrd = word.substr(6), options.config.kvm.upper_half_only = true;
+    else if (word.starts_with("append=")) options.append = word.substr(7);
     else if (word == "landings") options.landings = true;
     else if (word.starts_with("input=")) options.input = word.substr(6);
     else if (word.starts_with("emulated=")) options.emulated = word.substr(9);

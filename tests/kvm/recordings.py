@@ -16,17 +16,19 @@ import tempfile
 SKIPPED = 77  # CTest's SKIP_RETURN_CODE
 TOOL = os.environ["RETROVISOR"]
 GUESTS = os.environ["KVM_GUESTS"]
-DEFAULT_COUNT = 12
+DEFAULT_COUNT = 16
 KEEP = os.environ.get("RETROVISOR_KEEP")  # a folder for traces that fail
 
 # What each guest prints in every run, whatever the timing.
 ALWAYS = {
     "input": rb"bye: bytes",
+    "int3_user": rb"int3_user: lost 0000000000000000 ",
     "mini_kernel": rb"tasks 5f5e13f2b03bdc54 f04d872bf7c18f87 traps 0000000000800020\n",
     "spin": rb"spin: ticks 00000000000000",
     "spin_user": rb"spin_user: ticks 00000000000000",
     "strings": rb"PASS, checks: cc\n",
     "tsc": rb"tsc: backwards 0000000000000000 ",
+    "user_tsc": rb"user_tsc: wrong 0000000000000000 faults 000000000000001d refused 0000000000000014 ",
 }
 
 

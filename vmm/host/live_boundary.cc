@@ -121,16 +121,21 @@ uint64_t LiveBoundary::sleep_ns(uint64_t ns, int input_fd) {
   }
 }
 
+// Of guest time, from the last event to `now` on the host's clock.
+uint64_t LiveBoundary::guest_ns(uint64_t now) const {
+  return last_event_ns_ == 0 ? 0 : (now - last_event_ns_) / options_.slowdown;
+}
+
 uint64_t LiveBoundary::time_passed(Moment) {
   const uint64_t now = monotonic_ns();
-  const uint64_t passed = last_event_ns_ == 0 ? 0 : now - last_event_ns_;
-  last_event_ns_ = now;
+  const uint64_t passed = guest_ns(now);
+  last_event_ns_ = last_event_ns_ == 0 ? now : last_event_ns_ + passed * options_.slowdown;  // what is left over counts later
   return passed;
 }
 
 bool LiveBoundary::landing_wanted(Moment at, VirtualTime due) {
   if (stop_.requested()) return true;
-  const uint64_t passed = last_event_ns_ == 0 ? 0 : monotonic_ns() - last_event_ns_;
+  const uint64_t passed = guest_ns(monotonic_ns());
   if (due != kNever && at.time.value + passed >= due.value) return true;
   const InputForecast input = console_->forecast(at);
   if (input.kind == InputForecast::Kind::at_time) return input.when.value <= at.time.value + passed;

@@ -17,6 +17,8 @@ struct LiveOptions {
   std::optional<uint64_t> wall_clock;  // seconds since 1970 that the RTC starts at; none: the host's clock
   std::optional<uint64_t> seed;        // entropy is made of it; none: the host's random source
   bool real_time = false;              // idle waits last as long as they say; else they are skipped
+  // Where the host's clock is the guest's (time_passed()): how many times slower the guest's goes while the guest runs. Not 0.
+  uint64_t slowdown = 1;
 };
 
 class LiveBoundary final : public Boundary {
@@ -36,7 +38,7 @@ class LiveBoundary final : public Boundary {
   // For nothing due at all (UINT64_MAX): waits for input if any can come, else returns UINT64_MAX: nothing will ever happen.
   IdleWait idle_wait(Moment at, uint64_t ns, bool input_wanted) override;
   void output(Moment at, Channel channel, std::span<const uint8_t> bytes) override;
-  // Host time since the last of these calls, without idle waits.
+  // Host time since the last of these calls, without idle waits, slowed down.
   uint64_t time_passed(Moment at) override;
   bool lands() const override { return true; }
   bool landing_wanted(Moment at, VirtualTime due) override;
@@ -45,6 +47,7 @@ class LiveBoundary final : public Boundary {
   uint64_t wait(Moment at, uint64_t ns, bool input_wanted);
   uint64_t sleep_ns(uint64_t ns, int input_fd);
   bool check_stop();
+  uint64_t guest_ns(uint64_t now) const;
 
   LiveOptions options_;
   std::unique_ptr<Console> console_;

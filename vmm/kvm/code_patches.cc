@@ -13,15 +13,15 @@ constexpr uint8_t kBreakpoint = 0xcc;
 constexpr size_t kMaxBlindSweeps = 8'192;  // of one scan: under a second for bytes made to be doubtful; a kernel needs 200
 constexpr size_t kSiteBytes = 16;          // of a saved site: address 8, bits 1, length 1, bytes 5, zero 1
 
-// Where the next 0F of a candidate lies in `bytes` at or after `from`: only the bytes behind it are looked at.
-size_t next_candidate(std::span<const uint8_t> bytes, size_t from) {
+// Where the opcode of the next candidate begins in `bytes`, at or after `from`: only the bytes around it are looked at.
+size_t next_candidate(std::span<const uint8_t> bytes, size_t from, PatchKinds kinds) {
   for (size_t at = from; at + 1 < bytes.size(); ++at) {
-    const void* hit = std::memchr(bytes.data() + at, 0x0f, bytes.size() - 1 - at);
-    if (hit == nullptr) break;
-    at = static_cast<size_t>(static_cast<const uint8_t*>(hit) - bytes.data());
+    if (kinds.returns && bytes[at] == 0xcf && (at == 0 || (bytes[at - 1] & 0xf8) == 0x48)) return at;
+    if (bytes[at] != 0x0f) continue;
     const uint8_t second = bytes[at + 1];
-    if (second == 0x31 || second == 0xa2) return at;
+    if (second == 0x31 || second == 0xa2 || (kinds.returns && (second == 0x07 || second == 0x35))) return at;
     if (at + 2 >= bytes.size()) break;
+    if (kinds.cr4 && (second == 0x20 || second == 0x22) && (bytes[at + 2] & 0xf8) == 0xe0) return at;
     if ((second == 0x01 && bytes[at + 2] == 0xf9) || (second == 0xc7 && bytes[at + 2] >= 0xf0)) return at;
   }
   return bytes.size();
@@ -42,6 +42,11 @@ std::string_view to_string(PatchKind kind) {
     case PatchKind::rdrand: return "RDRAND";
     case PatchKind::rdseed: return "RDSEED";
     case PatchKind::cpuid: return "CPUID";
+    case PatchKind::cr4: return "MOV CR4";
+    case PatchKind::sysret: return "SYSRET";
+    case PatchKind::sysexit: return "SYSEXIT";
+    case PatchKind::iret: return "IRETQ";
+    case PatchKind::place: return "place";
   }
   return "?";
 }
@@ -54,13 +59,22 @@ std::optional<PatchInstruction> classify(std::span<const uint8_t> bytes, unsigne
   if (operand_size) ++at;
   uint8_t rex = 0;
   if (bits == 64 && byte(at) >= 0x40 && byte(at) <= 0x4f) rex = bytes[at++];
-  if (byte(at) != (patched ? kBreakpoint : 0x0f)) return std::nullopt;
+  const bool iretq = !patched && (rex & 8) != 0 && byte(at) == 0xcf;
+  if (byte(at) != (patched ? kBreakpoint : 0x0f) && !iretq) return std::nullopt;
   out.opcode = static_cast<uint8_t>(at);
   const int second = byte(at + 1), third = byte(at + 2);
   size_t length = at + 3;
-  if (second == 0x31 || second == 0xa2) {
+  if (iretq) {
+    out.kind = PatchKind::iret;
+    length = at + 1;
+  } else if (second == 0x31 || second == 0xa2) {
     out.kind = second == 0x31 ? PatchKind::rdtsc : PatchKind::cpuid;
     length = at + 2;
+  } else if (second == 0x07 || second == 0x35) {
+    out.kind = second == 0x07 ? PatchKind::sysret : PatchKind::sysexit;
+    length = at + 2;
+  } else if ((second == 0x20 || second == 0x22) && third >= 0xe0 && third <= 0xe7 && (rex & 4) == 0) {
+    out.kind = PatchKind::cr4;
   } else if (second == 0x01 && third == 0xf9) {
     out.kind = PatchKind::rdtscp;
   } else if (second == 0xc7 && third >= 0xf0) {
@@ -75,7 +89,7 @@ std::optional<PatchInstruction> classify(std::span<const uint8_t> bytes, unsigne
   if (operand_size && out.operand_bytes == 0) return std::nullopt;
   out.length = static_cast<uint8_t>(length);
   std::copy_n(bytes.begin(), length, out.bytes.begin());
-  out.bytes[out.opcode] = 0x0f;
+  if (patched) out.bytes[out.opcode] = 0x0f;
   return out;
 }
 
@@ -90,8 +104,9 @@ bool CodePatches::holds(const Site& site, bool patched) const {
   std::array<uint8_t, PatchInstruction::kMaxLength> now{};
   const std::span bytes = std::span(now).first(site.instruction.length);
   if (!memory_.read(site.start, bytes)) return false;
-  const auto found = classify(bytes, site.bits, patched);
-  return found && *found == site.instruction;
+  auto expected = site.instruction.bytes;
+  if (patched) expected[site.instruction.opcode] = kBreakpoint;
+  return std::equal(bytes.begin(), bytes.end(), expected.begin());
 }
 
 Result<CodePatches::Report> CodePatches::scan(const Area& area) {
@@ -112,7 +127,8 @@ Result<CodePatches::Report> CodePatches::scan(const Area& area) {
     const std::span bytes = std::span(chunk).first(std::min(kChunk + 2, begin + size - at));
     if (!memory_.read(PhysAddr(at), bytes)) return Error{ErrorCode::bad_argument, "code outside of guest memory", "scan"};
     original(PhysAddr(at), bytes);
-    for (size_t i = next_candidate(bytes, 0); i < std::min<size_t>(kChunk, bytes.size()); i = next_candidate(bytes, i + 1)) {
+    const auto next = [&](size_t from) { return next_candidate(bytes, from, kinds_); };
+    for (size_t i = next(0); i < std::min<size_t>(kChunk, bytes.size()); i = next(i + 1)) {
       const PhysAddr opcode(at + i);
       if (const auto known = sites_.find(opcode.value); known != sites_.end()) {
         if (holds(known->second, known->second.written)) continue;
@@ -124,7 +140,7 @@ Result<CodePatches::Report> CodePatches::scan(const Area& area) {
       }
       const CodeSweep::Answer answer = sweep->ask(opcode);
       if (answer.is == CodeSweep::Answer::Is::doubtful) ++report.doubtful;
-      if (answer.is != CodeSweep::Answer::Is::instruction) continue;
+      if (answer.is != CodeSweep::Answer::Is::instruction || !wanted(answer.found.instruction.kind)) continue;
       if (!add(answer.found.start, area.bits, answer.found.instruction, false)) {
         report.complete = false;
         return report;
@@ -133,6 +149,32 @@ Result<CodePatches::Report> CodePatches::scan(const Area& area) {
     }
   }
   return report;
+}
+
+bool CodePatches::wanted(PatchKind kind) const {
+  switch (kind) {
+    case PatchKind::cr4: return kinds_.cr4;
+    case PatchKind::sysret:
+    case PatchKind::sysexit:
+    case PatchKind::iret: return kinds_.returns;
+    default: return true;
+  }
+}
+
+bool CodePatches::add_place(PhysAddr at) {
+  if (find(at) != nullptr) return true;
+  PatchInstruction place;
+  place.kind = PatchKind::place;
+  place.length = 1;
+  if (!memory_.read(at, std::span(place.bytes).first(1))) return false;
+  return add(at, 64, place, false);
+}
+
+void CodePatches::remove_place(PhysAddr at) {
+  const auto i = sites_.find(at.value);
+  if (i == sites_.end() || i->second.instruction.kind != PatchKind::place) return;
+  if (i->second.written && holds(i->second, true)) put(at, i->second.instruction.bytes[0]);
+  sites_.erase(i);
 }
 
 void CodePatches::patch() {
@@ -155,7 +197,7 @@ void CodePatches::unpatch() {
       i = sites_.erase(i);
       continue;
     }
-    if (site.written) put(site.breakpoint(), 0x0f);
+    if (site.written) put(site.breakpoint(), site.instruction.bytes[site.instruction.opcode]);
     site.written = false;
     ++i;
   }
@@ -218,13 +260,21 @@ void CodePatches::recheck(PhysRange range) {
       i = sites_.erase(i);
     }
   }
-  // What replaced a site may hold a copy of another one, made from patched code: RDTSC becomes LFENCE; RDTSC or RDTSCP.
-  for (const Site& site : gone) {
-    if (!site.written) continue;
-    for (uint64_t offset = 0; offset < kReach; ++offset) {
-      const Site* copy = adopt(site.start + offset, site.bits, Evidence::not_required);
-      if (copy != nullptr) break;
-    }
+  // What replaced a site may hold a copy of another one, made from patched code: RDTSC becomes LFENCE; RDTSC, and that RDTSCP.
+  for (const Site& site : gone)
+    if (site.written) adopt_replacement(site);
+}
+
+void CodePatches::adopt_replacement(const Site& gone) {
+  // As far as the next site, which was replaced by itself, if at all.
+  for (uint64_t offset = 0; offset < kReach && find(gone.start + offset) == nullptr; ++offset)
+    if (adopt(gone.start + offset, gone.bits, Evidence::not_required) != nullptr) return;
+  // Before it, too, but not what two bytes make: CC 31 C0 is also XOR behind the CC that compilers fill gaps with.
+  for (uint64_t offset = 1; offset < kReach && offset <= gone.start.value && find(gone.start - offset) == nullptr; ++offset) {
+    std::array<uint8_t, 3> bytes{};
+    if (!memory_.read(gone.start - offset, bytes)) return;
+    const auto copy = classify(bytes, gone.bits, true);
+    if (copy && copy->length == 3 && adopt(gone.start - offset, gone.bits, Evidence::not_required) != nullptr) return;
   }
 }
 
@@ -238,7 +288,7 @@ void CodePatches::original(PhysAddr at, std::span<uint8_t> bytes) const {
         std::span(site.instruction.bytes).first(site.instruction.length).subspan(site.instruction.opcode + size_t{1});
     const size_t seen = std::min(tail.size(), bytes.size() - offset - 1);
     const std::span<const uint8_t> behind = std::span<const uint8_t>(bytes).subspan(offset + 1, seen);
-    if (std::equal(behind.begin(), behind.end(), tail.begin())) bytes[offset] = 0x0f;
+    if (std::equal(behind.begin(), behind.end(), tail.begin())) bytes[offset] = site.instruction.bytes[site.instruction.opcode];
   }
 }
 
@@ -246,6 +296,7 @@ void CodePatches::save(StateWriter& out) const {
   std::vector<uint8_t> blob;
   blob.reserve(sites_.size() * kSiteBytes);
   for (const auto& [key, site] : sites_) {
+    if (site.instruction.kind == PatchKind::place) continue;
     for (unsigned i = 0; i < 8; ++i) blob.push_back(static_cast<uint8_t>(site.start.value >> (8 * i)));
     blob.push_back(site.bits);
     blob.push_back(site.instruction.length);

@@ -1,7 +1,10 @@
 // Breakpoints over the instructions of guest code that KVM's API cannot trap: RDTSC, RDTSCP, RDRAND, RDSEED. And CPUID, which
-// some hosts' KVM answers with features of its own (HostQuirks::adds_host_cpuid).
+// some hosts' KVM answers with features of its own (HostQuirks::adds_host_cpuid). And, if asked for, the returns from a 64-bit
+// kernel to its programs, for an engine that runs these elsewhere: SYSRET, SYSEXIT, IRETQ; and moves from and to CR4, for
+// one that has set a bit of it behind the guest's back.
 //
-// A site is patched by one byte: 0xCC (INT3) over the 0F of its opcode. Prefixes and the bytes behind keep their values, so
+// A site is patched by one byte: 0xCC (INT3) over the first byte of its opcode, 0F or IRET's CF; or over the first byte of a
+// place that is named (add_place). Prefixes and the bytes behind keep their values, so
 // `48 0F C7 F2` becomes `48 CC C7 F2`, an INT3 whose REX prefix means nothing, and a copy that the guest makes of it still
 // says which instruction it was. The CPU reports the breakpoint at the first prefix or at the CC; both find the site.
 //
@@ -36,7 +39,7 @@
 
 namespace retrovisor::kvm {
 
-enum class PatchKind : uint8_t { rdtsc, rdtscp, rdrand, rdseed, cpuid };
+enum class PatchKind : uint8_t { rdtsc, rdtscp, rdrand, rdseed, cpuid, cr4, sysret, sysexit, iret, place };
 std::string_view to_string(PatchKind kind);
 
 // One of these instructions, as it stands in memory.
@@ -45,18 +48,25 @@ struct PatchInstruction {
 
   PatchKind kind = PatchKind::rdtsc;
   uint8_t length = 0;                       // prefixes included
-  uint8_t opcode = 0;                       // offset of the 0F, where the breakpoint goes
+  uint8_t opcode = 0;                       // offset of the opcode's first byte, where the breakpoint goes
   uint8_t reg = 0;                          // RDRAND, RDSEED: number of the destination register
   uint8_t operand_bytes = 0;                // RDRAND, RDSEED: 2, 4 or 8
   std::array<uint8_t, kMaxLength> bytes{};  // as the guest wrote them; zero beyond length
 
   bool operator==(const PatchInstruction&) const = default;
+  bool returns_to_programs() const { return kind == PatchKind::sysret || kind == PatchKind::sysexit || kind == PatchKind::iret; }
 };
 
 // The instruction that begins at bytes[0], if it is one of these in a form that compilers and assemblers produce.
-// `patched`: its 0F is 0xCC. bits: 16, 32 or 64. Prefixes other than REX and (RDRAND, RDSEED) 66 make it something else:
-// F3 0F C7 /7 is RDPID, LOCK raises #UD.
+// `patched`: its 0F is 0xCC; nothing then tells what an IRETQ was. bits: 16, 32 or 64. Prefixes other than REX and (RDRAND,
+// RDSEED) 66 make it something else: F3 0F C7 /7 is RDPID, LOCK raises #UD.
 std::optional<PatchInstruction> classify(std::span<const uint8_t> bytes, unsigned bits, bool patched);
+
+// What is looked for beside what everybody wants.
+struct PatchKinds {
+  bool returns = false;  // to programs
+  bool cr4 = false;
+};
 
 class CodePatches {
  public:
@@ -85,10 +95,16 @@ class CodePatches {
   };
 
   // `memory` must outlive the object.
-  explicit CodePatches(GuestMemory& memory) : memory_(memory) {}
+  explicit CodePatches(GuestMemory& memory, PatchKinds kinds = {}) : memory_(memory), kinds_(kinds) {}
 
   // Finds and registers sites; writes nothing. Sees the code as the guest wrote it, also while it is patched.
   Result<Report> scan(const Area& area);
+
+  // A site of one byte, whatever instruction begins there; not where one of the others is. Written by the next patch().
+  // False: no such RAM, or too many sites.
+  bool add_place(PhysAddr at);
+  // Takes it back; while it is written, out of memory too.
+  void remove_place(PhysAddr at);
 
   // Writes the breakpoints that are not in memory yet; sites whose bytes are no longer the instruction are dropped.
   void patch();
@@ -119,7 +135,7 @@ class CodePatches {
   // By address of the breakpoint.
   const std::map<uint64_t, Site>& sites() const { return sites_; }
 
-  // The list, not the memory. restore() takes untrusted input; its sites are not written until patch().
+  // The list but for places, not the memory. restore() takes untrusted input; its sites are not written until patch().
   void save(StateWriter& out) const;
   void restore(StateReader& in);
 
@@ -130,11 +146,14 @@ class CodePatches {
   bool add(PhysAddr start, unsigned bits, const PatchInstruction& instruction, bool written);
   // The bytes in memory are the site's: with the breakpoint if `patched`.
   bool holds(const Site& site, bool patched) const;
+  void adopt_replacement(const Site& gone);
   bool replaced_nearby(PhysAddr at) const;
   bool copied_whole(const Site& copy) const;
   void put(PhysAddr at, uint8_t byte) { *memory_.host(at) = byte; }
 
   GuestMemory& memory_;
+  PatchKinds kinds_;
+  bool wanted(PatchKind kind) const;
   std::map<uint64_t, Site> sites_;
 };
 

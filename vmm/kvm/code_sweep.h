@@ -32,7 +32,7 @@ class CodeSweep {
     enum class Is : uint8_t { instruction, other_code, doubtful } is = Is::doubtful;
     Found found;  // if it is an instruction
   };
-  // Is the 0F at `opcode` that of one of the four instructions? Ask in ascending order: what the last answer proved helps.
+  // Is the byte at `opcode` where the opcode of one of the instructions begins? Ask in ascending order: what the last answer proved helps.
   Answer ask(PhysAddr opcode);
   // Sweeps from places that were not known to begin an instruction.
   size_t blind_sweeps() const { return blind_sweeps_; }

@@ -76,11 +76,12 @@ std::vector<Hole> determinism_holes(const KvmProbe& probe, EngineAbilities engin
   std::vector<Hole> holes;
   if (!probe.usable()) return holes;
   const auto hole = [&](const char* what, const char* detail, bool acceptable = false) {
-    holes.push_back({what, detail, acceptable});
+    holes.push_back({what, detail, std::string_view(what).ends_with("in programs"), acceptable});
   };
+  const bool patched = probe.yes(Question::int3_exits_ring0) && engine.patches_kernel_code;
   if (!probe.yes(Question::int3_exits_ring0))
     hole("RDTSC in the kernel", "no breakpoint in guest code comes to user space, so it cannot be patched");
-  else if (!engine.patches_kernel_code)
+  else if (!patched)
     hole("RDTSC in the kernel", "could be patched here, but this build's engine does not");
   else
     hole("RDTSC in the kernel", "trapped in code that was known when it was patched, not in modules", true);
@@ -88,8 +89,12 @@ std::vector<Hole> determinism_holes(const KvmProbe& probe, EngineAbilities engin
     hole("RDTSC in programs", "reads the host's counter, also through the vDSO");
   else if (!engine.traps_user_rdtsc)
     hole("RDTSC in programs", "could be trapped here, but this build's engine does not");
+  else
+    hole("RDTSC in programs", "trapped under a 64-bit kernel in the upper half of the address space, not before or elsewhere", true);
   if (!probe.yes(Question::tsc_msr_traps)) hole("RDMSR of the TSC", "reads a counter of the host");
-  if (!probe.yes(Question::cpuid_holds_ring0)) hole("CPUID in the kernel", "shows features of the host");
+  if (!probe.yes(Question::cpuid_holds_ring0))
+    hole("CPUID in the kernel", patched ? "shows features of the host where it is not patched: as RDTSC, and in 32-bit code"
+                                        : "shows features of the host");
   if (!probe.yes(Question::cpuid_holds_ring3)) hole("CPUID in programs", "shows features of the host");
   if (!probe.yes(Question::rdrand_hidden))
     hole("RDRAND and RDSEED", "give the host's random numbers to who uses them without asking CPUID", true);
@@ -110,6 +115,7 @@ EngineChoice choose_engine(const KvmProbe& probe, EngineAbilities engine) {
     if (!probe.yes(needed)) against(std::string(meaning(needed, Answer::no)));
   for (const Hole& hole : determinism_holes(probe, engine))
     if (!hole.acceptable) against(fmt::format("{}: {}", hole.what, hole.detail));
+  if (!engine.tried_on_hardware) against("this engine has not been tried on hardware yet; ask for it with --engine=kvm");
   choice.kvm = choice.reasons.empty();
   if (choice.kvm) against("guests run on the CPU, and what they can see of the host is trapped");
   return choice;

@@ -10,6 +10,7 @@
 #include "vmm/kvm/kvm_engine.h"
 #include "vmm/kvm/memory_slots.h"
 #include "vmm/kvm/progress_counter.h"
+#include "vmm/kvm/tsc_trap.h"
 #include "vmm/kvm/vcpu_state.h"
 #include "vmm/soft/soft_engine.h"
 
@@ -17,9 +18,16 @@ namespace retrovisor::kvm {
 
 class KvmEngine final : public Engine {
  public:
-  KvmEngine(const Platform& platform, UndefinedFlags flags, const KvmEngineOptions& options)
-      : platform_(platform), options_(options), soft_(platform, 1), patches_(platform.memory), turn_(options.turns) {
+  KvmEngine(const Platform& platform, UndefinedFlags flags, UserTsc user_tsc, const KvmEngineOptions& options)
+      : platform_(platform),
+        options_(options),
+        soft_(platform, 1),
+        user_tsc_(user_tsc),
+        patches_(platform.memory, {.returns = options.share == KvmEngineOptions::Share::kernel_only,
+                                   .cr4 = user_tsc == UserTsc::by_exception}),
+        turn_(options.turns) {
     soft_.set_undefined_flags(flags);
+    soft_.set_user_tsc(user_tsc);
   }
   ~KvmEngine() override;
   Result<void> start(SystemCalls& calls);
@@ -65,8 +73,14 @@ class KvmEngine final : public Engine {
   Next trapped(Vcpu& vcpu);
   Next assist(Vcpu& vcpu);
   Next unexpected(const std::string& what);
-  bool patched_instruction(Vcpu& vcpu);
+  const CodePatches::Site* patched_site(const CpuState& s);
   void look_for_patches(const CpuState& s);
+  Result<KvmVcpu::Ran> enter();
+  // user_tsc.cc
+  bool trap_changes(const CpuState& s);
+  void set_trap(const CpuState& s);
+  std::optional<PhysAddr> protection_handler(const CpuState& s);
+  bool program_reads_tsc(Vcpu& vcpu);
   void lift_patches();
   void collect_written();
   bool fail(Error error);
@@ -95,6 +109,9 @@ class KvmEngine final : public Engine {
   bool pending_ = false;      // KVM has not finished the instruction of the last exit
   bool kvm_wrote_ = true;     // KVM has run since find_dirty()
   bool soft_stale_ = true;    // the soft engine's translations may not fit the state
+  UserTsc user_tsc_;
+  TscTrap tsc_trap_ = TscTrap::none;
+  std::optional<PhysAddr> handler_;  // where the guest's #GP handler begins; a place of patches_ while around_.trap_tsc
   CodePatches patches_;
   bool patches_on_ = false;
   bool breakpoints_exit_ = false;

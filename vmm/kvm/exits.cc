@@ -121,7 +121,8 @@ KvmEngine::Next KvmEngine::trapped(Vcpu& vcpu) {
   const kvm_run& run = vcpu_->run_area();
   if (run.exit_reason == KVM_EXIT_INTERNAL_ERROR && run.internal.suberror != KVM_INTERNAL_ERROR_EMULATION)
     return unexpected(fmt::format("KVM reports an internal error {} (KVM_EXIT_INTERNAL_ERROR)", run.internal.suberror));
-  if (patches_on_) patched_instruction(vcpu);
+  const auto* site = patches_on_ ? patched_site(vcpu.state) : nullptr;
+  if (site != nullptr && site->instruction.kind == PatchKind::place) program_reads_tsc(vcpu);
   counts_.patched = patches_.sites().size();
   return assist(vcpu);
 }

@@ -31,8 +31,9 @@ bool in_upper_half(uint64_t linear) { return linear >> 63 != 0; }
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> make_kvm_engine(const Platform& platform, UndefinedFlags flags, const KvmEngineOptions& options) {
-  auto engine = std::make_unique<KvmEngine>(platform, flags, options);
+Result<std::unique_ptr<Engine>> make_kvm_engine(const Platform& platform, UndefinedFlags flags, UserTsc user_tsc,
+                                                const KvmEngineOptions& options) {
+  auto engine = std::make_unique<KvmEngine>(platform, flags, user_tsc, options);
   RV_TRY(engine->start(options.calls != nullptr ? *options.calls : system_calls()));
   return std::unique_ptr<Engine>(std::move(engine));
 }
@@ -55,6 +56,12 @@ Result<void> KvmEngine::start(SystemCalls& calls) {
   auto quirks = probe_quirks(*kvm_);
   if (!quirks) return std::move(quirks).error();
   quirks_ = *quirks;
+  if (user_tsc_ == UserTsc::by_exception) {
+    tsc_trap_ = probe_tsc_trap(*kvm_);
+    if (tsc_trap_ == TscTrap::none)
+      return Error{ErrorCode::unsupported, "this host's KVM lets programs read the TSC, which the recording's did not; replay with "
+                                           "--engine=soft", "--engine"};
+  }
   auto vm = kvm_->create_vm();
   if (!vm) return std::move(vm).error();
   vm_.emplace(std::move(*vm));
@@ -278,8 +285,13 @@ EngineStop KvmEngine::run_kvm(Vcpu& vcpu) {
     if (!ok(vcpu_->interrupt(vector))) return EngineStop::failed;
     changed_ = 0;
   }
-  if (!load(vcpu)) return EngineStop::failed;
   look_for_patches(vcpu.state);
+  if (user_tsc_ == UserTsc::by_exception && trap_changes(vcpu.state)) {
+    if (settle(vcpu)) return EngineStop::yield;
+    if (failure_) return EngineStop::failed;
+    set_trap(vcpu.state);
+  }
+  if (!load(vcpu)) return EngineStop::failed;
   if (!patches_on_ && !patches_.sites().empty()) {
     if (!breakpoints_exit_) {  // else a breakpoint is the guest's own affair
       kvm_guest_debug debug{};
@@ -296,10 +308,11 @@ EngineStop KvmEngine::run_kvm(Vcpu& vcpu) {
     const VirtualTime due = platform_.deadlines.next();
     kicker_->entered(due == kNever ? UINT64_MAX : due <= platform_.clock.now() ? 0 : due - platform_.clock.now());
   }
-  const uint8_t cr8 = run.cr8 = vcpu.interrupts != nullptr ? vcpu.interrupts->cr8() : 0;
+  const uint8_t cr8 = vcpu.interrupts != nullptr ? vcpu.interrupts->cr8() : uint8_t{0};
+  run.cr8 = cr8;
   ++counts_.entries;
   pending_ = false;
-  auto ran = vcpu_->run();
+  auto ran = enter();
   if (kicker_ != nullptr) kicker_->left();
   if (!ran) {
     fail(std::move(ran).error());
@@ -323,7 +336,7 @@ EngineStop KvmEngine::run_kvm(Vcpu& vcpu) {
   run.immediate_exit = 0;
   // What KVM is about to deliver belongs to the point behind us: it goes first, and the next kick finds it done. (Entering
   // with immediate_exit set would not deliver it.)
-  if (around_.delivery.any()) return EngineStop::limit;
+  if (around_.delivery.any() || may_hide_exception(run.s.regs.events, vcpu.state, platform_.memory)) return EngineStop::limit;
   // One more instruction by the soft engine: some hosts do not say that the last was STI, after which no interrupt may come.
   const uint64_t events = platform_.clock.events();
   const EngineStop stop = run_soft(vcpu, 1);
@@ -367,17 +380,14 @@ void KvmEngine::look_for_patches(const CpuState& s) {
   counts_.patched = patches_.sites().size();
 }
 
-// The vCPU stands at a breakpoint of ours: does what the instruction under it does. False: it is none of ours.
-bool KvmEngine::patched_instruction(Vcpu& vcpu) {
-  CpuState& s = vcpu.state;
+// The breakpoint of ours at which the vCPU stands; null: it is none. The soft engine does what is under it, on the code as the
+// guest wrote it.
+const CodePatches::Site* KvmEngine::patched_site(const CpuState& s) {
   const uint64_t linear = s.mode64() ? s.rip : (s.segment[CS].base + s.rip) & 0xffffffff;
   const PageWalk walk = walk_page(s, platform_.memory, LinearAddr(linear), {}, false);
-  if (!walk.ok || !platform_.memory.is_ram(walk.phys)) return false;
+  if (!walk.ok || !platform_.memory.is_ram(walk.phys)) return nullptr;
   const auto* site = patches_.find(walk.phys);
-  if (site == nullptr) site = patches_.adopt(walk.phys, s.mode64() ? 64 : 32);
-  if (site == nullptr) return false;
-  // The soft engine does it, on the code as the guest wrote it.
-  return true;
+  return site != nullptr ? site : patches_.adopt(walk.phys, s.mode64() ? 64 : 32);
 }
 
 }  // namespace retrovisor::kvm

@@ -17,7 +17,7 @@ struct KvmEngineOptions {
   // Which engine runs the guest where both could. The result of a run does not depend on it.
   enum class Share : uint8_t {
     kvm,          // KVM whatever it can
-    kernel_only,  // KVM rings 0 to 2, the soft engine ring 3
+    kernel_only,  // KVM rings 0 to 2, the soft engine ring 3: the kernel's known returns to its programs are patched
     in_turns,     // they take turns at events, as `turns` says: for tests
   };
   Share share = Share::kvm;
@@ -39,7 +39,7 @@ struct KvmStatistics {
 };
 
 // The platform's clock counts events. `flags`: as the processor sets them on which the guest runs.
-Result<std::unique_ptr<Engine>> make_kvm_engine(const Platform& platform, UndefinedFlags flags,
+Result<std::unique_ptr<Engine>> make_kvm_engine(const Platform& platform, UndefinedFlags flags, UserTsc user_tsc,
                                                 const KvmEngineOptions& options = {});
 // The statistics of an engine that make_kvm_engine() made; null for any other.
 const KvmStatistics* kvm_statistics(const Engine& engine);

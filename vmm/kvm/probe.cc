@@ -1,7 +1,6 @@
 #include "vmm/kvm/probe.h"
 
 #include <fmt/format.h>
-#include <sys/prctl.h>
 
 #include <algorithm>
 #include <chrono>
@@ -10,6 +9,7 @@
 #include <sstream>
 
 #include "vmm/kvm/tiny_guest.h"
+#include "vmm/kvm/tsc_trap.h"
 
 namespace retrovisor::kvm {
 namespace {
@@ -108,38 +108,11 @@ Finding ask_cpuid(const Kvm& kvm, Ring ring) {
                                   set.eax, set.ecx, set.edx)};
 }
 
-// RDTSC of this thread raises SIGSEGV while this lives: no clock may be read meanwhile.
-class NoHostTsc {
- public:
-  NoHostTsc() : set_(prctl(PR_GET_TSC, &before_) == 0 && prctl(PR_SET_TSC, PR_TSC_SIGSEGV) == 0) {}
-  ~NoHostTsc() {
-    if (set_) prctl(PR_SET_TSC, before_);
-  }
-  NoHostTsc(const NoHostTsc&) = delete;
-  NoHostTsc& operator=(const NoHostTsc&) = delete;
-
- private:
-  int before_ = PR_TSC_ENABLE;
-  bool set_;
-};
-
 Finding ask_user_rdtsc(const Kvm& kvm) {
-  constexpr uint64_t kTsd = 4;
-  Code code = {0x0f, 0x31};
-  code.insert(code.end(), kUd2.begin(), kUd2.end());
-  for (const bool prctl_too : {false, true}) {
-    auto guest = TinyGuest::create(kvm, tiny_cpuid());
-    if (!guest) return failed(guest.error());
-    if (const auto loaded = (*guest)->load(Ring::user, code, kTsd); !loaded) return failed(loaded.error());
-    std::optional<Result<End>> end;
-    {
-      std::optional<NoHostTsc> no_tsc;
-      if (prctl_too) no_tsc.emplace();
-      end.emplace((*guest)->run(kLimit));
-    }
-    if (!*end) return failed(end->error());
-    if ((*end)->kind == Kind::exception && (*end)->vector == kGeneralProtection)
-      return {Answer::yes, prctl_too ? "#GP with CR4.TSD and PR_SET_TSC on the vCPU's thread" : "#GP with CR4.TSD"};
+  switch (probe_tsc_trap(kvm)) {
+    case TscTrap::cr4: return {Answer::yes, "#GP with CR4.TSD"};
+    case TscTrap::cr4_prctl: return {Answer::yes, "#GP with CR4.TSD and PR_SET_TSC on the vCPU's thread"};
+    case TscTrap::none: break;
   }
   return {Answer::no, "reads a time counter in spite of CR4.TSD"};
 }

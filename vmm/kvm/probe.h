@@ -74,14 +74,16 @@ bool host_has_virtualization();
 
 // Something nondeterministic that a guest can see under kvm on this host and that a recording cannot hold.
 struct Hole {
-  std::string what;  // "RDTSC in user space"
+  std::string what;  // "RDTSC in programs"
   std::string detail;
+  bool in_programs = false;  // and nowhere else: none where the soft engine runs them (Share::kernel_only)
   bool acceptable = false;  // a well-behaved guest never comes there, or the digests of a replay show it at once
 };
 // What the engine makes of what the host offers. A trap that it does not use leaves its hole open.
 struct EngineAbilities {
   bool patches_kernel_code = true;   // CodePatches over the guest's kernel
-  bool traps_user_rdtsc = false;     // CR4.TSD behind the guest's back, and the #GP that comes of it
+  bool traps_user_rdtsc = true;      // CR4.TSD behind the guest's back, and the #GP that comes of it (UserTsc)
+  bool tried_on_hardware = false;    // on VT-x or AMD-V, by us
 };
 inline constexpr EngineAbilities kEngineAbilities{};  // those of this build
 

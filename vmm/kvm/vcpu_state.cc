@@ -76,7 +76,7 @@ void put_common(const CpuState& s, const Surroundings& around, Sregs& out) {
   out.cr0 = s.cr0 | cr0::ET;  // reads as one (SDM 3A 2.5)
   out.cr2 = s.cr2;
   out.cr3 = s.cr3;
-  out.cr4 = s.cr4;
+  out.cr4 = s.cr4 | (around.trap_tsc ? cr4::TSD : 0);
   out.cr8 = around.cr8;
   out.efer = s.efer;
   out.apic_base = around.apic_base;
@@ -99,7 +99,8 @@ void take_common(const Sregs& in, CpuState& s, Surroundings& around) {
   take(s.cr0, s.cr0 | cr0::ET, uint64_t{in.cr0});
   s.cr2 = in.cr2;
   s.cr3 = in.cr3;
-  s.cr4 = in.cr4;
+  if (!around.trap_tsc) s.cr4 = in.cr4;
+  else if (in.cr4 != (s.cr4 | cr4::TSD)) s.cr4 = in.cr4 & ~cr4::TSD;
   s.efer = in.efer;
   around.cr8 = static_cast<uint8_t>(in.cr8 & 15);
   around.apic_base = in.apic_base;

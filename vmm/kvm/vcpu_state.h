@@ -18,6 +18,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -47,6 +48,7 @@ struct Surroundings {
   Position position;                  // of the machine: tells whether CpuState::shadow_position holds now
   uint8_t cr8 = 0;                    // VcpuInterrupts::cr8()
   uint64_t apic_base = 0xfee00900;    // IA32_APIC_BASE; its enable bit shows in CPUID leaf 1
+  bool trap_tsc = false;              // CR4.TSD is set in KVM, whatever CpuState has
   Delivery delivery;
 };
 
@@ -124,6 +126,8 @@ class StateCarrier {
  private:
   Result<void> check_mode(const CpuState& s) const;
 
+  // What store_synced() has taken over already, with no other SREGS loaded since.
+  mutable std::optional<kvm_sregs> taken_;
   std::vector<uint32_t> msrs_;
   bool sregs2_ = false;
   HostQuirks quirks_;

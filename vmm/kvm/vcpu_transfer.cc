@@ -1,5 +1,6 @@
 // States to and from a vCPU: MSRs, and the order of the ioctls.
 #include <array>
+#include <cstring>
 #include <memory>
 #include <type_traits>
 
@@ -78,6 +79,7 @@ Result<void> StateCarrier::load(KvmVcpu& vcpu, const CpuState& s, const Surround
   vcpu.run_area().kvm_dirty_regs = 0;  // or an earlier load_synced() would win at the next entry
   if (parts == part::all) RV_TRY(vcpu.set_mp_state(KVM_MP_STATE_RUNNABLE));
   if ((parts & part::sregs) != 0) {
+    taken_.reset();
     if (sregs2_ && pae_paging(s)) {
       RV_TRY(vcpu.set_sregs2(to_sregs2(s, around)));
     } else {
@@ -167,6 +169,7 @@ Result<void> StateCarrier::load_synced(KvmVcpu& vcpu, const CpuState& s, const S
   sync.events = to_events(s, around);
   run.kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_EVENTS;
   run.cr8 = around.cr8;
+  taken_.reset();
   if (sregs2_ && pae_paging(s)) return vcpu.set_sregs2(to_sregs2(s, around));
   sync.sregs = to_sregs(s, around);
   run.kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
@@ -176,7 +179,12 @@ Result<void> StateCarrier::load_synced(KvmVcpu& vcpu, const CpuState& s, const S
 Result<void> StateCarrier::store_synced(const KvmVcpu& vcpu, CpuState& s, Surroundings& around) const {
   const kvm_sync_regs& sync = vcpu.run_area().s.regs;
   from_regs(sync.regs, s);
-  from_sregs(sync.sregs, s, around);
+  // Most exits leave them as they were.
+  if (!taken_ || std::memcmp(&*taken_, &sync.sregs, sizeof(kvm_sregs)) != 0) {
+    from_sregs(sync.sregs, s, around);
+    taken_ = sync.sregs;
+  }
+  around.cr8 = static_cast<uint8_t>(sync.sregs.cr8 & 15);
   from_events(sync.events, s, around);
   if (sregs2_ && pae_paging(s)) return store(vcpu, s, around, part::sregs);
   return {};

@@ -84,8 +84,9 @@ bool Machine::stands_at(const Landing& landing, const Vcpu& vcpu) {
   return hashes_->sum() == landing.state.memory;
 }
 
-// Runs instruction by instruction where it has to, until the machine stands at `landing`. False: it does not come there.
-bool Machine::run_to(const Landing& landing, Vcpu& vcpu) {
+// Runs instruction by instruction where it has to, until the machine stands at `landing`. False: it does not come there, or the
+// boundary wants no more.
+bool Machine::run_to(Landing& landing, Vcpu& vcpu) {
   engine_->complete(vcpu);
   Engine& stepper = engine_->stepper();
   bool there = false;
@@ -98,10 +99,14 @@ bool Machine::run_to(const Landing& landing, Vcpu& vcpu) {
   const uint64_t events = clock_.events();
   stepper.observe(&observers);
   EngineStop stop = EngineStop::limit;
-  while (stop == EngineStop::limit && !stop_request_ && clock_.events() == events) {
-    stop = stepper.run(vcpu, kNoPosition);
+  constexpr uint64_t kPiece = 4'000'000;
+  uint64_t searched = 0;
+  while (stop == EngineStop::limit && !stop_request_ && clock_.events() == events && !boundary_.search_ends(landing, searched)) {
+    stop = stepper.run_instructions(vcpu, kPiece);
+    searched += kPiece;
   }
   stepper.observe(nullptr);
+  landing.deliveries = stepper.deliveries();
   engine_->state_changed(vcpu);
   return there;
 }

@@ -66,8 +66,8 @@ Result<std::unique_ptr<Machine>> Machine::create(const MachineConfig& config, Bo
 }
 
 Result<std::unique_ptr<Engine>> Machine::make_engine() {
-  if (config_.engine == EngineKind::soft) return make_soft_engine(*platform_, config_.vcpus, config_.undefined_flags);
-  return kvm::make_kvm_engine(*platform_, config_.undefined_flags, config_.kvm);
+  if (config_.engine == EngineKind::soft) return make_soft_engine(*platform_, config_.vcpus, config_.undefined_flags, config_.user_tsc);
+  return kvm::make_kvm_engine(*platform_, config_.undefined_flags, config_.user_tsc, config_.kvm);
 }
 
 Result<void> Machine::build() {
@@ -191,18 +191,23 @@ Stop Machine::run_until(Position target, VirtualTime time) {
     }
     idle_since = kNever;
     std::optional<Landing> landing;
+    uint64_t deliveries = 0;
     if (config_.time == TimeSource::events) {
       if (!delivery_decided(*vcpu)) continue;
       landing = boundary_.next_landing({position(), now()});
       if (landing && landing->by_state) {
         if (engine_->settle(*vcpu)) continue;
-        if (landing->position != position() + 1 || !run_to(*landing, *vcpu)) boundary_.landing_missed({position(), now()}, *landing);
-        else land(*landing);
+        if (landing->position == position() + 1 && run_to(*landing, *vcpu)) land(*landing);
+        else if (!stop_request_) boundary_.landing_missed({position(), now()}, *landing);
         continue;
       }
       if (landing && landing->position == position()) {
-        land(*landing);
-        continue;
+        if (engine_->deliveries() >= landing->deliveries) {
+          land(*landing);
+          continue;
+        }
+        deliveries = landing->deliveries;
+        landing.reset();
       }
     }
     Position limit = std::min({target, clock_.position_of(deadlines_.next()), clock_.position_of(next_poll_)});
@@ -210,6 +215,7 @@ Stop Machine::run_until(Position target, VirtualTime time) {
     if (config_.vcpus > 1) limit = std::min(limit, slice_end_);
     if (limit <= position()) continue;
     journal_.set_vcpu(vcpu->id);
+    engine_->yield_behind(deliveries);
     switch (engine_->run(*vcpu, limit)) {
       case EngineStop::limit:
       case EngineStop::yield:

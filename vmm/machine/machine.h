@@ -8,6 +8,7 @@
 
 #include "vmm/boundary.h"
 #include "vmm/undefined_flags.h"
+#include "vmm/user_tsc.h"
 #include "vmm/digest.h"
 #include "vmm/engine.h"
 #include "vmm/kvm/kvm_engine.h"
@@ -32,6 +33,7 @@ struct MachineConfig {
   PositionUnit positions = PositionUnit::instructions;
   TimeSource time = TimeSource::instructions;
   UndefinedFlags undefined_flags = UndefinedFlags::model;  // under KVM: those of the host
+  UserTsc user_tsc = UserTsc::direct;                      // under KVM: by_exception where the host can
 };
 
 class PageHashes;
@@ -108,7 +110,7 @@ class Machine final : public MachineControl {
   bool delivery_decided(Vcpu& vcpu);
   Landing landing_here(const Vcpu& vcpu);
   bool stands_at(const Landing& landing, const Vcpu& vcpu);
-  bool run_to(const Landing& landing, Vcpu& vcpu);
+  bool run_to(Landing& landing, Vcpu& vcpu);
   void land(const Landing& landing);
 
   MachineConfig config_;

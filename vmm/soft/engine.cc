@@ -10,9 +10,11 @@
 
 namespace retrovisor {
 
-std::unique_ptr<Engine> make_soft_engine(const Platform& platform, uint32_t vcpus, UndefinedFlags undefined_flags) {
+std::unique_ptr<Engine> make_soft_engine(const Platform& platform, uint32_t vcpus, UndefinedFlags undefined_flags,
+                                         UserTsc user_tsc) {
   auto engine = std::make_unique<soft::SoftEngine>(platform, vcpus);
   engine->set_undefined_flags(undefined_flags);
+  engine->set_user_tsc(user_tsc);
   return engine;
 }
 
@@ -72,9 +74,14 @@ void SoftEngine::set_undefined_flags(UndefinedFlags how) {
   forget_jumps();
 }
 
+void SoftEngine::set_user_tsc(UserTsc how) {
+  for (const auto& context : contexts_) context->cpu.user_tsc = how;
+}
+
 void SoftEngine::state_changed(Vcpu& vcpu) {
   SoftCpu& cpu = contexts_[vcpu.id.value]->cpu;
   cpu.observed_stop = false;
+  delivered_at_ = kNoPosition.value;
   tlb_flush(cpu);
 }
 
@@ -477,6 +484,15 @@ void SoftEngine::step_slowly(SoftCpu& cpu) {
   }
 }
 
+uint64_t SoftEngine::deliveries() { return delivered_at_ == platform_.clock.retired().value ? deliveries_ : 0; }
+
+// True: the run shall be left here.
+bool SoftEngine::count_delivery(uint64_t position) {
+  deliveries_ = delivered_at_ == position ? deliveries_ + 1 : 1;
+  delivered_at_ = position;
+  return deliveries_ == yield_behind_;
+}
+
 EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
   CpuState& s = cpu.s;
   const uint64_t deadline_changes = platform_.deadlines.changes();
@@ -514,6 +530,7 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
           cpu.chain_from = nullptr;
           disturbed = position;
           if (++exceptions > kMaxExceptionChain) return EngineStop::stuck;
+          if (count_delivery(position)) [[unlikely]] return EngineStop::yield;
           continue;
       }
     }
@@ -548,9 +565,11 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
       if (++exceptions > kMaxExceptionChain) return EngineStop::stuck;
       disturbed = cpu.limit - static_cast<uint64_t>(cpu.budget);
       platform_.clock.set_retired(Position(disturbed));
+      const bool behind = cpu.fault.trap;
       if (!deliver_fault(cpu)) return EngineStop::triple_fault;
       cpu.exit = Exit::lookup;
       cpu.chain_from = nullptr;
+      if (!behind && count_delivery(disturbed)) [[unlikely]] return EngineStop::yield;
     }
     if (cpu.exit == Exit::yield) {
       cpu.exit = Exit::lookup;

@@ -295,6 +295,19 @@ bool deliver_fault(SoftCpu& cpu) {
   return true;
 }
 
+void raise_and_take_back(SoftCpu& cpu, uint8_t vector, uint32_t error) {
+  const CpuState before = cpu.s;
+  const uint64_t rflags = get_rflags(cpu);
+  const Exit exit = cpu.exit;
+  const Fault fault = cpu.fault;
+  deliver(cpu, kNoOp, {vector, EventType::exception, true, error, before.rip, rflags | flag::RF});
+  cpu.s = before;
+  cpu.exit = exit;
+  cpu.fault = fault;
+  set_rflags(cpu, rflags);
+  mode_changed(cpu);
+}
+
 bool deliver_interrupt(SoftCpu& cpu, uint8_t vector, EventType type) {
   const Op& op = kNoOp;
   const Event e{vector, type, false, 0, cpu.s.rip, get_rflags(cpu)};

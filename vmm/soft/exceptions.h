@@ -17,6 +17,9 @@ enum class EventType : uint8_t {
 // interrupt 8). RF is set in the pushed flags for faults; #DB is given its DR6 bits from fault.address.
 // False: triple fault; s.activity is Activity::shutdown.
 bool deliver_fault(SoftCpu& cpu);
+// Enters the handler of a fault with an error code and forgets that it did: what remains is what the entry writes to memory.
+// UserTsc::by_exception.
+void raise_and_take_back(SoftCpu& cpu, uint8_t vector, uint32_t error);
 
 // Delivers an interrupt at an instruction boundary (s.rip is the next instruction). If the delivery itself faults,
 // goes on with that fault. False: triple fault.

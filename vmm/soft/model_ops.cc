@@ -1,6 +1,7 @@
 // What depends on the CPU model: MSRs, CPUID, the time stamp counter, random numbers; and HLT.
 #include "vmm/cpu/cpuid.h"
 #include "vmm/cpu/msr.h"
+#include "vmm/soft/exceptions.h"
 #include "vmm/soft/system.h"
 
 namespace retrovisor::soft {
@@ -18,9 +19,12 @@ uint64_t read_tsc(SoftCpu& cpu) {
   return value;
 }
 
+// False: #GP. Where programs read the TSC by an exception, that is over behind this.
 bool tsc_allowed(SoftCpu& cpu) {
   const CpuState& s = cpu.s;
-  return (s.cr4 & cr4::TSD) == 0 || s.cpl() == 0 || raise_gp(cpu, 0);
+  if ((s.cr4 & cr4::TSD) != 0 && s.cpl() != 0) return raise_gp(cpu, 0);
+  if (cpu.user_tsc == UserTsc::by_exception && s.cpl() == 3 && s.long_mode()) raise_and_take_back(cpu, vec::GP, 0);
+  return true;
 }
 
 uint32_t msr_index(const SoftCpu& cpu) { return static_cast<uint32_t>(cpu.s.gpr[RCX]); }

@@ -7,6 +7,7 @@
 #include "vmm/observer.h"
 #include "vmm/platform.h"
 #include "vmm/soft/op.h"
+#include "vmm/user_tsc.h"
 #include "vmm/vcpu.h"
 
 namespace retrovisor::soft {
@@ -117,6 +118,7 @@ struct alignas(64) SoftCpu {
   const Platform* platform = nullptr;
   class SoftEngine* engine = nullptr;
   uint32_t vcpus = 1;         // of the machine, for CPUID
+  UserTsc user_tsc = UserTsc::direct;
   uint32_t mxcsr_mask = 0xffff;     // what FXSAVE and XSAVE show as MXCSR_MASK; belongs to UndefinedFlags
 
   std::byte* bytes() { return reinterpret_cast<std::byte*>(this); }

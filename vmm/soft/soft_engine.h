@@ -25,8 +25,7 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
   CpuState& vcpu_state(VcpuId id) override { return contexts_[id.value]->cpu.s; }
   EngineStop run(Vcpu& vcpu, Position limit) override;
   bool can_deliver(Vcpu& vcpu) override;
-  // The same as run() for at most `count` instructions, whatever positions count.
-  EngineStop run_instructions(Vcpu& vcpu, uint64_t count);
+  EngineStop run_instructions(Vcpu& vcpu, uint64_t count) override;
   // Delivers an exception (not #DB) of the instruction at RIP, which something else has executed so far. A page fault's address
   // is in CR2 already. Returns EngineStop::limit or EngineStop::triple_fault.
   EngineStop raise(Vcpu& vcpu, uint8_t vector, std::optional<uint32_t> error);
@@ -34,6 +33,10 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
   void stop_at_window(bool on) { stop_at_window_ = on; }
   // How code sets flags that are undefined. What a run does depends on it: for before it begins.
   void set_undefined_flags(UndefinedFlags how);
+  // The same of programs' RDTSC.
+  void set_user_tsc(UserTsc how);
+  uint64_t deliveries() override;
+  void yield_behind(uint64_t count) override { yield_behind_ = count; }
   void state_changed(Vcpu& vcpu) override;
   void memory_changed() override;
   void memory_protected() override;
@@ -109,6 +112,11 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
   const Observers* observers_ = nullptr;
   bool breakpoints_on_ = false;
   bool stop_at_window_ = false;
+  bool count_delivery(uint64_t position);
+  // How many deliveries() there were at which position, and behind how many to yield.
+  uint64_t delivered_at_ = kNoPosition.value;
+  uint64_t deliveries_ = 0;
+  uint64_t yield_behind_ = 0;
   UndefinedFlags undefined_flags_ = UndefinedFlags::model;
   std::bitset<kPageSize> breakpoint_offsets_;
   std::unique_ptr<TouchedLog> touched_;  // null: nobody asks

@@ -81,6 +81,70 @@ TEST(Classify, knows_the_instructions_and_their_operands) {
   EXPECT_EQ(cpuid->length, 2);
 }
 
+TEST(Classify, knows_the_returns_to_programs) {
+  const auto kind = [](const Bytes& bytes, unsigned bits = 64) {
+    const auto found = classify(bytes, bits, false);
+    return found ? std::optional(found->kind) : std::nullopt;
+  };
+  EXPECT_EQ(kind({0x48, 0xcf}), PatchKind::iret);
+  EXPECT_EQ(kind({0xcf}), std::nullopt);  // IRETD: no 64-bit kernel returns by it
+  EXPECT_EQ(kind({0x48, 0xcf}, 32), std::nullopt);
+  EXPECT_EQ(kind({0x48, 0x0f, 0x07}), PatchKind::sysret);
+  EXPECT_EQ(kind({0x0f, 0x07}), PatchKind::sysret);
+  EXPECT_EQ(kind({0x48, 0x0f, 0x35}), PatchKind::sysexit);
+}
+
+// Linux puts LFENCE; RDTSC in the place of RDTSC, and RDTSCP in the place of both, copied from patched code. Somebody may look
+// between the two.
+TEST_F(Patches, a_replacement_that_begins_before_what_it_replaces_is_taken_over) {
+  patch_one();
+  put(kText + 1, {0x0f, 0xae, 0xe8, 0xcc, 0x31});
+  patches_->recheck({kText, kPageSize});
+  EXPECT_EQ(breakpoints(), std::vector<uint64_t>{kText.value + 4});
+  put(kText + 1, {0xcc, 0x01, 0xf9, 0x66, 0x90});
+  patches_->recheck({kText, kPageSize});
+  EXPECT_EQ(breakpoints(), std::vector<uint64_t>{kText.value + 1});
+  patches_->unpatch();
+  EXPECT_EQ(get(kText, 6), (Bytes{0x55, 0x0f, 0x01, 0xf9, 0x66, 0x90}));
+}
+
+TEST_F(Patches, a_replacement_close_before_another_site_is_taken_over) {
+  put(kText, {0x55, 0x0f, 0x31, 0x90, 0x90, 0x90, 0x50, 0x0f, 0x31, 0x90, 0x90, 0x90, 0xc3});
+  EXPECT_EQ(scan(kText, 13).found, 2U);
+  patches_->patch();
+  for (const Bytes& replacement : {Bytes{0x0f, 0xae, 0xe8, 0xcc, 0x31}, Bytes{0xcc, 0x01, 0xf9, 0x66, 0x90}}) {
+    put(kText + 1, replacement);
+    patches_->recheck({kText, kPageSize});
+  }
+  EXPECT_EQ(breakpoints(), (std::vector<uint64_t>{kText.value + 1, kText.value + 7}));
+}
+
+TEST_F(Patches, a_gap_between_functions_is_not_taken_for_a_replacement) {
+  put(kText, {0x55, 0x90, 0x90, 0x90, 0x90, 0x90, 0x0f, 0x31, 0xc3});
+  EXPECT_EQ(scan(kText, 9).found, 1U);
+  patches_->patch();
+  put(kText, {0xc3, 0xcc, 0xcc, 0x31, 0xc0, 0xc3, 0x90, 0x90, 0x90});
+  patches_->recheck({kText, kPageSize});
+  EXPECT_TRUE(breakpoints().empty());
+}
+
+TEST_F(Patches, returns_to_programs_are_sites_only_where_asked_for) {
+  const Bytes code = {0x55, 0x0f, 0x31, 0x90, 0x48, 0xcf, 0x90, 0x48, 0x0f, 0x07, 0x90, 0x90};
+  put(kText, code);
+  EXPECT_EQ(scan(kText, code.size()).found, 1U);
+  patches_ = std::make_unique<CodePatches>(*memory_, PatchKinds{.returns = true});
+  EXPECT_EQ(scan(kText, code.size()).found, 3U);
+  patches_->patch();
+  EXPECT_EQ(get(kText, code.size()), (Bytes{0x55, 0xcc, 0x31, 0x90, 0x48, 0xcc, 0x90, 0x48, 0xcc, 0x07, 0x90, 0x90}));
+  Bytes seen = get(kText, code.size());
+  patches_->original(kText, seen);
+  EXPECT_EQ(seen, code);
+  ASSERT_NE(patches_->find(kText + 4), nullptr);
+  EXPECT_EQ(patches_->find(kText + 4)->instruction.kind, PatchKind::iret);
+  patches_->unpatch();
+  EXPECT_EQ(get(kText, code.size()), code);
+}
+
 TEST(Classify, operand_size_follows_the_mode) {
   EXPECT_EQ(classify(Bytes{0x0f, 0xc7, 0xf0}, 16, false)->operand_bytes, 2);
   EXPECT_EQ(classify(Bytes{0x66, 0x0f, 0xc7, 0xf0}, 16, false)->operand_bytes, 4);

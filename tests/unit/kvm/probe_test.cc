@@ -20,7 +20,7 @@ KvmProbe good_host() {
   return probe;
 }
 
-constexpr EngineAbilities kAll{true, true};  // an engine that uses every trap
+constexpr EngineAbilities kAll{.patches_kernel_code = true, .traps_user_rdtsc = true, .tried_on_hardware = true};  // an engine that uses every trap
 
 TEST(Words, every_question_has_its_own_key_and_something_to_say) {
   std::set<std::string_view> keys;
@@ -87,16 +87,26 @@ TEST(Holes, name_what_can_be_seen_of_the_host) {
     return std::any_of(holes.begin(), holes.end(), [&](const Hole& h) { return h.what == what; });
   };
   KvmProbe probe = good_host();
-  EXPECT_FALSE(has(probe, "RDTSC in programs"));
-  probe[Question::user_rdtsc_traps].answer = Answer::no;
-  EXPECT_TRUE(has(probe, "RDTSC in programs"));
+  EXPECT_FALSE(has(probe, "RDMSR of the TSC"));
+  probe[Question::tsc_msr_traps].answer = Answer::no;
+  EXPECT_TRUE(has(probe, "RDMSR of the TSC"));
   probe[Question::rdrand_hidden].answer = Answer::unknown;
   EXPECT_TRUE(has(probe, "RDRAND and RDSEED"));
 }
 
 TEST(Holes, stay_open_where_the_engine_does_not_use_the_trap) {
-  EXPECT_FALSE(choose_engine(good_host(), {.patches_kernel_code = false, .traps_user_rdtsc = true}).kvm);
-  EXPECT_FALSE(choose_engine(good_host(), {.patches_kernel_code = true, .traps_user_rdtsc = false}).kvm);
+  EngineAbilities less = kAll;
+  less.patches_kernel_code = false;
+  EXPECT_FALSE(choose_engine(good_host(), less).kvm);
+  less = kAll;
+  less.traps_user_rdtsc = false;
+  EXPECT_FALSE(choose_engine(good_host(), less).kvm);
+}
+
+TEST(Choice, is_soft_while_nobody_has_tried_hardware) {
+  EngineAbilities untried = kAll;
+  untried.tried_on_hardware = false;
+  EXPECT_FALSE(choose_engine(good_host(), untried).kvm);
 }
 
 TEST(Probe, says_what_to_do_without_the_device) {
