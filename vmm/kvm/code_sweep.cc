@@ -3,6 +3,7 @@
 #include <capstone/capstone.h>
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 namespace retrovisor::kvm {
@@ -82,7 +83,7 @@ CodeSweep::Run CodeSweep::run(std::span<const uint8_t> window, uint64_t window_a
     if (start == at || is_endbr(bytes)) clean = kInStep;
     const unsigned length = decode(bytes, at);
     if (length == 0) {
-      clean = 0;
+      clean = run.branches = 0;
       ++at;
       continue;
     }
@@ -93,6 +94,7 @@ CodeSweep::Run CodeSweep::run(std::span<const uint8_t> window, uint64_t window_a
     }
     // 00 00 is "add [rax], al", and zeros are data much more often.
     const bool zeros = length == 2 && bytes[0] == 0 && bytes[1] == 0;
+    if (branches_inside(bytes, length, at)) ++run.branches;
     if (opcode - at < length) {
       run.in_step = clean >= kInStep && !zeros;
       run.start = at;
@@ -105,6 +107,16 @@ CodeSweep::Run CodeSweep::run(std::span<const uint8_t> window, uint64_t window_a
     at += length;
   }
   return run;  // the candidate is among bytes that are no code
+}
+
+bool CodeSweep::branches_inside(std::span<const uint8_t> bytes, unsigned length, uint64_t at) const {
+  const bool call_or_jump = length == 5 && (bytes[0] == 0xe8 || bytes[0] == 0xe9);
+  const bool conditional = length == 6 && bytes[0] == 0x0f && (bytes[1] & 0xf0) == 0x80;
+  if (!call_or_jump && !conditional) return false;
+  int32_t distance = 0;
+  std::memcpy(&distance, bytes.data() + length - sizeof distance, sizeof distance);
+  const uint64_t target = at + length + static_cast<uint64_t>(int64_t{distance});
+  return target - area_.physical.begin.value < area_.physical.size;
 }
 
 CodeSweep::Answer CodeSweep::ask(PhysAddr opcode) {
@@ -140,6 +152,7 @@ CodeSweep::Answer CodeSweep::ask(PhysAddr opcode) {
   if (agreeing < 2) return {};
   ground_ = agreed.end;
   if (!agreed.instruction) return {Is::other_code, {}};
+  if (agreed.instruction->returns_to_programs() && run(window, from, from, false, opcode.value).branches < kBranches) return {};
   return {Is::instruction, {PhysAddr(agreed.start), *agreed.instruction}};
 }
 

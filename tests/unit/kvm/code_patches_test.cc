@@ -129,20 +129,31 @@ TEST_F(Patches, a_gap_between_functions_is_not_taken_for_a_replacement) {
 }
 
 TEST_F(Patches, returns_to_programs_are_sites_only_where_asked_for) {
-  const Bytes code = {0x55, 0x0f, 0x31, 0x90, 0x48, 0xcf, 0x90, 0x48, 0x0f, 0x07, 0x90, 0x90};
+  Bytes code = {0x55, 0x0f, 0x31};
+  for (unsigned i = 0; i < 3; ++i) code.insert(code.end(), {0xe8, 0x00, 0x00, 0x00, 0x00});  // calls of what follows
+  code.insert(code.end(), {0x48, 0xcf, 0x90, 0x48, 0x0f, 0x07, 0x90, 0x0f, 0x20, 0xe0});
   put(kText, code);
   EXPECT_EQ(scan(kText, code.size()).found, 1U);
-  patches_ = std::make_unique<CodePatches>(*memory_, PatchKinds{.returns = true});
-  EXPECT_EQ(scan(kText, code.size()).found, 3U);
+  patches_ = std::make_unique<CodePatches>(*memory_, PatchKinds{.returns = true, .cr4 = true});
+  EXPECT_EQ(scan(kText, code.size()).found, 4U);
   patches_->patch();
-  EXPECT_EQ(get(kText, code.size()), (Bytes{0x55, 0xcc, 0x31, 0x90, 0x48, 0xcc, 0x90, 0x48, 0xcc, 0x07, 0x90, 0x90}));
+  EXPECT_EQ(breakpoints(), (std::vector<uint64_t>{kText.value + 1, kText.value + 19, kText.value + 22, kText.value + 25}));
   Bytes seen = get(kText, code.size());
+  EXPECT_NE(seen, code);
   patches_->original(kText, seen);
   EXPECT_EQ(seen, code);
-  ASSERT_NE(patches_->find(kText + 4), nullptr);
-  EXPECT_EQ(patches_->find(kText + 4)->instruction.kind, PatchKind::iret);
+  ASSERT_NE(patches_->find(kText + 18), nullptr);
+  EXPECT_EQ(patches_->find(kText + 18)->instruction.kind, PatchKind::iret);
   patches_->unpatch();
   EXPECT_EQ(get(kText, code.size()), code);
+}
+
+TEST_F(Patches, what_looks_like_a_return_among_numbers_is_none) {
+  Bytes table(600, 0x90);  // numbers that happen to decode
+  table.insert(table.end(), {0x48, 0xcf, 0x90, 0x0f, 0x07, 0x90, 0x90});
+  put(kText, table);
+  patches_ = std::make_unique<CodePatches>(*memory_, PatchKinds{.returns = true, .cr4 = true});
+  EXPECT_EQ(scan(kText, table.size()).found, 0U);
 }
 
 TEST(Classify, operand_size_follows_the_mode) {
