@@ -45,6 +45,30 @@ TEST(InterruptWindow, is_late_if_another_exit_comes_first) {
   EXPECT_TRUE(quirks_where({KVM_EXIT_IO, 2}).late_interrupt_window);
 }
 
+// A vCPU in flat protected mode behind the byte `before`, interrupted with the vector of its last exception `vector`.
+bool may_hide(uint8_t before, uint8_t vector, LinearAddr rip = LinearAddr(0x1001), uint64_t cs_base = 0) {
+  auto memory = GuestMemory::create(kMinRam);
+  if (!memory) return ADD_FAILURE() << memory.error().text(), false;
+  (*memory)->write(PhysAddr(cs_base + rip.value - 1), std::span(&before, 1));
+  CpuState s;
+  s.cr0 = cr0::PE;
+  s.segment[CS].base = cs_base;
+  s.rip = rip.value;
+  kvm_vcpu_events events{};
+  events.exception.nr = vector;
+  return may_hide_exception(events, s, **memory);
+}
+
+TEST(HiddenException, may_wait_directly_behind_int3_and_into_only) {
+  EXPECT_TRUE(may_hide(0xcc, 3));
+  EXPECT_TRUE(may_hide(0xce, 4));
+  EXPECT_TRUE(may_hide(0xcc, 3, LinearAddr(0x1001), 0x20000));
+  EXPECT_FALSE(may_hide(0x90, 3));
+  EXPECT_FALSE(may_hide(0xcc, 14));
+  EXPECT_FALSE(may_hide(0xcc, 0));
+  EXPECT_FALSE(may_hide(0xcc, 3, LinearAddr(kMinRam + 1))) << "no memory there";
+}
+
 TEST(InterruptWindow, of_this_host_is_found_alike_each_time) {
   auto kvm = Kvm::open();
   if (!kvm) GTEST_SKIP() << "no KVM here: " << kvm.error().text();

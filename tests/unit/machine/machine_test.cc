@@ -10,7 +10,7 @@
 namespace retrovisor {
 namespace {
 
-class QuietBoundary final : public Boundary {
+class QuietBoundary : public Boundary {
  public:
   uint64_t wall_clock(Moment) override { return 1'700'000'000; }
   void entropy(Moment, std::span<uint8_t> out) override { std::memset(out.data(), 3, out.size()); }
@@ -21,9 +21,15 @@ class QuietBoundary final : public Boundary {
 };
 
 struct Guest {
-  explicit Guest(std::vector<uint8_t> code, MachineConfig config = {}) {
+  explicit Guest(std::vector<uint8_t> code, MachineConfig config = {}) { start(std::move(code), boundary, config); }
+  Guest(std::vector<uint8_t> code, Boundary& other, MachineConfig config) { start(std::move(code), other, config); }
+  QuietBoundary boundary;
+  std::unique_ptr<Machine> machine;
+
+ private:
+  void start(std::vector<uint8_t> code, Boundary& to, MachineConfig config) {
     config.memory_size = kMinRam;
-    auto created = Machine::create(config, boundary);
+    auto created = Machine::create(config, to);
     RV_ASSERT(created.ok());
     machine = std::move(created).value();
     BootImages images;
@@ -33,8 +39,6 @@ struct Guest {
     RV_ASSERT(load_guest(images, machine->memory(), machine->vcpu(VcpuId(0)).state, config.vcpus).ok());
     machine->engine().state_changed(machine->vcpu(VcpuId(0)));
   }
-  QuietBoundary boundary;
-  std::unique_ptr<Machine> machine;
 };
 
 // mov di, 0x1000; again: inc ax; mov [di], ax; add di, 2; in al, 0x40; jmp again: registers, memory and the PIT all change.
@@ -114,6 +118,44 @@ TEST(Machine, stops_on_the_end_of_a_panic_message_only_if_asked) {
   Guest watched(code, config);
   EXPECT_EQ(watched.machine->run_until(Position(10'000)).reason, StopReason::guest_panic);
   EXPECT_EQ(watched.boundary.console, text.substr(0, text.find('\n') + 1));
+}
+
+// Wants the machine to land, before its first event, where it never comes.
+class NowhereBoundary final : public QuietBoundary {
+ public:
+  std::optional<Landing> next_landing(Moment) override {
+    Landing landing;
+    landing.position = Position(1);
+    landing.by_state = true;
+    landing.linear_rip = 0x7c03;
+    landing.gpr[RAX] = uint64_t{1} << 40;
+    return landing;
+  }
+  bool search_ends(const Landing&, uint64_t instructions) override {
+    searched = instructions;
+    return instructions > 10'000'000;
+  }
+  void landing_missed(Moment, const Landing&) override {
+    ++missed;
+    machine->request_stop({StopReason::host_request, 0});
+  }
+  Machine* machine = nullptr;
+  uint64_t searched = 0;
+  int missed = 0;
+};
+
+TEST(Machine, search_for_a_landing_ends_when_the_boundary_says_so) {
+  NowhereBoundary boundary;
+  MachineConfig config;
+  config.positions = PositionUnit::events;
+  config.time = TimeSource::events;
+  Guest guest({0xeb, 0x01, 0x90, 0x40, 0xeb, 0xfd}, boundary, config);  // jmp next; nop; next: inc ax; jmp next
+  boundary.machine = guest.machine.get();
+  EXPECT_EQ(guest.machine->run_until(Position(1'000)).reason, StopReason::host_request);
+  EXPECT_EQ(boundary.missed, 1);
+  EXPECT_GT(boundary.searched, 10'000'000u);
+  EXPECT_LT(boundary.searched, 100'000'000u);
+  EXPECT_EQ(guest.machine->position(), Position(0));
 }
 
 TEST(Machine, refuses_impossible_configurations) {

@@ -1,5 +1,7 @@
 // What a recording boundary writes down is what a replaying one answers, and nothing else passes.
+#include <chrono>
 #include <deque>
+#include <thread>
 
 #include "record/recording_boundary.h"
 #include "replay/journal_checker.h"
@@ -163,6 +165,58 @@ TEST(Boundaries, output_passes_through_recording_and_is_shown_in_replay) {
   ASSERT_TRUE(replay.ok());
   (*replay)->output(at(1, 1), Channel::serial0, text);
   EXPECT_EQ(shown, "hi");
+}
+
+// A landing of a guest that ran by itself for `host_ns` of the host's time, as a reader finds it.
+Landing spinning_landing(uint64_t host_ns) {
+  Landing landing;
+  landing.by_state = true;
+  landing.host_ns = host_ns;
+  return landing;
+}
+
+TEST(LandingSearch, ends_where_no_processor_can_have_come) {
+  Recording r;
+  const auto replay = r.replay();
+  EXPECT_FALSE(replay->search_ends(spinning_landing(0), 50'000'000)) << "the host's clock does not see everything";
+  EXPECT_TRUE(replay->search_ends(spinning_landing(0), 1'000'000'000));
+  // A second at 5 instructions a nanosecond.
+  EXPECT_FALSE(replay->search_ends(spinning_landing(1'000'000'000), 5'000'000'000));
+  EXPECT_TRUE(replay->search_ends(spinning_landing(1'000'000'000), 100'000'000'000));
+  EXPECT_FALSE(replay->search_ends(spinning_landing(UINT64_MAX), UINT64_MAX)) << "of a trace that does not tell";
+  EXPECT_FALSE(replay->gave_up());
+}
+
+TEST(LandingSearch, obeys_a_stop) {
+  Recording r;
+  const auto replay = r.replay();
+  bool stop = false;
+  int stops = 0;
+  replay->on_search([&] { return stop; });
+  replay->on_host_stop([&] { ++stops; });
+  EXPECT_FALSE(replay->search_ends(spinning_landing(UINT64_MAX), 1000));
+  stop = true;
+  EXPECT_TRUE(replay->search_ends(spinning_landing(UINT64_MAX), 2000));
+  EXPECT_TRUE(replay->gave_up());
+  EXPECT_EQ(stops, 1);
+  EXPECT_FALSE(replay->fault());
+}
+
+TEST(LandingSearch, recording_tells_how_long_the_guest_ran_by_itself) {
+  Recording r;
+  Landing landing = spinning_landing(UINT64_MAX);
+  landing.position = Position(1);
+  landing.gpr[3] = 77;
+  r.boundary->time_passed(at(0, 0));
+  std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  r.boundary->landed(at(1, 1), landing);
+  const auto replay = r.replay();
+  replay->time_passed(at(0, 0));
+  const auto read = replay->next_landing(at(0, 0));
+  ASSERT_TRUE(read);
+  EXPECT_EQ(read->gpr, landing.gpr);
+  EXPECT_GE(read->host_ns, 2'000'000u);
+  EXPECT_LT(read->host_ns, UINT64_MAX);
 }
 
 TEST(ReplayFaults, input_that_is_never_asked_for) {
