@@ -12,7 +12,6 @@
 #include "cli/say.h"
 #include "cli/setup.h"
 #include "gdbstub/server.h"
-#include "traces/reader.h"
 
 namespace retrovisor::cli {
 namespace {
@@ -67,14 +66,8 @@ Result<void> write_init_file(const GdbCommand& options, const std::string& addre
 }
 
 Result<std::unique_ptr<gdb::TimelineTarget>> open_target(const GdbCommand& options, Progress& progress) {
-  BootImages images;
-  {
-    auto reader = TraceReader::open(options.trace);
-    if (!reader) return reader.error();
-    auto found = read_recorded_images((*reader)->header(), options.images);
-    if (!found) return found.error();
-    images = std::move(found).value();
-  }
+  auto images = read_recorded_images(options.trace, options.images);
+  if (!images) return images.error();
   TimelineOptions how;
   if (!options.checkpoint_memory.empty()) {
     auto bytes = parse_size(options.checkpoint_memory, "--checkpoint-memory");
@@ -82,7 +75,7 @@ Result<std::unique_ptr<gdb::TimelineTarget>> open_target(const GdbCommand& optio
     how.checkpoint_memory = *bytes;
   }
   how.progress = [&progress](Position now, Position) { progress.update(now.value); };
-  return gdb::TimelineTarget::open(options.trace, images, std::move(how));
+  return gdb::TimelineTarget::open(options.trace, *images, std::move(how));
 }
 
 int serve(const GdbCommand& options) {

@@ -15,7 +15,6 @@
 #include "replay/bisect.h"
 #include "replay/parallel_replay.h"
 #include "replay/replay_session.h"
-#include "traces/reader.h"
 
 namespace retrovisor::cli {
 namespace {
@@ -130,29 +129,23 @@ int replay(const ReplayCommand& options) {
     if (!position) return fail(position.error());
     from = *position;
   }
-  BootImages images;
-  {
-    auto reader = TraceReader::open(options.trace);
-    if (!reader) return fail(reader.error());
-    auto found = read_recorded_images((*reader)->header(), options.images);
-    if (!found) return fail(found.error());
-    images = std::move(found).value();
-  }
+  auto images = read_recorded_images(options.trace, options.images);
+  if (!images) return fail(images.error());
   auto stop = StopSource::create();
   if (!stop) return fail(stop.error());
   auto signals = StopSignals::install(**stop, options.timeout);
   if (!signals) return fail(signals.error());
-  if (options.bisect) return bisect_replay(options, images, **stop);
-  if (options.jobs > 1) return replay_parts(options, images, **stop);
+  if (options.bisect) return bisect_replay(options, *images, **stop);
+  if (options.jobs > 1) return replay_parts(options, *images, **stop);
 
   OutputFile file;
   if (auto opened = open_output(options, file); !opened) return fail(opened.error());
   OutputStream output(file.fd, stop->get());
-  auto session = ReplaySession::open(options.trace, images,
+  auto session = ReplaySession::open(options.trace, *images,
                                      [&output](Moment, Channel, std::span<const uint8_t> bytes) { output.write(bytes); },
                                      replay_engine(options.engine));
   if (!session) return fail(session.error());
-  images = {};  // the guest has its copy
+  *images = {};  // the guest has its copy
   const auto begin = (*session)->start_from(std::min(from, how.stop_at));
   if (!begin) return fail(begin.error());
 

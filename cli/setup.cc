@@ -11,6 +11,7 @@
 #include "cli/progress.h"
 #include "cli/say.h"
 #include "traces/describe.h"
+#include "traces/reader.h"
 #include "vmm/kvm/host_flags.h"
 #include "vmm/kvm/kvm_api.h"
 #include "vmm/kvm/probe.h"
@@ -117,6 +118,12 @@ Result<BootImages> read_recorded_images(const TraceHeader& header, const ImageNa
     }
   }
   return images;
+}
+
+Result<BootImages> read_recorded_images(const std::string& trace, const ImageNames& instead) {
+  auto reader = TraceReader::open(trace);
+  if (!reader) return reader.error();
+  return read_recorded_images((*reader)->header(), instead);
 }
 
 ImageNames image_names(const GuestOptions& options) {

@@ -20,6 +20,7 @@ std::pair<std::string, std::string> split_module(const std::string& text);
 Result<BootImages> read_images(const GuestOptions& options, uint64_t memory_size);
 // The files that a trace names, or those of `instead` where it has any.
 Result<BootImages> read_recorded_images(const TraceHeader& header, const ImageNames& instead);
+Result<BootImages> read_recorded_images(const std::string& trace, const ImageNames& instead);
 // Their names, for the trace.
 ImageNames image_names(const GuestOptions& options);
 // A machine with the guest in it, ready to run. `boundary` outlives it.

@@ -11,7 +11,6 @@
 #include "cli/version.h"
 #include "replay/convert.h"
 #include "traces/describe.h"
-#include "traces/reader.h"
 
 namespace retrovisor::cli {
 namespace {
@@ -23,14 +22,8 @@ struct ConvertCommand {
 };
 
 int run(const ConvertCommand& options) {
-  BootImages images;
-  {
-    auto reader = TraceReader::open(options.trace);
-    if (!reader) return fail(reader.error());
-    auto found = read_recorded_images((*reader)->header(), options.images);
-    if (!found) return fail(found.error());
-    images = std::move(found).value();
-  }
+  auto images = read_recorded_images(options.trace, options.images);
+  if (!images) return fail(images.error());
   auto stop = StopSource::create();
   if (!stop) return fail(stop.error());
   auto signals = StopSignals::install(**stop, std::nullopt);
@@ -40,7 +33,7 @@ int run(const ConvertCommand& options) {
   how.tool_version = kVersion;
   how.stop_requested = [&stop] { return (*stop)->requested(); };
   how.progress = [&progress](const ReplayProgress& p) { progress.update(p.now.value); };
-  auto done = convert(options.trace, images, options.output, how);
+  auto done = convert(options.trace, *images, options.output, how);
   progress.clear();
   if (!done) return fail(done.error());
   const ReplayResult& replay = done->replay;

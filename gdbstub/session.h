@@ -76,6 +76,8 @@ class Session {
   void resume_old(char how, Packet rest);  // c, s, C, S
   void resume_back(Packet rest);           // bs, bc
   void restart(bool answer);               // R, vRun
+  void step(VcpuId vcpu);
+  void say_end(const TimelineStop& stop);
   void report(const Result<TimelineStop>& stop);
   std::string stop_reply(const TimelineStop& stop);
   // The client is told of the last stop, and takes its vCPU for the selected one.
@@ -96,6 +98,8 @@ class Session {
   bool acks_ = true;
   bool acks_end_ = false;                                         // after the next answer
   bool swbreak_ = false, hwbreak_ = false, error_texts_ = false;  // what the client knows
+  bool is_gdb_ = false;
+  bool quiet_end_ = false;  // the last resume found the end of history and did not say so: step()
   bool physical_memory_ = false;
   bool extended_ = false;          // extended-remote: the client outlives the program
   std::string stop_reply_;         // for '?'

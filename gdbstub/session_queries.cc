@@ -39,6 +39,7 @@ void Session::supported(Packet features) {
     swbreak_ = swbreak_ || feature == "swbreak+";
     hwbreak_ = hwbreak_ || feature == "hwbreak+";
     error_texts_ = error_texts_ || feature == "error-message+";
+    is_gdb_ = is_gdb_ || feature == "vContSupported+";  // the one client that says so
   }
   const bool back = execution_.timeline() != nullptr;
   send(
@@ -77,6 +78,7 @@ void Session::monitor(Packet hex) {
 
 bool Session::thread_query(Packet rest) {
   if (rest == "fThreadInfo") {
+    quiet_end_ = false;
     std::string out = "m";
     for (uint32_t i = 1; i <= execution_.machine().config().vcpus; ++i) out += fmt::format("{}{:x}", i > 1 ? "," : "", i);
     send(out);

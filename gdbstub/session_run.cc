@@ -28,7 +28,7 @@ void Session::resume(Packet actions) {
     if (what.empty()) return send_error(kBadPacket);
     switch (what[0]) {
       case 's':
-      case 'S': return report(execution_.step(vcpu));
+      case 'S': return step(vcpu);
       case 'r': {
         Fields range(what.substr(1));
         const auto begin = range.number();
@@ -50,7 +50,8 @@ void Session::resume_old(char how, Packet rest) {
   const bool with_signal = how == 'C' || how == 'S';
   if (!with_signal && !rest.empty()) return send_error(kBadPacket);
   const bool steps = how == 's' || how == 'S';
-  report(steps ? execution_.step(stepping()) : execution_.continue_forward());
+  if (steps) return step(stepping());
+  report(execution_.continue_forward());
 }
 
 void Session::resume_back(Packet rest) {
@@ -64,6 +65,27 @@ void Session::restart(bool answer) {
   if (stop) stop->reason = TimelineStop::Reason::position;
   if (answer) return report(stop);
   if (stop) stop_reply_ = stop_reply(*stop);
+}
+
+// Where gdb (13, at least) steps over a breakpoint at its program counter, by whatever command, and is told that history ends
+// there, it forgets to end that step, and hangs at the next command. So a step that finds the end is one like any other to
+// gdb, and what gdb does next to go on is answered by `replaylog:end`. That can be a step, too: one that gdb makes by itself, to
+// watch a variable, say, which would go on forever. Before the user has the next word, gdb asks for the threads.
+void Session::step(VcpuId vcpu) {
+  const bool again = quiet_end_;
+  auto stop = execution_.step(vcpu);
+  const bool quiet = is_gdb_ && !again && stop && stop->reason == TimelineStop::Reason::end && execution_.timeline() != nullptr;
+  if (quiet) {
+    say_end(*stop);
+    stop->reason = TimelineStop::Reason::position;
+  }
+  report(stop);
+  quiet_end_ = quiet;
+}
+
+void Session::say_end(const TimelineStop& stop) {
+  const bool why = stop.machine_stop.reason != StopReason::position;
+  console(fmt::format("[retrovisor] the recording ends here{}\n", why ? ": " + describe(stop.machine_stop) : ""));
 }
 
 void Session::report(const Result<TimelineStop>& stop) {
@@ -80,6 +102,7 @@ void Session::report(const Result<TimelineStop>& stop) {
   }
   execution_.reported(*stop);
   running_.reset();
+  quiet_end_ = false;
   if (stop->reason == TimelineStop::Reason::end && execution_.timeline() == nullptr) {
     console(fmt::format("[retrovisor] the machine has ended: {}\n", describe(stop->machine_stop)));
     send(fmt::format("W{:02x}", stop->machine_stop.reason == StopReason::debug_exit ? stop->machine_stop.detail & 0xff : 0));
@@ -88,9 +111,7 @@ void Session::report(const Result<TimelineStop>& stop) {
   }
   if (stop->reason == TimelineStop::Reason::event && stop->event)
     console(fmt::format("[retrovisor] {}\n", describe_at(*stop->event)));
-  if (stop->reason == TimelineStop::Reason::end && execution_.timeline() != nullptr &&
-      stop->machine_stop.reason != StopReason::position)
-    console(fmt::format("[retrovisor] the recording ends here: {}\n", describe(stop->machine_stop)));
+  if (stop->reason == TimelineStop::Reason::end && execution_.timeline() != nullptr) say_end(*stop);
   stop_reply_ = stop_reply(*stop);
   send_stop();
 }

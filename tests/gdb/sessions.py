@@ -69,6 +69,14 @@ class Assembly(Case):
         self.assertEqual(out.count("No more reverse-execution history"), 2, out)
         self.assertIn("the recording ends here: debug exit", out)
 
+    def test_breakpoint_at_the_end_of_history(self):
+        for command in ("stepi", "continue", "step", "next", "until"):
+            out = self.gdb(self.server, "monitor seek 0", "continue", "break *$pc", command, "reverse-stepi", "monitor position",
+                           "delete", "set can-use-hw-watchpoints 0", "watch *(int *)0x8ff00", "continue", "reverse-stepi",
+                           elf=ELF, timeout=60)
+            self.assert_order(out, r"the recording ends here: debug exit", r"No more reverse-execution history", r"Breakpoint 1 at",
+                              r"the recording ends here", r"position 842 of", r"Watchpoint 2", r"No more reverse-execution history")
+
     def test_threads_are_vcpus(self):
         out = self.gdb(self.server, "info threads", "thread 1", "thread apply all p/x $pc")
         self.assert_order(out, r"\* 1 .*vCPU 0 \(64-bit, CPL 0\)", r"Switching to thread 1", r"= 0x100000")

@@ -350,8 +350,8 @@ class ShortSessions(Case):
         server = self.serve(self.record(*KERNEL))
         for i in range(24):
             operations = ["stepi", "reverse-stepi", "break square", "continue", "reverse-continue", "watch total",
-                          "reverse-step", "monitor seek end", "next"]
-            script = self.random.sample(operations, 4)
+                          "reverse-step", "monitor seek end", "next", "break *$pc", "step"]
+            script = self.random.sample(operations, 5)
             vanish = "python import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
             out = self.gdb(server, *script, "monitor position", self.random.choice(["detach", "kill", "disconnect", vanish]),
                            elf=ELF, timeout=BOUND)

@@ -134,6 +134,25 @@ TEST(Session, history_ends_with_replaylog_end) {
   EXPECT_EQ(client.timeline().position(), Position(kEnd - 1));
 }
 
+// gdb hangs if a step over a breakpoint is answered by the end of history.
+TEST(Session, step_at_the_end_is_quiet_for_gdb_until_it_goes_on_by_itself) {
+  const auto stops = [](const std::vector<std::string>& packets) {
+    Client client;
+    EXPECT_TRUE(client.timeline().seek(Position(kEnd)).ok());
+    auto answers = client.say(packets);
+    std::erase_if(answers, [](const std::string& a) { return !a.starts_with("T"); });
+    return answers;
+  };
+  const std::string end = kHere + "replaylog:end;", gdb = "qSupported:vContSupported+", shown = "qfThreadInfo";
+  EXPECT_THAT(stops({gdb, "vCont;s:1"}), ElementsAre(kHere));
+  EXPECT_THAT(stops({gdb, "vCont;s:1", "vCont;s:1", "vCont;s:1"}), ElementsAre(kHere, end, kHere));
+  EXPECT_THAT(stops({gdb, "vCont;s:1", shown, "s", shown, "vCont;s:1"}), ElementsAre(kHere, kHere, kHere));
+  EXPECT_THAT(stops({gdb, "vCont;s:1", "vCont;c"}), ElementsAre(kHere, end));
+  EXPECT_THAT(stops({gdb, "vCont;s:1", "vCont;r10000c,100015:1"}), ElementsAre(kHere, end));
+  EXPECT_THAT(stops({gdb, "s", "bs", "s", "s"}), ElementsAre(kHere, kHere, kHere, end)) << "arriving there is the same";
+  EXPECT_THAT(stops({"vCont;s:1", "s"}), ElementsAre(end, end)) << "others are told at once";
+}
+
 TEST(Session, range_step_goes_on_to_the_end_of_the_range) {
   Client client;
   ASSERT_TRUE(client.timeline().seek(Position(kFirstTurn)).ok());
