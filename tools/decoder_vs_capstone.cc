@@ -4,16 +4,14 @@
 // Where Capstone knows no instruction (newer than it, or data between functions) the walk goes on behind what our
 // decoder read; such places are counted by opcode.
 #include <capstone/capstone.h>
-#include <elf.h>
 
 #include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <string>
 #include <vector>
 
+#include "tools/elf_sections.h"
 #include "vmm/soft/insn.h"
 #include "vmm/soft/soft_cpu.h"
 
@@ -22,46 +20,9 @@ namespace {
 using retrovisor::soft::DecodeStatus;
 using retrovisor::soft::Insn;
 using retrovisor::soft::OpMap;
+using retrovisor::tools::Section;
 
 constexpr unsigned kMismatchesShown = 20;
-
-struct Section {
-  std::string name;
-  uint64_t address = 0;
-  const uint8_t* bytes = nullptr;
-  size_t size = 0;
-};
-
-// The headers are untrusted: every offset is checked against the file's size.
-template <class Ehdr, class Shdr>
-bool executable_sections(const std::vector<uint8_t>& file, std::vector<Section>& out) {
-  Ehdr header;
-  if (file.size() < sizeof header) return false;
-  std::memcpy(&header, file.data(), sizeof header);
-  if (header.e_shentsize != sizeof(Shdr) || header.e_shoff > file.size() ||
-      (file.size() - header.e_shoff) / sizeof(Shdr) < header.e_shnum) {
-    return false;
-  }
-  std::vector<Shdr> sections(header.e_shnum);
-  if (!sections.empty()) std::memcpy(sections.data(), file.data() + header.e_shoff, sections.size() * sizeof(Shdr));
-  const auto inside = [&](const Shdr& s) { return s.sh_offset <= file.size() && s.sh_size <= file.size() - s.sh_offset; };
-  const Shdr* names = header.e_shstrndx < sections.size() ? &sections[header.e_shstrndx] : nullptr;
-  if (names != nullptr && !inside(*names)) return false;
-  for (const Shdr& s : sections) {
-    if (s.sh_type != SHT_PROGBITS || (s.sh_flags & SHF_EXECINSTR) == 0) continue;
-    if (!inside(s)) return false;
-    Section section;
-    if (names != nullptr && s.sh_name < names->sh_size) {
-      const char* text = reinterpret_cast<const char*>(file.data() + names->sh_offset + s.sh_name);
-      section.name.assign(text, strnlen(text, names->sh_size - s.sh_name));
-    }
-    section.address = s.sh_addr;
-    section.bytes = file.data() + s.sh_offset;
-    section.size = s.sh_size;
-    out.push_back(section);
-  }
-  return true;
-}
 
 std::string hex(const uint8_t* bytes, size_t size) {
   std::string out;
@@ -135,26 +96,15 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: decoder_vs_capstone ELF\n");
     return 2;
   }
-  std::ifstream in(argv[1], std::ios::binary);
-  const std::vector<uint8_t> file((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-  if (file.size() < EI_NIDENT || std::memcmp(file.data(), ELFMAG, SELFMAG) != 0) {
-    std::fprintf(stderr, "decoder_vs_capstone: %s is no ELF file\n", argv[1]);
-    return 2;
-  }
-  const bool wide = file[EI_CLASS] == ELFCLASS64;
-  std::vector<Section> sections;
-  const bool readable = wide ? executable_sections<Elf64_Ehdr, Elf64_Shdr>(file, sections)
-                             : executable_sections<Elf32_Ehdr, Elf32_Shdr>(file, sections);
-  if (!readable) {
-    std::fprintf(stderr, "decoder_vs_capstone: %s: section headers are damaged\n", argv[1]);
-    return 2;
-  }
+  const auto elf = retrovisor::tools::read_elf(argv[1]);
+  if (!elf) return 2;
   csh capstone = 0;
-  if (cs_open(CS_ARCH_X86, wide ? CS_MODE_64 : CS_MODE_32, &capstone) != CS_ERR_OK) return 2;
+  if (cs_open(CS_ARCH_X86, elf->wide ? CS_MODE_64 : CS_MODE_32, &capstone) != CS_ERR_OK) return 2;
   cs_insn* theirs = cs_malloc(capstone);
-  const uint8_t mode = wide ? retrovisor::soft::block_mode::code64 : retrovisor::soft::block_mode::code32;
+  const uint8_t mode = elf->wide ? retrovisor::soft::block_mode::code64 : retrovisor::soft::block_mode::code32;
   Totals totals;
-  for (const Section& section : sections) {
+  for (const Section& section : elf->sections) {
+    if (!section.executable) continue;
     const uint64_t before = totals.instructions;
     walk(capstone, theirs, mode, section, totals);
     std::printf("%-24s %10zu bytes %10llu instructions\n", section.name.c_str(), section.size,

@@ -109,6 +109,18 @@ CodeSweep::Run CodeSweep::run(std::span<const uint8_t> window, uint64_t window_a
   return run;  // the candidate is among bytes that are no code
 }
 
+unsigned CodeSweep::branches_behind(std::span<const uint8_t> window, uint64_t window_at, uint64_t from) {
+  unsigned branches = 0;
+  for (uint64_t at = from; at + kLongest <= window_at + window.size();) {
+    const std::span<const uint8_t> bytes = window.subspan(at - window_at);
+    const unsigned length = decode(bytes, at);
+    if (length == 0) break;
+    if (branches_inside(bytes, length, at)) ++branches;
+    at += length;
+  }
+  return branches;
+}
+
 bool CodeSweep::branches_inside(std::span<const uint8_t> bytes, unsigned length, uint64_t at) const {
   const bool call_or_jump = length == 5 && (bytes[0] == 0xe8 || bytes[0] == 0xe9);
   const bool conditional = length == 6 && bytes[0] == 0x0f && (bytes[1] & 0xf0) == 0x80;
@@ -125,7 +137,7 @@ CodeSweep::Answer CodeSweep::ask(PhysAddr opcode) {
   const uint64_t end = begin + area_.physical.size;
   const uint64_t from = opcode.value - begin > kWindow ? opcode.value - kWindow : begin;
   if (ground_ > opcode.value) return {Is::other_code, {}};  // inside the instruction that the last answer was about
-  std::vector<uint8_t> window(std::min(opcode.value + kLongest, end) - from);
+  std::vector<uint8_t> window(std::min(opcode.value + kWindow, end) - from);
   if (!memory_.read(PhysAddr(from), window)) return {};
   view_.original(PhysAddr(from), window);
 
@@ -139,7 +151,8 @@ CodeSweep::Answer CodeSweep::ask(PhysAddr opcode) {
     agreed = run(window, from, known, true, opcode.value);
     agreeing = agreed.in_step ? 2 : 0;
   }
-  if (agreeing == 0) {
+  const bool blind = agreeing == 0;
+  if (blind) {
     ++blind_sweeps_;
     for (uint64_t first = from; first < from + 4 && first <= opcode.value; ++first) {
       const Run one = run(window, from, first, false, opcode.value);
@@ -152,7 +165,10 @@ CodeSweep::Answer CodeSweep::ask(PhysAddr opcode) {
   if (agreeing < 2) return {};
   ground_ = agreed.end;
   if (!agreed.instruction) return {Is::other_code, {}};
-  if (agreed.instruction->returns_to_programs() && run(window, from, from, false, opcode.value).branches < kBranches) return {};
+  if (blind || agreed.instruction->returns_to_programs()) {
+    const unsigned before = run(window, from, from, false, opcode.value).branches;
+    if (before + branches_behind(window, from, agreed.end) < kBranches) return {};
+  }
   return {Is::instruction, {PhysAddr(agreed.start), *agreed.instruction}};
 }
 

@@ -11,12 +11,12 @@ namespace retrovisor::kvm {
 
 class CodeSweep {
  public:
-  // How many bytes before a candidate a sweep begins, and how many instructions in a row prove that it is in step.
   // A kernel maps its tables executable, too, at first, and two bytes are soon found in a table of numbers that can be decoded
-  // for long. Returns to programs, which kernels have among other code, need kBranches before them: a table has about none,
+  // for long. So around one that was not reached from where an instruction is known to begin, and around returns to programs, which
+  // kernels have among other code, there have to be kBranches within kWindow bytes on both sides: a table has about none,
   // kernel text one in 40 bytes.
   static constexpr unsigned kBranches = 3;
-  // Measured over the text of a Debian 6.1 kernel: code read out of step is back in step after two instructions in the mean,
+  // How many bytes before a candidate a sweep begins, and how many instructions in a row prove that it is in step. Measured over the text of a Debian 6.1 kernel: code read out of step is back in step after two instructions in the mean,
   // and in 99.96 of 100 places before the 32nd in a row that can be decoded.
   static constexpr uint64_t kWindow = 512;
   static constexpr unsigned kInStep = 32;
@@ -48,10 +48,12 @@ class CodeSweep {
     bool in_step = false;
     uint64_t start = 0;  // of the instruction that holds the candidate
     uint64_t end = 0;
-    unsigned branches = 0;                        // decoded on the way, in step, with a target in the area
+    unsigned branches = 0;                        // decoded on the way, in one piece, with a target in the area
     std::optional<PatchInstruction> instruction;  // if the candidate is its opcode
   };
   Run run(std::span<const uint8_t> window, uint64_t window_at, uint64_t from, bool in_step, uint64_t opcode);
+  // Branches from `from` on, as far as these bytes are code.
+  unsigned branches_behind(std::span<const uint8_t> window, uint64_t window_at, uint64_t from);
   // A direct branch of 32 bits to a place in the area.
   bool branches_inside(std::span<const uint8_t> bytes, unsigned length, uint64_t at) const;
   unsigned decode(std::span<const uint8_t> bytes, uint64_t at);  // its length, 0 if these bytes are no code

@@ -18,6 +18,8 @@ namespace {
 using Bytes = std::vector<uint8_t>;
 constexpr PhysAddr kText{0x100000};
 constexpr LinearAddr kLinear{0xffffffff81000000};
+// Calls of what follows: there is code around.
+const Bytes kCalls{0xe8, 0, 0, 0, 0, 0xe8, 0, 0, 0, 0, 0xe8, 0, 0, 0, 0};
 
 class Patches : public testing::Test {
  protected:
@@ -130,7 +132,7 @@ TEST_F(Patches, a_gap_between_functions_is_not_taken_for_a_replacement) {
 
 TEST_F(Patches, returns_to_programs_are_sites_only_where_asked_for) {
   Bytes code = {0x55, 0x0f, 0x31};
-  for (unsigned i = 0; i < 3; ++i) code.insert(code.end(), {0xe8, 0x00, 0x00, 0x00, 0x00});  // calls of what follows
+  code.insert(code.end(), kCalls.begin(), kCalls.end());
   code.insert(code.end(), {0x48, 0xcf, 0x90, 0x48, 0x0f, 0x07, 0x90, 0x0f, 0x20, 0xe0});
   put(kText, code);
   EXPECT_EQ(scan(kText, code.size()).found, 1U);
@@ -154,6 +156,26 @@ TEST_F(Patches, what_looks_like_a_return_among_numbers_is_none) {
   put(kText, table);
   patches_ = std::make_unique<CodePatches>(*memory_, PatchKinds{.returns = true, .cr4 = true});
   EXPECT_EQ(scan(kText, table.size()).found, 0U);
+}
+
+// Debian's kernel has such a CPUID in its table of symbols, which it maps executable for a while.
+TEST_F(Patches, far_from_known_code_a_site_needs_branches_before_it_or_behind) {
+  const Bytes rdtsc = {0x0f, 0x31, 0x90};
+  const auto found = [&](bool before, bool behind) {
+    Bytes code(2000, 0x90);
+    if (before) code.insert(code.end(), kCalls.begin(), kCalls.end());
+    code.insert(code.end(), rdtsc.begin(), rdtsc.end());
+    if (behind) code.insert(code.end(), kCalls.begin(), kCalls.end());
+    code.insert(code.end(), 100, 0x90);
+    put(kText, code);
+    patches_ = std::make_unique<CodePatches>(*memory_);
+    const auto report = scan(kText, code.size());
+    EXPECT_EQ(report.found + report.doubtful, 1U);
+    return report.found;
+  };
+  EXPECT_EQ(found(false, false), 0U);
+  EXPECT_EQ(found(true, false), 1U);
+  EXPECT_EQ(found(false, true), 1U);
 }
 
 TEST(Classify, operand_size_follows_the_mode) {
@@ -285,7 +307,8 @@ TEST_F(Patches, scanning_in_pieces_and_while_patched_finds_the_same) {
 }
 
 TEST_F(Patches, a_candidate_across_a_chunk_end_is_found) {
-  Bytes code(0x10000 - 1, 0x90);
+  Bytes code(0x10000 - 1 - kCalls.size(), 0x90);
+  code.insert(code.end(), kCalls.begin(), kCalls.end());
   code.insert(code.end(), {0x0f, 0x01, 0xf9, 0xc3});
   put(kText, code);
   EXPECT_EQ(scan(kText, code.size()).found, 1U);
