@@ -12,8 +12,9 @@ if(RV_WERROR)
   target_compile_options(rv_options INTERFACE -Werror)
 endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-  # False alarms where std::string's and std::vector's code is inlined (GCC bugs 105651, 105562, 106199).
-  target_compile_options(rv_options INTERFACE -Wno-restrict -Wno-array-bounds -Wno-stringop-overflow)
+  # False alarms where std::string's, std::vector's and std::optional's code is inlined (GCC bugs 105651, 105562, 106199, 80635).
+  target_compile_options(rv_options INTERFACE -Wno-restrict -Wno-array-bounds -Wno-stringop-overflow
+                         -Wno-maybe-uninitialized)
 endif()
 if(RV_FUZZERS)
   target_compile_options(rv_options INTERFACE -fsanitize=fuzzer-no-link)
