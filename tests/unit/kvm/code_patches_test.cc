@@ -529,7 +529,8 @@ std::string unpacked_kernel() {
     const fs::path out = fs::temp_directory_path() / ("retrovisor-vmlinux-" + std::to_string(getpid()));
     const std::string command = "python3 '" + (root / "tools/extract-vmlinux").string() + "' '" +
                                 (root / "build/guest/vmlinuz-cloud").string() + "' '" + out.string() + "' > /dev/null";
-    return std::system(command.c_str()) == 0 ? out.string() : "";
+    EXPECT_EQ(std::system(command.c_str()), 0) << "the kernel cannot be unpacked";
+    return out.string();
   }
   return "";
 }
