@@ -52,7 +52,7 @@ class LittleMemory(Timeline):
     how = ["--stop-on-panic", "--deterministic"]
 
     def test_little_memory_makes_it_slower_and_nothing_else(self):
-        self.check(self.record("cloud", "quiet workload=crash"), 30, 20, 128)
+        self.check(self.record("cloud", "quiet workload=crash"), 8, 4, 128)
 
 
 if __name__ == "__main__":
