@@ -171,7 +171,7 @@ Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOpt
   const bool kvm = guest.engine == "kvm" || guest.engine == "kvm,soft";
   if (!kvm && live.slowdown != 1)
     return Error{ErrorCode::bad_argument, "only under kvm does guest time follow the host's clock", "--slowdown"};
-  if (!kvm) return config;  // auto is soft wherever `doctor` says so, and it does as long as user-mode RDTSC cannot be held
+  if (!kvm) return config;  // auto is soft as long as nobody has tried kvm on hardware: EngineAbilities
   config.engine = EngineKind::kvm;
   config.positions = PositionUnit::events;
   config.time = TimeSource::events;

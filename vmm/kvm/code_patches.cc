@@ -140,7 +140,7 @@ Result<CodePatches::Report> CodePatches::scan(const Area& area) {
       }
       const CodeSweep::Answer answer = sweep->ask(opcode);
       if (answer.is == CodeSweep::Answer::Is::doubtful) ++report.doubtful;
-      if (answer.is != CodeSweep::Answer::Is::instruction || !wanted(answer.found.instruction.kind)) continue;
+      if (answer.is != CodeSweep::Answer::Is::instruction || !wanted(answer.found.instruction)) continue;
       if (!add(answer.found.start, area.bits, answer.found.instruction, false)) {
         report.complete = false;
         return report;
@@ -151,14 +151,8 @@ Result<CodePatches::Report> CodePatches::scan(const Area& area) {
   return report;
 }
 
-bool CodePatches::wanted(PatchKind kind) const {
-  switch (kind) {
-    case PatchKind::cr4: return kinds_.cr4;
-    case PatchKind::sysret:
-    case PatchKind::sysexit:
-    case PatchKind::iret: return kinds_.returns;
-    default: return true;
-  }
+bool CodePatches::wanted(const PatchInstruction& found) const {
+  return found.returns_to_programs() ? kinds_.returns : found.kind != PatchKind::cr4 || kinds_.cr4;
 }
 
 bool CodePatches::add_place(PhysAddr at) {

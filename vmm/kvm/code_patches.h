@@ -11,7 +11,7 @@
 // What finds sites is a linear sweep. Bytes that look like one of the instructions are taken only if the sweep stands in
 // step with the code there: it started at the begin of the area or at one of `starts`, or has decoded kInStep instructions
 // in a row since the last bytes that are no code (x86 code read out of step falls back into step after a few instructions;
-// four sweeps that begin at neighbouring bytes must agree). What is not taken is counted as doubtful and stays untrapped.
+// four sweeps that begin at neighbouring bytes must agree, and there must be branches near). What is not taken is counted as doubtful and stays untrapped.
 //
 // Limits (a replay's digests show what comes of them):
 // - Code that is not in an area when it is scanned (modules, BPF, user space, the vDSO) is not patched.
@@ -143,6 +143,7 @@ class CodePatches {
   static constexpr uint64_t kReach = 16;  // how far behind its begin a replaced instruction can have moved
   static constexpr size_t kContext = 8;   // bytes on either side that prove a copy
 
+  bool wanted(const PatchInstruction& found) const;
   bool add(PhysAddr start, unsigned bits, const PatchInstruction& instruction, bool written);
   // The bytes in memory are the site's: with the breakpoint if `patched`.
   bool holds(const Site& site, bool patched) const;
@@ -153,7 +154,6 @@ class CodePatches {
 
   GuestMemory& memory_;
   PatchKinds kinds_;
-  bool wanted(PatchKind kind) const;
   std::map<uint64_t, Site> sites_;
 };
 

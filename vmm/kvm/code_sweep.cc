@@ -163,11 +163,13 @@ CodeSweep::Answer CodeSweep::ask(PhysAddr opcode) {
     }
   }
   if (agreeing < 2) return {};
+  in_code_ = !blind && (in_code_ || known != ground_);
   ground_ = agreed.end;
   if (!agreed.instruction) return {Is::other_code, {}};
-  if (blind || agreed.instruction->returns_to_programs()) {
+  if (!in_code_ || agreed.instruction->returns_to_programs()) {
     const unsigned before = run(window, from, from, false, opcode.value).branches;
     if (before + branches_behind(window, from, agreed.end) < kBranches) return {};
+    in_code_ = true;
   }
   return {Is::instruction, {PhysAddr(agreed.start), *agreed.instruction}};
 }

@@ -12,12 +12,13 @@ namespace retrovisor::kvm {
 class CodeSweep {
  public:
   // A kernel maps its tables executable, too, at first, and two bytes are soon found in a table of numbers that can be decoded
-  // for long. So around one that was not reached from where an instruction is known to begin, and around returns to programs, which
-  // kernels have among other code, there have to be kBranches within kWindow bytes on both sides: a table has about none,
-  // kernel text one in 40 bytes.
+  // for long. So around one that was not reached from where an instruction is known to begin, and around returns to programs,
+  // which kernels have among other code, there have to be kBranches within kWindow bytes on both sides: a table has about
+  // none, kernel text one in 40 bytes.
   static constexpr unsigned kBranches = 3;
-  // How many bytes before a candidate a sweep begins, and how many instructions in a row prove that it is in step. Measured over the text of a Debian 6.1 kernel: code read out of step is back in step after two instructions in the mean,
-  // and in 99.96 of 100 places before the 32nd in a row that can be decoded.
+  // How many bytes before a candidate a sweep begins, and how many instructions in a row prove that it is in step. Measured
+  // over the text of a Debian 6.1 kernel: code read out of step is back in step after two instructions in the mean, and in
+  // 99.96 of 100 places before the 32nd in a row that can be decoded.
   static constexpr uint64_t kWindow = 512;
   static constexpr unsigned kInStep = 32;
 
@@ -36,7 +37,8 @@ class CodeSweep {
     enum class Is : uint8_t { instruction, other_code, doubtful } is = Is::doubtful;
     Found found;  // if it is an instruction
   };
-  // Is the byte at `opcode` where the opcode of one of the instructions begins? Ask in ascending order: what the last answer proved helps.
+  // Is the byte at `opcode` where the opcode of one of the instructions begins? Ask in ascending order: what the last answer
+  // proved helps.
   Answer ask(PhysAddr opcode);
   // Sweeps from places that were not known to begin an instruction.
   size_t blind_sweeps() const { return blind_sweeps_; }
@@ -65,7 +67,8 @@ class CodeSweep {
   const GuestMemory& memory_;
   const CodePatches::Area& area_;
   std::unique_ptr<Disassembler> disassembler_;
-  uint64_t ground_ = 0;  // an instruction begins here: that was proved
+  uint64_t ground_ = 0;  // an instruction begins here, if this is code
+  bool in_code_ = true;  // it is: reached from where an instruction is known to begin, or with kBranches around
   size_t blind_sweeps_ = 0;
 };
 

@@ -178,6 +178,15 @@ TEST_F(Patches, far_from_known_code_a_site_needs_branches_before_it_or_behind) {
   EXPECT_EQ(found(false, true), 1U);
 }
 
+// What the first looked like is no place to start from for the second.
+TEST_F(Patches, what_lies_near_something_doubtful_is_not_known_code) {
+  Bytes table(2000, 0x90);
+  for (unsigned i = 0; i < 4; ++i) table.insert(table.end(), {0x0f, 0x31, 0x90, 0x90});
+  table.insert(table.end(), {0xb8, 0x0f, 0x31, 0x90, 0x90, 0x0f, 0xa2, 0x90});  // inside another instruction; again one
+  put(kText, table);
+  EXPECT_EQ(scan(kText, table.size()).found, 0U);
+}
+
 TEST(Classify, operand_size_follows_the_mode) {
   EXPECT_EQ(classify(Bytes{0x0f, 0xc7, 0xf0}, 16, false)->operand_bytes, 2);
   EXPECT_EQ(classify(Bytes{0x66, 0x0f, 0xc7, 0xf0}, 16, false)->operand_bytes, 4);
