@@ -1,12 +1,13 @@
 // Runs one small guest under KVM and under the soft engine side by side, event by event, and compares the whole state after
 // each. The soft engine follows: where KVM let an interrupt in, and where it landed between two events, it does the same.
 //
-// Usage: lockstep GUEST.bin [kvm|kernel_only|in_turns] [SEED|FIRST-LAST] [landings] [input=TEXT] [emulated=REASON]
-//        [native_only=REASON]
+// Usage: lockstep GUEST.bin [kvm|kernel_only|in_turns] [SEED|FIRST-LAST] [landings] [apart=N] [input=TEXT]
+//        [emulated=REASON] [native_only=REASON]
 //        lockstep vmlinuz linux=INITRD [append=WORDS] kernel_only landings
 //   in_turns  the KVM engine hands over to its own soft engine and back at events, as SEED says; several seeds: one run each
 //   landings  a timer that comes due interrupts the guest between two events; without, time moves at events only and the run
 //             is the same each time
+//   apart     compares only every N events, so that the KVM engine runs undisturbed in between
 //   linux     the guest is a Linux kernel with this initial RAM disk: runs until it stops by itself, for hours perhaps
 //   input     what is typed on the serial console, a byte every few milliseconds of guest time
 //   emulated  where KVM emulates ring 0 a difference is reported and no failure, for REASON
@@ -14,6 +15,7 @@
 // Exit codes: 0 equal to the end, 1 different, 2 cannot run, 77 no KVM here.
 #include <fmt/format.h>
 
+#include <charconv>
 #include <cstring>
 #include <deque>
 #include <fstream>
@@ -47,6 +49,7 @@ struct Options {
   bool landings = false;
   std::string input;
   uint64_t last_turns = 0;
+  uint64_t apart = 1;
   std::string emulated, native_only;
 };
 
@@ -223,7 +226,7 @@ int run(const Options& options) {
   Stop a, b;
   while (b.reason == StopReason::position) {
     if (right.position().value >= kMostEvents && options.initrd.empty()) return fmt::print(stderr, "not at an end after {} events\n", kMostEvents), 1;
-    b = right.run_until(right.position() + 1);
+    b = right.run_until(right.position() + options.apart);
     // KVM can pass several events at once: the elements of a string, the parts of a wide access.
     const uint64_t target = right.position().value + (b.reason == StopReason::position ? 0 : 1);
     a = {};
@@ -241,18 +244,15 @@ int run(const Options& options) {
   return fmt::print(stderr, "DIFFERENT output\n"), 1;
 }
 
-bool read_seeds(const std::string& word, Options& options) {
-  uint64_t* number = &options.config.kvm.turns;
-  *number = 0;
-  for (const char c : word) {
-    if (c == '-' && number != &options.last_turns) {
-      number = &options.last_turns;
-      continue;
-    }
-    if (c < '0' || c > '9' || *number > 100'000'000) return false;
-    *number = *number * 10 + static_cast<uint64_t>(c - '0');
-  }
-  return true;
+bool read_number(std::string_view word, uint64_t& number) {
+  const auto [end, error] = std::from_chars(word.begin(), word.end(), number);
+  return error == std::errc() && end == word.end();
+}
+
+bool read_seeds(std::string_view word, Options& options) {
+  const size_t dash = word.find('-');
+  return read_number(word.substr(0, dash), options.config.kvm.turns) &&
+         (dash == std::string_view::npos || read_number(word.substr(dash + 1), options.last_turns));
 }
 
 }  // namespace
@@ -272,14 +272,15 @@ int main(int argc, char** argv) {
     else if (word.starts_with("linux=")) options.initrd = word.substr(6), options.config.kvm.upper_half_only = true;
     else if (word.starts_with("append=")) options.append = word.substr(7);
     else if (word == "landings") options.landings = true;
+    else if (word.starts_with("apart=")) understood = understood && read_number(word.substr(6), options.apart) && options.apart != 0;
     else if (word.starts_with("input=")) options.input = word.substr(6);
     else if (word.starts_with("emulated=")) options.emulated = word.substr(9);
     else if (word.starts_with("native_only=")) options.native_only = word.substr(12);
     else understood = understood && read_seeds(word, options);
   }
   if (!understood) {
-    fmt::print(stderr, "usage: lockstep GUEST.bin [kvm|kernel_only|in_turns] [SEED|FIRST-LAST] [landings] [input=TEXT] "
-                       "[emulated=REASON] [native_only=REASON]\n");
+    fmt::print(stderr, "usage: lockstep GUEST.bin [kvm|kernel_only|in_turns] [SEED|FIRST-LAST] [landings] [apart=N] "
+                       "[input=TEXT] [emulated=REASON] [native_only=REASON]\n");
     return 2;
   }
   const bool limited = !options.emulated.empty() || !options.native_only.empty();

@@ -61,7 +61,8 @@ class KvmEngine final : public Engine {
   EngineStop run_soft(Vcpu& vcpu, uint64_t instructions);
   bool soft_has_turn(const CpuState& s);
   bool load(Vcpu& vcpu);
-  bool store(Vcpu& vcpu);
+  bool store(Vcpu& vcpu, bool access_pending);
+  bool registers_suffice() const;
   bool drain(Vcpu& vcpu);
   bool settle_string(Vcpu& vcpu);
   bool settle_exception(Vcpu& vcpu);
@@ -74,6 +75,7 @@ class KvmEngine final : public Engine {
   Next assist(Vcpu& vcpu);
   Next unexpected(const std::string& what);
   const CodePatches::Site* patched_site(const CpuState& s);
+  bool unknown_code(const CpuState& s) const;
   void look_for_patches(const CpuState& s);
   Result<KvmVcpu::Ran> enter();
   // user_tsc.cc
@@ -107,6 +109,7 @@ class KvmEngine final : public Engine {
   uint32_t in_kvm_ = 0;
   uint32_t changed_ = part::all;
   bool pending_ = false;      // KVM has not finished the instruction of the last exit
+  uint32_t accesses_ = 0;     // exits since the last that was no port or MMIO access
   bool kvm_wrote_ = true;     // KVM has run since find_dirty()
   bool soft_stale_ = true;    // the soft engine's translations may not fit the state
   UserTsc user_tsc_;

@@ -74,7 +74,6 @@ Result<void> KvmEngine::start(SystemCalls& calls) {
   auto table = install_cpuid(*vcpu_, cpuid_table(VcpuId(0), 1));
   if (!table) return std::move(table).error();
   carrier_.emplace(kvm_->capabilities(), quirks_);
-  carrier_->ask_for_sync(*vcpu_);
   auto progress = open_progress_counter(ProgressKind::emulated_instructions, *vcpu_);
   if (progress) progress_ = std::move(*progress);
   return {};
@@ -98,13 +97,27 @@ bool KvmEngine::load(Vcpu& vcpu) {
   return true;
 }
 
-// After each KVM_RUN: the parts that come for nothing.
-bool KvmEngine::store(Vcpu& vcpu) {
+// Copying SREGS and events to the shared page costs KVM a noticeable part of a quick exit, and behind a port or MMIO access
+// nobody looks at them: the access is pending, so drain() comes first, which brings everything. Getting them by ioctl after
+// another exit costs much more; so only where nothing but accesses has come for a while.
+bool KvmEngine::registers_suffice() const {
+  constexpr uint32_t kAWhile = 32;
+  const bool mode_decides = options_.upper_half_only || options_.share == KvmEngineOptions::Share::kernel_only;
+  const bool trap_depends = user_tsc_ == UserTsc::by_exception && scans_ != 0;
+  return accesses_ >= kAWhile && !mode_decides && !trap_depends;
+}
+
+// After each KVM_RUN: the parts that come for nothing, and are wanted.
+bool KvmEngine::store(Vcpu& vcpu, bool access_pending) {
   around_.position = platform_.clock.retired();
   // KVM has executed something: what was a shadow is none, unless KVM says so.
   vcpu.state.shadow_position = UINT64_MAX;
   const bool nmi = vcpu.state.nmi_pending;  // KVM is never given one, but a device may have sent it meanwhile
   if (!ok(carrier_->store_synced(*vcpu_, vcpu.state, around_))) return false;
+  if ((vcpu_->run_area().kvm_valid_regs & KVM_SYNC_X86_SREGS) == 0) {
+    if (access_pending) around_.delivery = {};
+    else if (!ok(carrier_->store(*vcpu_, vcpu.state, around_, part::core & ~part::regs))) return false;
+  }
   vcpu.state.nmi_pending = nmi;
   in_kvm_ |= part::all & ~part::core;
   kvm_wrote_ = soft_stale_ = true;
@@ -114,11 +127,12 @@ bool KvmEngine::store(Vcpu& vcpu) {
 // Finishes what KVM has begun: a port or MMIO access, the delivery of an event. False: failed, or something else came of it.
 bool KvmEngine::drain(Vcpu& vcpu) {
   pending_ = false;
+  carrier_->ask_for_sync(*vcpu_);
   vcpu_->run_area().immediate_exit = 1;
   auto ran = vcpu_->run();
   vcpu_->run_area().immediate_exit = 0;
   if (!ran) return fail(std::move(ran).error());
-  if (!store(vcpu)) return false;
+  if (!store(vcpu, false)) return false;
   if (*ran != KvmVcpu::Ran::interrupted) return false;
   if (around_.delivery.exception) return settle_exception(vcpu);
   return (vcpu.state.rflags & flag::RF) == 0 || settle_string(vcpu);
@@ -285,7 +299,11 @@ EngineStop KvmEngine::run_kvm(Vcpu& vcpu) {
     if (!ok(vcpu_->interrupt(vector))) return EngineStop::failed;
     changed_ = 0;
   }
-  look_for_patches(vcpu.state);
+  if (unknown_code(vcpu.state)) {
+    if (settle(vcpu)) return EngineStop::yield;
+    if (failure_) return EngineStop::failed;
+    look_for_patches(vcpu.state);
+  }
   if (user_tsc_ == UserTsc::by_exception && trap_changes(vcpu.state)) {
     if (settle(vcpu)) return EngineStop::yield;
     if (failure_) return EngineStop::failed;
@@ -312,13 +330,16 @@ EngineStop KvmEngine::run_kvm(Vcpu& vcpu) {
   run.cr8 = cr8;
   ++counts_.entries;
   pending_ = false;
+  carrier_->ask_for_sync(*vcpu_, registers_suffice() ? part::regs : part::core);
   auto ran = enter();
   if (kicker_ != nullptr) kicker_->left();
   if (!ran) {
     fail(std::move(ran).error());
     return EngineStop::failed;
   }
-  if (!store(vcpu)) return EngineStop::failed;
+  const bool access = *ran == KvmVcpu::Ran::exited && (run.exit_reason == KVM_EXIT_IO || run.exit_reason == KVM_EXIT_MMIO);
+  accesses_ = access ? accesses_ + 1 : 0;
+  if (!store(vcpu, access)) return EngineStop::failed;
   if (run.cr8 != cr8 && vcpu.interrupts != nullptr) vcpu.interrupts->set_cr8(static_cast<uint8_t>(run.cr8));
   const Next next = *ran == KvmVcpu::Ran::interrupted ? Next::kicked : exited(vcpu);
   switch (next) {
@@ -351,12 +372,18 @@ void KvmEngine::lift_patches() {
   patches_on_ = false;
 }
 
-// Looks through the executable memory around a 64-bit kernel's code, once for each piece of address space it runs in.
+// A kernel's code is looked through once for each piece of address space it runs in.
+constexpr unsigned kPieceShift = 30, kMostScans = 16;
+
+// Not in the lower half: what runs there in ring 0 is a loader that copies itself, and unpacks what it takes for data.
+bool KvmEngine::unknown_code(const CpuState& s) const {
+  return in_upper_half(s.rip) && s.rip >> kPieceShift != scanned_ && scans_ != kMostScans;
+}
+
+// The executable memory around a 64-bit kernel's code.
 void KvmEngine::look_for_patches(const CpuState& s) {
-  constexpr unsigned kPieceShift = 30, kMostScans = 16;
   constexpr uint64_t kMost = uint64_t{64} << 20;
-  // Not in the lower half: what runs there in ring 0 is a loader that copies itself, and unpacks what it takes for data.
-  if (!s.mode64() || s.cpl() != 0 || !in_upper_half(s.rip) || s.rip >> kPieceShift == scanned_ || scans_ == kMostScans) return;
+  if (!s.mode64() || s.cpl() != 0) return;
   scanned_ = s.rip >> kPieceShift;
   ++scans_;
   const auto walk = [&](uint64_t linear) { return walk_page(s, platform_.memory, LinearAddr(linear), {}, false); };

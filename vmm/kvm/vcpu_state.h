@@ -117,16 +117,16 @@ class StateCarrier {
   Result<void> store(const KvmVcpu& vcpu, CpuState& s, Surroundings& around, uint32_t parts = part::all) const;
 
   // The same for part::core through the shared page: the next KVM_RUN takes the registers, and after it (an exit or
-  // EINTR, but not another error) they lie there. ask_for_sync() once per vCPU. With PAE paging these fall back to ioctls
-  // for SREGS, as the page has no PDPTEs.
-  void ask_for_sync(KvmVcpu& vcpu) const;
+  // EINTR, but not another error) they lie there, as far as asked for: part::core, or part::regs alone, which is cheaper.
+  // With PAE paging these fall back to ioctls for SREGS, as the page has no PDPTEs.
+  void ask_for_sync(KvmVcpu& vcpu, uint32_t parts = part::core) const;
   Result<void> load_synced(KvmVcpu& vcpu, const CpuState& s, const Surroundings& around) const;
   Result<void> store_synced(const KvmVcpu& vcpu, CpuState& s, Surroundings& around) const;
 
  private:
   Result<void> check_mode(const CpuState& s) const;
 
-  // What store_synced() has taken over already, with no other SREGS loaded since.
+  // What store_synced() has taken over already, with no other SREGS loaded or stored since.
   mutable std::optional<kvm_sregs> taken_;
   std::vector<uint32_t> msrs_;
   bool sregs2_ = false;

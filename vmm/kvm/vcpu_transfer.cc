@@ -114,6 +114,7 @@ Result<void> StateCarrier::store(const KvmVcpu& vcpu, CpuState& s, Surroundings&
     from_regs(regs, s);
   }
   if ((parts & part::sregs) != 0) {
+    taken_.reset();
     if (sregs2_) {
       kvm_sregs2 sregs{};
       RV_TRY(vcpu.get_sregs2(sregs));
@@ -157,8 +158,10 @@ Result<void> StateCarrier::store(const KvmVcpu& vcpu, CpuState& s, Surroundings&
   return {};
 }
 
-void StateCarrier::ask_for_sync(KvmVcpu& vcpu) const {
-  vcpu.run_area().kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
+void StateCarrier::ask_for_sync(KvmVcpu& vcpu, uint32_t parts) const {
+  RV_ASSERT(parts == part::core || parts == part::regs);
+  constexpr uint32_t kCore = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
+  vcpu.run_area().kvm_valid_regs = parts == part::core ? kCore : uint32_t{KVM_SYNC_X86_REGS};
 }
 
 Result<void> StateCarrier::load_synced(KvmVcpu& vcpu, const CpuState& s, const Surroundings& around) const {
@@ -179,6 +182,7 @@ Result<void> StateCarrier::load_synced(KvmVcpu& vcpu, const CpuState& s, const S
 Result<void> StateCarrier::store_synced(const KvmVcpu& vcpu, CpuState& s, Surroundings& around) const {
   const kvm_sync_regs& sync = vcpu.run_area().s.regs;
   from_regs(sync.regs, s);
+  if ((vcpu.run_area().kvm_valid_regs & KVM_SYNC_X86_SREGS) == 0) return {};
   // Most exits leave them as they were.
   if (!taken_ || std::memcmp(&*taken_, &sync.sregs, sizeof(kvm_sregs)) != 0) {
     from_sregs(sync.sregs, s, around);

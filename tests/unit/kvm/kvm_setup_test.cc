@@ -294,6 +294,47 @@ TEST_F(KvmSetup, the_synced_page_carries_the_core) {
   }
 }
 
+TEST_F(KvmSetup, the_synced_page_carries_the_registers_alone_if_asked) {
+  auto kvm = Kvm::open(*calls);
+  auto vm = kvm->create_vm();
+  auto vcpu = vm->create_vcpu(0);
+  const StateCarrier carrier(kvm->capabilities(), {});
+  carrier.ask_for_sync(*vcpu, part::regs);
+  EXPECT_EQ(vcpu->run_area().kvm_valid_regs, 1u);
+  RandomStates random(9);
+  const CpuState old = random.next(Mode::long_kernel), now = random.next(Mode::real);
+  Surroundings around;
+  vcpu->run_area().s.regs = {to_regs(now), to_sregs(now, around), to_events(now, around)};
+  CpuState seen = old;
+  ASSERT_TRUE(carrier.store_synced(*vcpu, seen, around).ok());
+  EXPECT_EQ(seen.gpr, now.gpr);
+  EXPECT_EQ(seen.rip, now.rip);
+  EXPECT_EQ(seen.rflags, now.rflags);
+  seen.gpr = old.gpr;
+  seen.rip = old.rip;
+  seen.rflags = old.rflags;
+  EXPECT_EQ(difference(old, seen), "");
+}
+
+TEST_F(KvmSetup, segments_fetched_between_two_synced_stores_do_not_hide_the_second) {
+  auto kvm = Kvm::open(*calls);
+  auto vm = kvm->create_vm();
+  auto vcpu = vm->create_vcpu(0);
+  const StateCarrier carrier(kvm->capabilities(), {});
+  carrier.ask_for_sync(*vcpu);
+  RandomStates random(10);
+  const CpuState first = random.next(Mode::long_kernel), second = random.next(Mode::long_kernel);
+  Surroundings around;
+  CpuState seen = first;
+  vcpu->run_area().s.regs.sregs = to_sregs(first, around);
+  ASSERT_TRUE(carrier.store_synced(*vcpu, seen, around).ok());
+  ASSERT_TRUE(vcpu->set_sregs(to_sregs(second, around)).ok());
+  ASSERT_TRUE(carrier.store(*vcpu, seen, around, part::sregs).ok());
+  EXPECT_EQ(seen.cr3, second.cr3);
+  ASSERT_TRUE(carrier.store_synced(*vcpu, seen, around).ok());
+  EXPECT_EQ(seen.cr3, first.cr3);
+}
+
 // --- memory ---
 
 TEST(MemorySlots, leave_the_video_hole_out) {
