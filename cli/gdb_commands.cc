@@ -51,7 +51,7 @@ Result<std::string> symbol(Execution& e, Words words) {
 Result<std::string> disassemble_command(Execution& e, Words words) {
   if (words.size() > 2) return Error{ErrorCode::bad_argument, "not understood", ""};
   const CpuState& s = e.machine().vcpu(e.selected()).state;
-  uint64_t address = gdb::linear_pc(s), count = 10;
+  uint64_t address = s.linear_rip().value, count = 10;
   if (!words.empty()) {
     const auto parsed = gdb::parse_address(e, words[0]);
     if (!parsed) return parsed.error();

@@ -71,8 +71,10 @@ void add_guest_options(CLI::App& app, GuestOptions& options) {
       ->capture_default_str()
       ->type_name("N")
       ->group(group);
-  app.add_option("--engine", options.engine, "auto, soft, kvm, or kvm,soft (kvm for the kernel, soft for its programs)")
-      ->check(CLI::IsMember({"auto", "soft", "kvm", "kvm,soft"}))
+  app.add_option("--engine", options.engine,
+                 "auto, soft, kvm, kvm,soft (kvm for the kernel, soft for its programs), or kvm,step (kvm step by step, for what "
+                 "every KVM does right: slow, and exact where this host's KVM is not)")
+      ->check(CLI::IsMember(kEngineNames))
       ->capture_default_str()
       ->type_name("NAME")
       ->group(group);

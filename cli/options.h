@@ -18,6 +18,9 @@ namespace retrovisor::cli {
 // What a subcommand does once the command line is read; returns the exit code.
 using Action = std::function<int()>;
 
+// What --engine takes.
+inline const std::vector<std::string> kEngineNames = {"auto", "soft", "kvm", "kvm,soft", "kvm,step"};
+
 // Which guest, and in what machine.
 struct GuestOptions {
   std::string kernel;

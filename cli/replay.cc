@@ -53,8 +53,7 @@ Result<void> open_output(const ReplayCommand& options, OutputFile& file) {
 
 ReplayEngine replay_engine(const std::string& name) {
   ReplayEngine engine;
-  if (name == "kvm" || name == "kvm,soft") engine.kind = EngineKind::kvm;
-  if (name == "kvm,soft") share_kernel_only(engine.kvm);
+  if (is_kvm(name, engine.kvm)) engine.kind = EngineKind::kvm;
   return engine;
 }
 
@@ -210,8 +209,8 @@ void add_replay(CLI::App& app, Action& action) {
       ->type_name("N")
       ->group(group);
   sub->add_option("--engine", options->engine,
-                  "auto and soft: the software CPU; kvm, and kvm,soft: for traces recorded so")
-      ->check(CLI::IsMember({"auto", "soft", "kvm", "kvm,soft"}))
+                  "auto and soft: the software CPU; kvm, kvm,soft, kvm,step: for traces recorded with the same")
+      ->check(CLI::IsMember(kEngineNames))
       ->excludes(bisect)
       ->capture_default_str()
       ->type_name("NAME")

@@ -152,14 +152,18 @@ Result<void> try_images(const MachineConfig& config, const BootImages& images) {
 }
 
 void say_recording_limits(const kvm::KvmEngineOptions& options) {
-  const bool kernel_only = options.share == kvm::KvmEngineOptions::Share::kernel_only;
+  using Share = kvm::KvmEngineOptions::Share;
+  if (options.share == Share::stepped) return;  // none of these instructions is KVM's
   for (const kvm::Hole& hole : kvm::determinism_holes(kvm::probe_kvm()))
-    if (!hole.in_programs || !kernel_only) say("not recorded exactly on this host: {}: {}", hole.what, hole.detail);
+    if (!hole.in_programs || options.share != Share::kernel_only) say("not recorded exactly on this host: {}: {}", hole.what, hole.detail);
 }
 
-void share_kernel_only(kvm::KvmEngineOptions& options) {
-  options.share = kvm::KvmEngineOptions::Share::kernel_only;
-  options.upper_half_only = true;
+bool is_kvm(const std::string& engine, kvm::KvmEngineOptions& options) {
+  using Share = kvm::KvmEngineOptions::Share;
+  options.share = engine == "kvm,soft" ? Share::kernel_only : engine == "kvm,step" ? Share::stepped : Share::kvm;
+  // What unpacks a kernel is the soft engine's, as its programs are.
+  options.upper_half_only = options.share == Share::kernel_only;
+  return engine.starts_with("kvm");
 }
 
 Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOptions& live) {
@@ -168,7 +172,7 @@ Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOpt
   if (!memory_size) return memory_size.error();
   config.memory_size = *memory_size;
   config.vcpus = guest.vcpus;
-  const bool kvm = guest.engine == "kvm" || guest.engine == "kvm,soft";
+  const bool kvm = is_kvm(guest.engine, config.kvm);
   if (!kvm && live.slowdown != 1)
     return Error{ErrorCode::bad_argument, "only under kvm does guest time follow the host's clock", "--slowdown"};
   if (!kvm) return config;  // auto is soft as long as nobody has tried kvm on hardware: EngineAbilities
@@ -177,7 +181,6 @@ Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOpt
   config.time = TimeSource::events;
   config.undefined_flags = kvm::host_undefined_flags();
   config.user_tsc = kvm::host_user_tsc();
-  if (guest.engine == "kvm,soft") share_kernel_only(config.kvm);
   if (live.deterministic)
     return Error{ErrorCode::bad_argument, "under kvm, time comes from the host; --deterministic needs --engine=soft", "--engine"};
   if (!live.gdb.empty())

@@ -27,8 +27,8 @@ ImageNames image_names(const GuestOptions& options);
 Result<std::unique_ptr<Machine>> make_machine(const MachineConfig& config, Boundary& boundary, const BootImages& images);
 // Would make_machine() take these images? For looking before an older trace is overwritten.
 Result<void> try_images(const MachineConfig& config, const BootImages& images);
-// --engine=kvm,soft: KVM the kernel, the soft engine its programs, and what unpacks the kernel.
-void share_kernel_only(kvm::KvmEngineOptions& options);
+// Is it one of the kinds of kvm? Then `options` says which.
+bool is_kvm(const std::string& engine, kvm::KvmEngineOptions& options);
 // What of the guest this host keeps out of a trace recorded with --engine=kvm; to be told before the recording starts.
 void say_recording_limits(const kvm::KvmEngineOptions& options);
 // The machine that the options ask for, but for stop_on_panic. An error if its engine cannot be had here.

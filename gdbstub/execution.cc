@@ -211,7 +211,7 @@ std::optional<TimelineStop> Execution::breakpoint_here() {
   const VcpuId next = machine().next_vcpu();
   if (one_vcpu() || next == reported_) return std::nullopt;
   const CpuState& s = machine().vcpu(next).state;
-  const uint64_t address = linear_pc(s);
+  const uint64_t address = s.linear_rip().value;
   if (s.activity != Activity::running || !breakpoints_.code_at(address)) return std::nullopt;
   TimelineStop stop;
   stop.reason = TimelineStop::Reason::breakpoint;
@@ -285,7 +285,7 @@ Result<TimelineStop> Execution::step_range(VcpuId vcpu, uint64_t begin, uint64_t
   for (uint64_t steps = 1;; ++steps) {
     auto stop = step(vcpu);
     if (!stop || stop->reason != TimelineStop::Reason::position) return stop;
-    const uint64_t pc = linear_pc(machine().vcpu(vcpu).state);
+    const uint64_t pc = machine().vcpu(vcpu).state.linear_rip().value;
     if (pc < begin || pc >= end || steps >= kMaxRangeSteps) return stop;
     if (breakpoints_.code_at(pc)) {
       stop->reason = TimelineStop::Reason::breakpoint;

@@ -94,7 +94,7 @@ class Execution {
   Result<TimelineStop> run_recorded(const StopConditions& conditions, Position limit);
   // A stop at a breakpoint that is not at the program counter: goes on to it if it is a handler's.
   Result<TimelineStop> show_handler(Result<TimelineStop> stop);
-  uint64_t pc(VcpuId vcpu) { return linear_pc(machine().vcpu(vcpu).state); }
+  uint64_t pc(VcpuId vcpu) { return machine().vcpu(vcpu).state.linear_rip().value; }
   bool one_vcpu() { return machine().config().vcpus == 1; }
   static StopConditions with_turns(StopConditions c, std::function<bool(const JournalEvent&)> wanted);
   Result<TimelineStop> step_to(VcpuId vcpu);

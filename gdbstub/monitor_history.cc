@@ -27,7 +27,7 @@ std::string here(Execution& e) {
   else if (e.diverted())
     out += e.is_live() ? " (live: beside the recorded run)" : " (changed: beside the recorded run)";
   return out + fmt::format(", guest time {}.{:09} s, vCPU {} at {:#x}\n", e.machine().now().value / 1'000'000'000,
-                           e.machine().now().value % 1'000'000'000, vcpu.value, linear_pc(e.machine().vcpu(vcpu).state));
+                           e.machine().now().value % 1'000'000'000, vcpu.value, e.machine().vcpu(vcpu).state.linear_rip().value);
 }
 
 Result<std::string> position(Execution& e, Words words) {

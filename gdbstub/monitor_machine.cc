@@ -62,7 +62,7 @@ Result<std::string> regs(Execution& e, Words words) {
                                 : s.vm86()            ? "virtual-8086 mode"
                                                       : "protected mode");
   for (unsigned i = 0; i < 16; ++i) out += fmt::format("{:<4}{:016x}{}", kNames[i], s.gpr[i], i % 4 == 3 ? "\n" : "  ");
-  out += fmt::format("rip {:016x}  (linear {:016x})  rflags {:08x}\n", s.rip, linear_pc(s), s.rflags);
+  out += fmt::format("rip {:016x}  (linear {:016x})  rflags {:08x}\n", s.rip, s.linear_rip().value, s.rflags);
   constexpr const char* kSegments[] = {"es", "cs", "ss", "ds", "fs", "gs"};
   for (const unsigned i : {CS, SS, DS, ES, FS, GS}) out += segment_line(kSegments[i], s.segment[i]);
   out += segment_line("ldtr", s.ldtr) + segment_line("tr", s.tr);

@@ -246,8 +246,6 @@ size_t registers_size(Arch arch) {
   return size;
 }
 
-uint64_t linear_pc(const CpuState& s) { return s.mode64() ? s.rip : (s.segment[CS].base + s.rip) & 0xffffffff; }
-
 std::vector<uint8_t> read_register(const Vcpu& vcpu, const Register& r) {
   const CpuState& s = vcpu.state;
   std::vector<uint8_t> out(r.bytes);
@@ -261,7 +259,7 @@ std::vector<uint8_t> read_register(const Vcpu& vcpu, const Register& r) {
     }
     case Kind::xmm: std::memcpy(out.data(), s.xmm[r.index].q, 16); return out;
     case Kind::gpr: value = s.gpr[r.index]; break;
-    case Kind::pc: value = linear_pc(s); break;
+    case Kind::pc: value = s.linear_rip().value; break;
     case Kind::eflags: value = s.rflags; break;
     case Kind::selector: value = s.segment[r.index].selector; break;
     case Kind::x87: value = read_x87(s.x87, r.index); break;

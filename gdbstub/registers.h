@@ -51,9 +51,6 @@ std::span<const Register> registers(Arch arch);
 // Bytes of a whole set: the payload of g.
 size_t registers_size(Arch arch);
 
-// The program counter as a linear address.
-uint64_t linear_pc(const CpuState& state);
-
 // Little endian, `r.bytes` of them.
 std::vector<uint8_t> read_register(const Vcpu& vcpu, const Register& r);
 // False if the CPU could not hold the value: non-canonical addresses, modes that would not fit together. Bits that are

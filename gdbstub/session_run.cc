@@ -128,7 +128,7 @@ std::string Session::stop_reply(const TimelineStop& stop) {
   const VcpuId vcpu = stop_vcpu_ = execution_.vcpu_of(stop);
   switch (stop.reason) {
     case Reason::breakpoint: {
-      const uint64_t pc = linear_pc(execution_.machine().vcpu(vcpu).state);
+      const uint64_t pc = execution_.machine().vcpu(vcpu).state.linear_rip().value;
       const auto type = execution_.breakpoints().code_at(pc);
       if (type == PointType::software && swbreak_) why = "swbreak:;";
       if (type == PointType::hardware && hwbreak_) why = "hwbreak:;";

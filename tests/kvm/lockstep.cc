@@ -1,10 +1,11 @@
 // Runs one small guest under KVM and under the soft engine side by side, event by event, and compares the whole state after
 // each. The soft engine follows: where KVM let an interrupt in, and where it landed between two events, it does the same.
 //
-// Usage: lockstep GUEST.bin [kvm|kernel_only|in_turns] [SEED|FIRST-LAST] [landings] [apart=N] [input=TEXT]
+// Usage: lockstep GUEST.bin [kvm|kernel_only|in_turns|stepped] [SEED|FIRST-LAST] [landings] [apart=N] [input=TEXT]
 //        [emulated=REASON] [native_only=REASON]
 //        lockstep vmlinuz linux=INITRD [append=WORDS] kernel_only landings
 //   in_turns  the KVM engine hands over to its own soft engine and back at events, as SEED says; several seeds: one run each
+//   stepped   KVM goes step by step
 //   landings  a timer that comes due interrupts the guest between two events; without, time moves at events only and the run
 //             is the same each time
 //   apart     compares only every N events, so that the KVM engine runs undisturbed in between
@@ -268,6 +269,7 @@ int main(int argc, char** argv) {
     if (i == 1) options.guest = word;
     else if (word == "kvm") options.config.kvm.share = Share::kvm;
     else if (word == "kernel_only") options.config.kvm.share = Share::kernel_only;
+    else if (word == "stepped") options.config.kvm.share = Share::stepped;
     else if (word == "in_turns") options.config.kvm.share = Share::in_turns;
     else if (word.starts_with("linux=")) options.initrd = word.substr(6), options.config.kvm.upper_half_only = true;
     else if (word.starts_with("append=")) options.append = word.substr(7);
@@ -279,8 +281,8 @@ int main(int argc, char** argv) {
     else understood = understood && read_seeds(word, options);
   }
   if (!understood) {
-    fmt::print(stderr, "usage: lockstep GUEST.bin [kvm|kernel_only|in_turns] [SEED|FIRST-LAST] [landings] [apart=N] "
-                       "[input=TEXT] [emulated=REASON] [native_only=REASON]\n");
+    fmt::print(stderr, "usage: lockstep GUEST.bin [kvm|kernel_only|in_turns|stepped] [SEED|FIRST-LAST] [landings] "
+                       "[apart=N] [input=TEXT] [emulated=REASON] [native_only=REASON]\n");
     return 2;
   }
   const bool limited = !options.emulated.empty() || !options.native_only.empty();

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Recordings under KVM with random console input, each replayed by KVM and by the soft engine: every digest and event must be
-equal, and so must the output. `recordings.py COUNT` makes that many and prints a table. RETROVISOR: the tool; KVM_GUESTS: the
-folder with the guests of guests/, assembled. RETROVISOR_SEED=n repeats a run's choices (not its moments: those are the
-host's)."""
+"""Recordings under KVM, some of them step by step, with random console input, each replayed the same way and by the soft
+engine: every digest and event must be equal, and so must the output. `recordings.py COUNT` makes that many and prints a table.
+RETROVISOR: the tool; KVM_GUESTS: the folder with the guests of guests/, assembled. RETROVISOR_SEED=n repeats a run's choices
+(not its moments: those are the host's)."""
 import collections
 import json
 import os
@@ -72,13 +72,14 @@ def summary_of(folder, words):
 
 def record(folder, generator, guest):
     trace = os.path.join(folder, "t.trace")
-    words = ["record", "--engine", "kvm", "--kernel", os.path.join(GUESTS, guest + ".bin"), "--flat-address", "0x7c00",
+    engine = generator.choice(["kvm", "kvm", "kvm", "kvm,step"])
+    words = ["record", "--engine", engine, "--kernel", os.path.join(GUESTS, guest + ".bin"), "--flat-address", "0x7c00",
              "--flat-mode", "real16", "--memory", "64M", "--time", generator.choice(["real", "virtual"]), "-o", trace,
              "--journal", generator.choice(["default", "full", "none"]), "--digest-interval", generator.choice(["50", "700", "16k"])]
     with open(os.path.join(folder, "script"), "w") as file:
         file.write(script(generator))
     words += ["--console", f"script:{file.name}" if guest == "input" or generator.random() < 0.3 else "none"]
-    return trace, summary_of(folder, words)
+    return trace, engine, summary_of(folder, words)
 
 
 def compare(guest, recorded, replayed, engine):
@@ -90,13 +91,13 @@ def compare(guest, recorded, replayed, engine):
 def one(generator, guest, figures):
     folder = tempfile.mkdtemp(prefix="retrovisor-kvm-")
     try:
-        trace, recorded = record(folder, generator, guest)
+        trace, engine, recorded = record(folder, generator, guest)
         if recorded["stop"] != "debug exit" or recorded["stop_detail"] != 1:
             raise Failed(f"{guest}: {recorded['stop']} {recorded['stop_detail']}\n{recorded['output'].decode(errors='replace')}")
         if not re.search(ALWAYS[guest], recorded["output"]):
             raise Failed(f"{guest} has printed\n{recorded['output'].decode(errors='replace')}")
-        for engine in ("kvm", "soft"):
-            compare(guest, recorded, summary_of(folder, ["replay", trace, "--engine", engine]), engine)
+        for replayed in (engine, "soft"):
+            compare(guest, recorded, summary_of(folder, ["replay", trace, "--engine", replayed]), replayed)
         info = json.loads(run(["trace", "info", trace, "--json"]))
         figures["recordings"] += 1
         figures["events"] += recorded["instructions"]

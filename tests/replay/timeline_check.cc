@@ -144,8 +144,6 @@ void check_positions(Timeline& t, const std::string& trace, const BootImages& im
   fmt::print("{} positions, each the same state in four ways\n", order.size());
 }
 
-uint64_t linear_rip(const CpuState& s) { return s.mode64() ? s.rip : (s.segment[CS].base + s.rip) & 0xffffffff; }
-
 // Breakpoints where code runs, watches where registers point to.
 StopConditions random_conditions(Timeline& t, Position begin, uint64_t length, Random& random) {
   StopConditions c;
@@ -154,7 +152,7 @@ StopConditions random_conditions(Timeline& t, Position begin, uint64_t length, R
   if ((kinds & 1) != 0) {
     for (size_t n = 1 + random() % 4; n != 0; --n) {
       visit();
-      c.breakpoints.push_back(linear_rip(t.machine().vcpu(VcpuId(0)).state));
+      c.breakpoints.push_back(t.machine().vcpu(VcpuId(0)).state.linear_rip().value);
     }
     if (random() % 4 == 0) c.breakpoints.push_back(random());
   }

@@ -102,6 +102,11 @@ struct alignas(64) CpuState {
   bool mode64() const { return long_mode() && (segment[CS].attributes & seg::L) != 0; }
   bool protected_mode() const { return (cr0 & cr0::PE) != 0; }
   bool vm86() const { return (rflags & flag::VM) != 0; }
+  // Where the code at an offset in CS lies, and the instruction at RIP.
+  LinearAddr linear_code(uint64_t offset) const {
+    return LinearAddr(mode64() ? offset : (segment[CS].base + offset) & 0xffffffff);
+  }
+  LinearAddr linear_rip() const { return linear_code(rip); }
 
   // State after RESET# (SDM 3A 9.1.1, table 9-1).
   static CpuState at_reset(VcpuId id);

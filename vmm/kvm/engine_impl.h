@@ -9,6 +9,7 @@
 #include "vmm/kvm/kicker.h"
 #include "vmm/kvm/kvm_engine.h"
 #include "vmm/kvm/memory_slots.h"
+#include "vmm/kvm/plain_code.h"
 #include "vmm/kvm/progress_counter.h"
 #include "vmm/kvm/tsc_trap.h"
 #include "vmm/kvm/vcpu_state.h"
@@ -59,7 +60,8 @@ class KvmEngine final : public Engine {
 
   EngineStop run_kvm(Vcpu& vcpu);
   EngineStop run_soft(Vcpu& vcpu, uint64_t instructions);
-  bool soft_has_turn(const CpuState& s);
+  bool stepped() const { return options_.share == KvmEngineOptions::Share::stepped; }
+  bool soft_has_turn(const Vcpu& vcpu);
   bool load(Vcpu& vcpu);
   bool store(Vcpu& vcpu, bool access_pending);
   bool registers_suffice() const;
@@ -120,12 +122,14 @@ class KvmEngine final : public Engine {
   bool breakpoints_exit_ = false;
   uint64_t scanned_ = UINT64_MAX;  // the piece of linear space whose code was last looked through
   unsigned scans_ = 0;
+  uint64_t steps_ = 0, steps_event_ = UINT64_MAX;  // KVM's since the last event, if it runs step by step
   uint64_t turn_;
   uint64_t turn_event_ = UINT64_MAX;
   bool soft_turn_ = false;
   std::optional<Error> failure_;
   mutable KvmStatistics counts_;  // `progress` is read when somebody asks
   InstructionNames names_;
+  PlainCode plain_;
 };
 
 }  // namespace retrovisor::kvm

@@ -119,6 +119,7 @@ KvmEngine::Next KvmEngine::halt(Vcpu& vcpu) {
 // An instruction that KVM does not execute: a breakpoint of ours, or one that it cannot emulate.
 KvmEngine::Next KvmEngine::trapped(Vcpu& vcpu) {
   const kvm_run& run = vcpu_->run_area();
+  if (stepped() && run.exit_reason == KVM_EXIT_DEBUG) return Next::again;
   if (run.exit_reason == KVM_EXIT_INTERNAL_ERROR && run.internal.suberror != KVM_INTERNAL_ERROR_EMULATION)
     return unexpected(fmt::format("KVM reports an internal error {} (KVM_EXIT_INTERNAL_ERROR)", run.internal.suberror));
   const auto* site = patches_on_ ? patched_site(vcpu.state) : nullptr;

@@ -91,8 +91,7 @@ Result<bool> opens_interrupt_window_late(const Kvm& kvm) {
 bool may_hide_exception(const kvm_vcpu_events& events, const CpuState& s, GuestMemory& memory) {
   constexpr uint8_t kBreakpoint = 3, kOverflow = 4, kInt3 = 0xcc, kInto = 0xce;
   if (events.exception.nr != kBreakpoint && events.exception.nr != kOverflow) return false;
-  const uint64_t linear = s.mode64() ? s.rip - 1 : (s.segment[CS].base + s.rip - 1) & 0xffffffff;
-  const PageWalk walk = walk_page(s, memory, LinearAddr(linear), {}, false);
+  const PageWalk walk = walk_page(s, memory, s.linear_code(s.rip - 1), {}, false);
   uint8_t before = 0;
   return walk.ok && memory.read(walk.phys, std::span(&before, 1)) && (before == kInt3 || before == kInto);
 }

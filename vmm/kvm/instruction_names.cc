@@ -6,13 +6,12 @@
 #include <algorithm>
 #include <array>
 
-#include "vmm/cpu/page_walk.h"
+#include "vmm/kvm/linear_memory.h"
 
 namespace retrovisor::kvm {
 namespace {
 
-constexpr size_t kLongest = 15;  // bytes of an instruction (SDM 2A 2.3.11)
-constexpr size_t kShown = 3;     // of an unknown one: prefix, escape, opcode
+constexpr size_t kShown = 3;  // bytes of an unknown one: prefix, escape, opcode
 
 }  // namespace
 
@@ -36,20 +35,9 @@ std::string InstructionNames::name(std::span<const uint8_t> bytes, unsigned bits
 }
 
 std::string InstructionNames::at_rip(const CpuState& s, GuestMemory& memory) {
-  const bool mode64 = s.mode64();
-  const uint64_t linear = mode64 ? s.rip : (s.segment[CS].base + s.rip) & 0xffffffff;
-  std::array<uint8_t, kLongest> bytes{};
-  size_t have = 0;
-  while (have < kLongest) {
-    const PageWalk walk = walk_page(s, memory, LinearAddr(linear + have), {}, false);
-    if (!walk.ok || !memory.is_ram(walk.phys)) break;
-    const size_t piece = std::min<size_t>(kLongest - have, kPageSize - (walk.phys.value & (kPageSize - 1)));
-    std::copy_n(memory.host(walk.phys), piece, bytes.begin() + static_cast<std::ptrdiff_t>(have));
-    have += piece;
-  }
-  if (have == 0) return "?";
-  const bool big = (s.segment[CS].attributes & seg::DB) != 0;
-  return name(std::span(bytes).first(have), mode64 ? 64 : big ? 32 : 16);
+  std::array<uint8_t, kLongestInstruction> bytes{};
+  const size_t have = read_code(s, memory, bytes);
+  return have != 0 ? name(std::span(bytes).first(have), code_bits(s)) : "?";
 }
 
 }  // namespace retrovisor::kvm

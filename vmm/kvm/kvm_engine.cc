@@ -9,15 +9,20 @@ namespace {
 
 // How many instructions the soft engine runs before it is asked again whether KVM can.
 constexpr uint64_t kSoftPiece = 4096;
+// The same while KVM runs step by step: in the kernel each instruction, in programs, which are the soft engine's, more.
+constexpr uint64_t kStep = 1, kProgramStep = 64;
+// So many instructions without an event are enough, a step of KVM's counted as many: a loop that waits is the soft engine's from
+// there on, in long pieces.
+constexpr uint64_t kMostSteps = 65536, kKvmStep = 128, kWaitingPiece = 65536;
 
 // The part of RCX that counts for the string instruction at RIP: as wide as its addresses (SDM 2B, REP).
 uint64_t count_mask(const CpuState& s, GuestMemory& memory) {
   constexpr uint8_t kAddressSize = 0x67;
   const bool mode64 = s.mode64(), big = (s.segment[CS].attributes & seg::DB) != 0;
-  uint64_t linear = mode64 ? s.rip : (s.segment[CS].base + s.rip) & 0xffffffff;
+  LinearAddr linear = s.linear_rip();
   bool other_size = false;
-  for (unsigned i = 0; i < 15; ++i, ++linear) {  // prefixes end at the opcode, INS, OUTS, MOVS and so on
-    const PageWalk walk = walk_page(s, memory, LinearAddr(linear), {}, false);
+  for (unsigned i = 0; i < 15; ++i, linear = linear + 1) {  // prefixes end at the opcode, INS, OUTS, MOVS and so on
+    const PageWalk walk = walk_page(s, memory, linear, {}, false);
     if (!walk.ok || !memory.is_ram(walk.phys)) break;
     const uint8_t byte = *memory.host(walk.phys);
     if ((byte & 0xfc) == 0x6c || (byte & 0xf0) == 0xa0) break;
@@ -233,13 +238,15 @@ bool KvmEngine::can_deliver(Vcpu& vcpu) {
 
 // --- running --------------------------------------------------------------------------------------------------------
 
-bool KvmEngine::soft_has_turn(const CpuState& s) {
+bool KvmEngine::soft_has_turn(const Vcpu& vcpu) {
+  const CpuState& s = vcpu.state;
   // What KVM cannot carry, and what is so rare that one way to do it is enough: NMI, INIT.
   if (!carrier_->carries(s) || s.pending_debug != 0 || s.nmi_pending || s.init_pending) return true;
   if (options_.upper_half_only && s.cpl() != 3 && !(s.mode64() && in_upper_half(s.rip))) return true;
   switch (options_.share) {
     case KvmEngineOptions::Share::kvm: return false;
     case KvmEngineOptions::Share::kernel_only: return s.cpl() == 3;
+    case KvmEngineOptions::Share::stepped: return steps_ >= kMostSteps || (vcpu.intr && vcpu.may_deliver) || !plain_.is_next(s, platform_.memory);
     case KvmEngineOptions::Share::in_turns: break;
   }
   if (turn_event_ != platform_.clock.events()) {
@@ -263,17 +270,26 @@ EngineStop KvmEngine::run(Vcpu& vcpu, Position limit) {
   while (stop == EngineStop::limit && platform_.clock.events() == events && !failure_) {
     if (platform_.control.stop_requested()) return EngineStop::yield;
     const bool window = kicker_ != nullptr && vcpu.intr && !vcpu.may_deliver && quirks_.late_interrupt_window;
-    if (!window && !soft_has_turn(s)) {
+    if (stepped()) {
+      if (settle(vcpu)) return EngineStop::yield;
+      if (failure_) break;
+      if (std::exchange(steps_event_, events) != events) steps_ = 0;
+    }
+    if (!window && !soft_has_turn(vcpu)) {
+      steps_ += kKvmStep;
       stop = run_kvm(vcpu);
       continue;
     }
     if (settle(vcpu)) return EngineStop::yield;
     if (failure_) break;
     soft_.stop_at_window(kicker_ != nullptr);
-    stop = run_soft(vcpu, kSoftPiece);
+    const bool in_step = stepped() && steps_ < kMostSteps;
+    const uint64_t piece = !stepped() ? kSoftPiece : !in_step ? kWaitingPiece : s.cpl() == 0 ? kStep : kProgramStep;
+    steps_ += piece;
+    stop = run_soft(vcpu, piece);
     soft_.stop_at_window(false);
     // Code of the soft engine's can run without events for ever, too.
-    if (stop == EngineStop::limit && platform_.clock.events() == events && kicker_ != nullptr) stop = EngineStop::kicked;
+    if (stop == EngineStop::limit && platform_.clock.events() == events && kicker_ != nullptr && !in_step) stop = EngineStop::kicked;
   }
   return failure_ ? EngineStop::failed : stop;
 }
@@ -309,7 +325,13 @@ EngineStop KvmEngine::run_kvm(Vcpu& vcpu) {
     if (failure_) return EngineStop::failed;
     set_trap(vcpu.state);
   }
+  const bool loaded = changed_ != 0;
   if (!load(vcpu)) return EngineStop::failed;
+  if (stepped() && loaded) {  // KVM forgets the step when registers are set
+    kvm_guest_debug debug{};
+    debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+    if (!ok(vcpu_->set_guest_debug(debug))) return EngineStop::failed;
+  }
   if (!patches_on_ && !patches_.sites().empty()) {
     if (!breakpoints_exit_) {  // else a breakpoint is the guest's own affair
       kvm_guest_debug debug{};
@@ -377,7 +399,7 @@ constexpr unsigned kPieceShift = 30, kMostScans = 16;
 
 // Not in the lower half: what runs there in ring 0 is a loader that copies itself, and unpacks what it takes for data.
 bool KvmEngine::unknown_code(const CpuState& s) const {
-  return in_upper_half(s.rip) && s.rip >> kPieceShift != scanned_ && scans_ != kMostScans;
+  return !stepped() && in_upper_half(s.rip) && s.rip >> kPieceShift != scanned_ && scans_ != kMostScans;
 }
 
 // The executable memory around a 64-bit kernel's code.
@@ -410,8 +432,7 @@ void KvmEngine::look_for_patches(const CpuState& s) {
 // The breakpoint of ours at which the vCPU stands; null: it is none. The soft engine does what is under it, on the code as the
 // guest wrote it.
 const CodePatches::Site* KvmEngine::patched_site(const CpuState& s) {
-  const uint64_t linear = s.mode64() ? s.rip : (s.segment[CS].base + s.rip) & 0xffffffff;
-  const PageWalk walk = walk_page(s, platform_.memory, LinearAddr(linear), {}, false);
+  const PageWalk walk = walk_page(s, platform_.memory, s.linear_rip(), {}, false);
   if (!walk.ok || !platform_.memory.is_ram(walk.phys)) return nullptr;
   const auto* site = patches_.find(walk.phys);
   return site != nullptr ? site : patches_.adopt(walk.phys, s.mode64() ? 64 : 32);

@@ -19,6 +19,8 @@ struct KvmEngineOptions {
     kvm,          // KVM whatever it can
     kernel_only,  // KVM rings 0 to 2, the soft engine ring 3: the kernel's known returns to its programs are patched
     in_turns,     // they take turns at events, as `turns` says: for tests
+    stepped,      // KVM, step by step, instructions that every KVM does right (plain_code.h); the soft engine the rest: slow,
+                  // and exact on hosts whose KVM emulates and gets things wrong
   };
   Share share = Share::kvm;
   // KVM runs nothing but 64-bit code in the upper half of the address space: a Linux kernel, but not what unpacks it, which

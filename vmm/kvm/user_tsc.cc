@@ -1,29 +1,17 @@
 // Programs that read the TSC: CR4.TSD behind the guest's back, and a breakpoint on the guest's #GP handler
 // (UserTsc::by_exception).
-#include <algorithm>
 #include <array>
 #include <cstring>
 
 #include "vmm/cpu/page_walk.h"
 #include "vmm/kvm/engine_impl.h"
+#include "vmm/kvm/linear_memory.h"
 #include "vmm/soft/segments.h"
 
 namespace retrovisor::kvm {
 namespace {
 
 constexpr uint8_t kGeneralProtection = 13;
-
-// Linear memory as the guest has it mapped now, page by page. False: some of it is not mapped, or no RAM.
-bool read_linear(const CpuState& s, GuestMemory& memory, uint64_t linear, std::span<uint8_t> out) {
-  while (!out.empty()) {
-    const size_t piece = std::min<size_t>(out.size(), kPageSize - (linear & ~kPageMask));
-    const PageWalk walk = walk_page(s, memory, LinearAddr(linear), {}, false);
-    if (!walk.ok || !memory.read(walk.phys, out.first(piece))) return false;
-    linear += piece;
-    out = out.subspan(piece);
-  }
-  return true;
-}
 
 // What the processor pushes for a fault with an error code in long mode (SDM 3A figure 6-9).
 struct Frame {
@@ -34,7 +22,7 @@ struct Frame {
 bool gdt_segment(const CpuState& s, GuestMemory& memory, uint64_t selector, Segment& out) {
   const uint64_t index = selector & 0xfff8;
   std::array<uint8_t, 8> bytes{};
-  if ((selector & 4) != 0 || index + 7 > s.gdtr.limit || !read_linear(s, memory, s.gdtr.base + index, bytes)) return false;
+  if ((selector & 4) != 0 || index + 7 > s.gdtr.limit || !read_linear(s, memory, LinearAddr(s.gdtr.base + index), bytes)) return false;
   soft::Descriptor d;
   std::memcpy(&d.low, bytes.data(), sizeof d.low);
   out = d.segment(static_cast<uint16_t>(selector));
@@ -54,7 +42,7 @@ std::optional<PhysAddr> KvmEngine::protection_handler(const CpuState& s) {
   constexpr uint64_t kGateSize = 16;
   std::array<uint8_t, kGateSize> gate{};
   if (scans_ == 0 || !s.long_mode() || s.idtr.limit < (kGeneralProtection + 1) * kGateSize - 1) return std::nullopt;
-  if (!read_linear(s, platform_.memory, s.idtr.base + kGeneralProtection * kGateSize, gate)) return std::nullopt;
+  if (!read_linear(s, platform_.memory, LinearAddr(s.idtr.base + kGeneralProtection * kGateSize), gate)) return std::nullopt;
   soft::Descriptor d;
   std::memcpy(&d.low, gate.data(), sizeof d.low);
   std::memcpy(&d.high, gate.data() + sizeof d.low, sizeof d.high);
@@ -88,14 +76,14 @@ bool KvmEngine::program_reads_tsc(Vcpu& vcpu) {
   if ((s.cr4 & cr4::TSD) != 0) return false;  // the guest's own wish
   Frame frame{};
   std::array<uint8_t, sizeof(Frame)> bytes{};
-  if (s.cpl() != 0 || !read_linear(s, platform_.memory, s.gpr[RSP], bytes)) return false;
+  if (s.cpl() != 0 || !read_linear(s, platform_.memory, LinearAddr(s.gpr[RSP]), bytes)) return false;
   std::memcpy(&frame, bytes.data(), sizeof frame);
   if (frame.error != 0 || (frame.cs & 3) != 3) return false;
   Segment cs, ss;
   if (!gdt_segment(s, platform_.memory, frame.cs, cs) || !gdt_segment(s, platform_.memory, frame.ss, ss)) return false;
   std::array<uint8_t, PatchInstruction::kMaxLength> code{};
   size_t size = 0;
-  while (size < code.size() && read_linear(s, platform_.memory, frame.rip + size, std::span(code).subspan(size, 1))) ++size;
+  while (size < code.size() && read_linear(s, platform_.memory, LinearAddr(frame.rip + size), std::span(code).subspan(size, 1))) ++size;
   const auto instruction = classify(std::span(code).first(size), (cs.attributes & seg::L) != 0 ? 64 : 32, false);
   if (!instruction || (instruction->kind != PatchKind::rdtsc && instruction->kind != PatchKind::rdtscp)) return false;
   s.segment[CS] = cs;

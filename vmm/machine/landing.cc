@@ -53,20 +53,12 @@ std::vector<uint8_t> Machine::common_cpu_state() const {
   return out.take();
 }
 
-namespace {
-
-LinearAddr linear_rip(const CpuState& s) {
-  return LinearAddr(s.mode64() ? s.rip : (s.segment[CS].base + s.rip) & 0xffffffff);
-}
-
-}  // namespace
-
 Landing Machine::landing_here(const Vcpu& vcpu) {
   Landing landing;
   landing.position = position() + 1;
   landing.by_state = true;
   landing.gpr = vcpu.state.gpr;
-  landing.linear_rip = linear_rip(vcpu.state).value;
+  landing.linear_rip = vcpu.state.linear_rip().value;
   landing.rflags = vcpu.state.rflags;
   const auto cpu = common_cpu_state();
   hash_written_pages();
@@ -77,7 +69,7 @@ Landing Machine::landing_here(const Vcpu& vcpu) {
 
 bool Machine::stands_at(const Landing& landing, const Vcpu& vcpu) {
   const CpuState& s = vcpu.state;
-  if (linear_rip(s).value != landing.linear_rip || s.gpr != landing.gpr || s.rflags != landing.rflags) return false;
+  if (s.linear_rip().value != landing.linear_rip || s.gpr != landing.gpr || s.rflags != landing.rflags) return false;
   const auto cpu = common_cpu_state();
   if (XXH3_64bits(cpu.data(), cpu.size()) != landing.state.cpu) return false;
   hash_written_pages();

@@ -130,9 +130,9 @@ bool SoftEngine::before_guarded_write(SoftCpu& cpu, const Op& op, uint64_t phys,
 void SoftEngine::count_unknown(SoftCpu& cpu, uint64_t rip) {
   uint64_t phys = 0;
   std::string hex;
-  const uint64_t linear = cpu.s.mode64() ? rip : (cpu.s.segment[CS].base + rip) & 0xffffffff;
+  const LinearAddr linear = cpu.s.linear_code(rip);
   for (unsigned i = 0; i < 8; ++i) {
-    const PageWalk walk = walk_page(cpu.s, platform_.memory, LinearAddr(linear + i), {}, false);
+    const PageWalk walk = walk_page(cpu.s, platform_.memory, linear + i, {}, false);
     phys = walk.phys.value;
     if (!walk.ok || !platform_.memory.is_ram(PhysAddr(phys))) break;
     hex += fmt::format("{:02x}", *platform_.memory.host(PhysAddr(phys)));
@@ -447,7 +447,7 @@ void SoftEngine::step_slowly(SoftCpu& cpu) {
   const bool held_back = s.shadow_debug && s.shadow_position == position;
   const bool resume = (s.rflags & flag::RF) != 0;
   if (!resume && !held_back && (s.dr7 & 0xff) != 0) {
-    const uint64_t linear = s.mode64() ? s.rip : (s.segment[CS].base + s.rip) & 0xffffffff;
+    const uint64_t linear = s.linear_rip().value;
     uint64_t hits = 0;
     for (unsigned i = 0; i < 4; ++i)
       if ((s.dr7 >> (2 * i) & 3) != 0 && (s.dr7 >> (16 + 4 * i) & 3) == 0 && s.dr[i] == linear) hits |= uint64_t{1} << i;

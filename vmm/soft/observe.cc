@@ -39,7 +39,7 @@ void SoftEngine::observe(const Observers* observers) {
 // The instruction at CS:RIP is about to run. True: an observer asked to stop before it.
 bool SoftEngine::at_breakpoint(SoftCpu& cpu, uint64_t position, bool on_arrival) {
   CpuState& s = cpu.s;
-  const uint64_t linear = s.mode64() ? s.rip : (s.segment[CS].base + s.rip) & 0xffffffff;
+  const uint64_t linear = s.linear_rip().value;
   if (!breakpoint_offset(linear) || position == observers_->resume_from.value) return false;
   const auto& all = observers_->breakpoints;
   if (!std::binary_search(all.begin(), all.end(), linear) || !observers_->hit) return false;

@@ -97,8 +97,7 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
   bool at_breakpoint(SoftCpu& cpu, uint64_t position, bool on_arrival);
   void note_executed(SoftCpu& cpu) {
     if (touched_ == nullptr) return;
-    const CpuState& s = cpu.s;
-    touched_->executed.note((s.mode64() ? s.rip : (s.segment[CS].base + s.rip) & 0xffffffff) >> kPageShift);
+    touched_->executed.note(cpu.s.linear_rip().value >> kPageShift);
   }
   void hold_back_translations();
   void split_block(SoftCpu& cpu);

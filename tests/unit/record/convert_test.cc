@@ -96,7 +96,7 @@ class Lander final : public Boundary {
     l.landing.by_state = true;
     l.landing.state = machine->digest();
     l.landing.gpr = s.gpr;
-    l.landing.linear_rip = (s.segment[CS].base + s.rip) & 0xffffffff;
+    l.landing.linear_rip = s.linear_rip().value;
     l.landing.rflags = s.rflags;
     landed_at.push_back(l);
   }
