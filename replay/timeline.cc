@@ -99,7 +99,7 @@ const std::vector<uint64_t>& TimelineImpl::collect_written() {
 // checkpoints do not outlive this.
 bool TimelineImpl::capture(bool temporary, Position focus) {
   if (temporary ? set_.has(m_.position()) : set_.keep(m_.position())) return true;
-  collect_written();
+  if (!store_written(focus)) return false;
   Checkpoint c(base_);
   c.position = m_.position();
   c.temporary = temporary;
@@ -109,13 +109,21 @@ bool TimelineImpl::capture(bool temporary, Position focus) {
   // Dividing a stretch copies what is known of it.
   const Touched* stretch = set_.size() == 0 ? nullptr : set_.lasting_before(c.position).touched.get();
   const uint64_t state = c.memory() + (stretch != nullptr ? sizeof(Touched) + stretch->memory() : 0);
-  if (!set_.make_room(written_.size(), state, focus)) return false;
-  for (const uint64_t page : written_) base_.set(page, set_.store().intern(m_.memory().host(PhysAddr(page << kPageShift))));
-  captured_ += written_.size();
-  written_.clear();
-  c.pages = base_;
+  if (!set_.make_room(0, state, focus)) return false;
   set_.add(std::move(c));
   return true;
+}
+
+// Brings base_ up to date. Page by page, since most are in the store already where a stretch is run again: room for all of them
+// at once would cost checkpoints for nothing. False: there is no room; base_ then has some of the pages, and written_ the rest.
+bool TimelineImpl::store_written(Position focus) {
+  collect_written();
+  size_t done = 0;
+  for (; done < written_.size() && set_.make_room(1, 0, focus); ++done)
+    base_.set(written_[done], set_.store().intern(m_.memory().host(PhysAddr(written_[done] << kPageShift))));
+  captured_ += done;
+  written_.erase(written_.begin(), written_.begin() + static_cast<std::ptrdiff_t>(done));
+  return written_.empty();
 }
 
 Result<void> TimelineImpl::restore(const Checkpoint& c) {

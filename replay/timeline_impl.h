@@ -106,6 +106,7 @@ class TimelineImpl final : public Timeline, private JournalSink {
 
   // timeline.cc
   const std::vector<uint64_t>& collect_written();
+  bool store_written(Position focus);
   bool capture(bool temporary, Position focus);
   Result<void> restore(const Checkpoint& checkpoint);
   Result<RunOutcome> go_to(Position target, Search* search, const RunOptions& options);

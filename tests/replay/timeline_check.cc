@@ -13,6 +13,8 @@
 #include <map>
 #include <random>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "replay/replay_session.h"
@@ -305,18 +307,27 @@ int run_main(int argc, char** argv) {
   if (argc > 7) options.checkpoint_memory = std::strtoull(argv[7], nullptr, 0) << 20;
   const auto t = take(Timeline::open(trace, images, options));
   const bool key_frames = t->checkpoints().key_frames != 0;
-  const auto begin = std::chrono::steady_clock::now();
+  auto begin = std::chrono::steady_clock::now();
+  const auto done = [&](std::string_view phase) {
+    const auto now = std::chrono::steady_clock::now();
+    const std::chrono::duration<double> seconds = now - std::exchange(begin, now);
+    const CheckpointFigures f = t->checkpoints();
+    fmt::print("{}: {:.2f} s; now {} checkpoints, {} MiB, {} key frames restored\n", phase, seconds.count(), f.count, f.bytes >> 20,
+               f.key_frames_restored);
+  };
   take(t->seek(t->end()));
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-  fmt::print("first seek to the end: {:.2f} s, {} key frames\n", seconds.count(), t->checkpoints().key_frames);
+  done("first seek to the end");
   if (!key_frames) {
     if (auto warmed = t->warm(); !warmed) fail(warmed.error().text());
+    done("what was not known yet");
   }
   if (positions != 0) check_positions(*t, trace, images, positions, random);
+  done("positions");
   if (sets != 0) check_sets(*t, trace, images, sets, random);
+  done("sets");
   if (sets != 0) check_far(*t, trace, images, std::max<size_t>(sets / 20, 1), random);
+  done("far");
   const CheckpointFigures f = t->checkpoints();
-  fmt::print("{} checkpoints, {} MiB; {} key frames restored\n", f.count, f.bytes >> 20, f.key_frames_restored);
   if (key_frames && f.key_frames_restored == 0) fail("no key frame was ever used");
   if (options.checkpoint_memory != 0 && f.bytes > options.checkpoint_memory) fail("more memory than allowed");
   return 0;

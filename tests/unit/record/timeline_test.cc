@@ -25,6 +25,24 @@ std::set<uint64_t> random_positions(std::mt19937_64& random, Position end, size_
   return out;
 }
 
+// The first instructions of any guest, up to `end`.
+void record_images(const std::string& path, const BootImages& images, Position end) {
+  MachineConfig config;
+  config.memory_size = kMinRam;
+  const TraceHeader header = make_header(config, images, {.kernel = "guest", .initrd = {}, .modules = {}});
+  auto writer = TraceWriter::create(path, header);
+  ASSERT_TRUE(writer.ok());
+  TimedBoundary live;
+  RecordingBoundary boundary(live, **writer);
+  auto machine = Machine::create(config, boundary);
+  ASSERT_TRUE(machine.ok());
+  ASSERT_TRUE(load_guest(images, (*machine)->memory(), (*machine)->vcpu(VcpuId(0)).state, 1).ok());
+  (*machine)->engine().state_changed((*machine)->vcpu(VcpuId(0)));
+  RecordOptions options;
+  options.run.stop_at = end;
+  ASSERT_TRUE(record(**machine, **writer, options).ok());
+}
+
 TEST(Timeline, seek_gives_the_state_of_a_plain_run_whichever_way_it_arrives) {
   const Recorded t;
   std::mt19937_64 random(1);
@@ -399,6 +417,34 @@ TEST(Timeline, stays_within_its_memory_and_exact) {
   }
 }
 
+// Checkpoints share what is equal: room for every page that was written would be room for nothing.
+TEST(Timeline, pages_that_are_written_with_what_they_have_cost_no_checkpoint) {
+  // Writes to 128 pages, to each the same again and again, in real mode.
+  BootImages images;
+  images.kernel = {0xb8, 0x00, 0x10,        // again: mov ax, 1000h
+                   0x8e, 0xc0,              // next: mov es, ax
+                   0x26, 0xa3, 0x00, 0x00,  // mov [es:0], ax
+                   0x05, 0x00, 0x01,        // add ax, 100h
+                   0x3d, 0x00, 0x90,        // cmp ax, 9000h
+                   0x72, 0xf2,              // jb next
+                   0xeb, 0xed};             // jmp again
+  images.flat_address = 0x7c00;
+  images.flat_mode = FlatMode::real16;
+  const TempFile file;
+  record_images(file.path(), images, Position(100'000));
+  TimelineOptions options;
+  options.checkpoint_spacing = 5'000;
+  const auto roomy = Timeline::open(file.path(), images, options);
+  ASSERT_TRUE(roomy.ok() && (*roomy)->warm().ok());
+  const CheckpointFigures all = (*roomy)->checkpoints();
+  ASSERT_GT(all.count, 18u);
+  ASSERT_GT(all.pages_captured, 5 * all.pages_stored);
+  options.checkpoint_memory = all.bytes + (uint64_t{32} << 10);
+  const auto tight = Timeline::open(file.path(), images, options);
+  ASSERT_TRUE(tight.ok() && (*tight)->warm().ok());
+  EXPECT_EQ((*tight)->checkpoints().count, all.count);
+}
+
 TEST(Timeline, is_denser_near_where_one_is) {
   TimelineOptions options;
   options.checkpoint_memory = uint64_t{3} << 20;
@@ -420,21 +466,8 @@ TEST(Timeline, refuses_a_budget_in_which_no_checkpoint_fits) {
   BootImages images = guest_images();
   std::mt19937_64 random(6);
   while (images.kernel.size() < size_t{2} << 20) images.kernel.push_back(static_cast<uint8_t>(random()));
-  MachineConfig config;
-  config.memory_size = kMinRam;
   const TempFile file;
-  const TraceHeader header = make_header(config, images, {.kernel = "guest", .initrd = {}, .modules = {}});
-  auto writer = TraceWriter::create(file.path(), header);
-  ASSERT_TRUE(writer.ok());
-  TimedBoundary live;
-  RecordingBoundary boundary(live, **writer);
-  auto machine = Machine::create(config, boundary);
-  ASSERT_TRUE(machine.ok());
-  ASSERT_TRUE(load_guest(images, (*machine)->memory(), (*machine)->vcpu(VcpuId(0)).state, 1).ok());
-  (*machine)->engine().state_changed((*machine)->vcpu(VcpuId(0)));
-  RecordOptions record_options;
-  record_options.run.stop_at = Position(1000);
-  ASSERT_TRUE(record(**machine, **writer, record_options).ok());
+  record_images(file.path(), images, Position(1000));
 
   TimelineOptions options;
   options.checkpoint_memory = uint64_t{1} << 20;
