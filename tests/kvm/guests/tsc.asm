@@ -4,21 +4,10 @@
 %include "common.inc"
 
 ROUNDS equ 60
-UPPER  equ 0xffffffff80000000  ; where the first GiB is a second time
-UPPER_PDPT equ PAGE_TABLES + 0x8000
 
 GUEST
   start_long
-  mov edi, UPPER_PDPT
-  mov ecx, 512
-  xor eax, eax
-  rep stosq
-  mov dword [UPPER_PDPT + 510 * 8], PD0 + 7
-  mov dword [PML4 + 511 * 8], UPPER_PDPT + 7
-  mov rax, UPPER
-  add rax, upper
-  jmp rax
-upper:
+  to_upper_half
   lapic_enable
   pic_init 0xfe, 0xff
   set_handler 0x20, on_pit

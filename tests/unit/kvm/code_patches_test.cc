@@ -8,9 +8,10 @@
 #include <array>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <vector>
+
+#include "tools/elf_sections.h"
 
 namespace retrovisor::kvm {
 namespace {
@@ -544,34 +545,17 @@ std::string unpacked_kernel() {
   return "";
 }
 
-uint64_t number(const Bytes& file, size_t at, size_t size) {
-  uint64_t v = 0;
-  for (size_t i = 0; i < size && at + i < file.size(); ++i) v |= uint64_t{file[at + i]} << (8 * i);
-  return v;
-}
-
-// The first executable section of an ELF file: where it runs and its bytes.
-std::pair<uint64_t, Bytes> text_of(const Bytes& elf) {
-  const size_t headers = number(elf, 0x28, 8), size = number(elf, 0x3a, 2), count = number(elf, 0x3c, 2);
-  for (size_t i = 0; i < count; ++i) {
-    const size_t at = headers + i * size;
-    if ((number(elf, at + 8, 8) & 4) == 0) continue;
-    const size_t offset = number(elf, at + 0x18, 8), length = number(elf, at + 0x20, 8);
-    if (offset + length > elf.size()) break;
-    return {number(elf, at + 0x10, 8),
-            Bytes(elf.begin() + static_cast<long>(offset), elf.begin() + static_cast<long>(offset + length))};
-  }
-  return {};
-}
-
 // Against a sweep of the whole text from its begin, which takes a second and so is no way to start a machine.
 TEST(DebianKernel, sites_are_those_of_a_full_sweep) {
   const std::string path = unpacked_kernel();
   if (path.empty()) GTEST_SKIP() << "no kernel; tools/get-kernel cloud fetches it";
-  std::ifstream file(path, std::ios::binary);
-  const Bytes elf((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const auto elf = tools::read_elf(path.c_str());
   if (std::getenv("RV_VMLINUX") == nullptr) std::filesystem::remove(path);
-  const auto [address, text] = text_of(elf);
+  ASSERT_TRUE(elf);
+  const auto section = std::find_if(elf->sections.begin(), elf->sections.end(), [](const auto& s) { return s.name == ".text"; });
+  ASSERT_TRUE(section != elf->sections.end());
+  const uint64_t address = section->address;
+  const Bytes text(section->bytes, section->bytes + section->size);
   ASSERT_GT(text.size(), size_t{1} << 20);
 
   std::vector<uint64_t> expected;

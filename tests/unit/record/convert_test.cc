@@ -11,22 +11,28 @@
 namespace retrovisor {
 namespace {
 
-// Time that moves on at events.
-class EventTime final : public Boundary {
+// Passes on what every boundary has to do.
+class Passing : public Boundary {
  public:
-  explicit EventTime(Boundary& live) : live_(live) {}
-  uint64_t wall_clock(Moment at) override { return live_.wall_clock(at); }
-  void entropy(Moment at, std::span<uint8_t> out) override { live_.entropy(at, out); }
-  size_t poll_input(Moment at, Channel channel, std::span<uint8_t> out) override {
-    return live_.poll_input(at, channel, out);
-  }
-  IdleWait idle_wait(Moment at, uint64_t ns, bool wanted) override { return live_.idle_wait(at, ns, wanted); }
-  void output(Moment at, Channel channel, std::span<const uint8_t> bytes) override { live_.output(at, channel, bytes); }
+  explicit Passing(Boundary& inner) : inner_(inner) {}
+  uint64_t wall_clock(Moment at) override { return inner_.wall_clock(at); }
+  void entropy(Moment at, std::span<uint8_t> out) override { inner_.entropy(at, out); }
+  size_t poll_input(Moment at, Channel channel, std::span<uint8_t> out) override { return inner_.poll_input(at, channel, out); }
+  IdleWait idle_wait(Moment at, uint64_t ns, bool wanted) override { return inner_.idle_wait(at, ns, wanted); }
+  void output(Moment at, Channel channel, std::span<const uint8_t> bytes) override { inner_.output(at, channel, bytes); }
+
+ protected:
+  Boundary& inner_;
+};
+
+// Time that moves on at events.
+class EventTime final : public Passing {
+ public:
+  using Passing::Passing;
   // Now and then no time passes at all.
   uint64_t time_passed(Moment) override { return ++events_ % 11 == 0 ? 0 : 300 + events_ * 7919 % 901; }
 
  private:
-  Boundary& live_;
   uint64_t events_ = 0;
 };
 
@@ -37,20 +43,13 @@ struct Landed {
 };
 
 // Between the machine and its recording: says where to land.
-class Lander final : public Boundary {
+class Lander final : public Passing {
  public:
   // `known`: where to land, by state; null: makes the choice and keeps it in `landed`.
-  Lander(Boundary& inner, const std::vector<Landed>* known) : inner_(inner), known_(known) {}
+  Lander(Boundary& inner, const std::vector<Landed>* known) : Passing(inner), known_(known) {}
   Machine* machine = nullptr;
   std::vector<Landed> landed_at;
 
-  uint64_t wall_clock(Moment at) override { return inner_.wall_clock(at); }
-  void entropy(Moment at, std::span<uint8_t> out) override { inner_.entropy(at, out); }
-  size_t poll_input(Moment at, Channel channel, std::span<uint8_t> out) override {
-    return inner_.poll_input(at, channel, out);
-  }
-  IdleWait idle_wait(Moment at, uint64_t ns, bool wanted) override { return inner_.idle_wait(at, ns, wanted); }
-  void output(Moment at, Channel channel, std::span<const uint8_t> bytes) override { inner_.output(at, channel, bytes); }
   uint64_t time_passed(Moment at) override {
     ++events_;
     return inner_.time_passed(at);
@@ -101,7 +100,6 @@ class Lander final : public Boundary {
     landed_at.push_back(l);
   }
 
-  Boundary& inner_;
   const std::vector<Landed>* known_;
   std::optional<Landing> next_;
   uint64_t events_ = 0;
