@@ -62,6 +62,7 @@ class KvmEngine final : public Engine {
   EngineStop run_soft(Vcpu& vcpu, uint64_t instructions);
   bool stepped() const { return options_.share == KvmEngineOptions::Share::stepped; }
   bool soft_has_turn(const Vcpu& vcpu);
+  bool ask_for_traps(bool loaded);
   bool load(Vcpu& vcpu);
   bool store(Vcpu& vcpu, bool access_pending);
   bool registers_suffice() const;

@@ -246,7 +246,8 @@ bool KvmEngine::soft_has_turn(const Vcpu& vcpu) {
   switch (options_.share) {
     case KvmEngineOptions::Share::kvm: return false;
     case KvmEngineOptions::Share::kernel_only: return s.cpl() == 3;
-    case KvmEngineOptions::Share::stepped: return steps_ >= kMostSteps || (vcpu.intr && vcpu.may_deliver) || !plain_.is_next(s, platform_.memory);
+    case KvmEngineOptions::Share::stepped:
+      return steps_ >= kMostSteps || (vcpu.intr && vcpu.may_deliver) || !plain_.is_next(s, platform_.memory);
     case KvmEngineOptions::Share::in_turns: break;
   }
   if (turn_event_ != platform_.clock.events()) {
@@ -304,6 +305,25 @@ EngineStop KvmEngine::run_soft(Vcpu& vcpu, uint64_t instructions) {
   return soft_.run_instructions(vcpu, instructions);
 }
 
+// What shall end the next run beside the guest's own doing: the step, breakpoints. `loaded`: registers have been set since the
+// last run, and KVM forgets a step then.
+bool KvmEngine::ask_for_traps(bool loaded) {
+  kvm_guest_debug debug{};
+  if (stepped()) {
+    debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+    return !loaded || ok(vcpu_->set_guest_debug(debug));
+  }
+  if (patches_on_ || patches_.sites().empty()) return true;
+  if (!breakpoints_exit_) {  // else a breakpoint is the guest's own affair
+    debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP;
+    if (!ok(vcpu_->set_guest_debug(debug))) return false;
+    breakpoints_exit_ = true;
+  }
+  patches_.patch();
+  patches_on_ = true;
+  return true;
+}
+
 EngineStop KvmEngine::run_kvm(Vcpu& vcpu) {
   if (vcpu.intr && vcpu.may_deliver) {
     if (settle(vcpu)) return EngineStop::yield;
@@ -326,22 +346,7 @@ EngineStop KvmEngine::run_kvm(Vcpu& vcpu) {
     set_trap(vcpu.state);
   }
   const bool loaded = changed_ != 0;
-  if (!load(vcpu)) return EngineStop::failed;
-  if (stepped() && loaded) {  // KVM forgets the step when registers are set
-    kvm_guest_debug debug{};
-    debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
-    if (!ok(vcpu_->set_guest_debug(debug))) return EngineStop::failed;
-  }
-  if (!patches_on_ && !patches_.sites().empty()) {
-    if (!breakpoints_exit_) {  // else a breakpoint is the guest's own affair
-      kvm_guest_debug debug{};
-      debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP;
-      if (!ok(vcpu_->set_guest_debug(debug))) return EngineStop::failed;
-      breakpoints_exit_ = true;
-    }
-    patches_.patch();
-    patches_on_ = true;
-  }
+  if (!load(vcpu) || !ask_for_traps(loaded)) return EngineStop::failed;
   kvm_run& run = vcpu_->run_area();
   run.request_interrupt_window = kicker_ != nullptr && vcpu.intr ? 1 : 0;
   if (kicker_ != nullptr) {
