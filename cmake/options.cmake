@@ -13,7 +13,7 @@ if(RV_WERROR)
 endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
   # False alarms where std::string's, std::vector's and std::optional's code is inlined (GCC bugs 105651, 105562, 106199, 80635).
-  target_compile_options(rv_options INTERFACE -Wno-restrict -Wno-array-bounds -Wno-stringop-overflow
+  target_compile_options(rv_options INTERFACE -Wno-restrict -Wno-array-bounds -Wno-stringop-overflow -Wno-stringop-overread
                          -Wno-maybe-uninitialized)
 endif()
 if(RV_FUZZERS)
