@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "tests/conformance/closeness.h"
 #include "tests/conformance/segments.h"
 #include "vmm/cpu/registers.h"
 
@@ -96,33 +97,6 @@ class Report {
   }
   std::string text_;
 };
-
-// RCPPS and RSQRTPS are within a relative error of 1.5 * 2^-12 (SDM 2B): two implementations are at most 3 * 2^-12 apart.
-// Results so small that they may be flushed to zero count as equal.
-bool close_singles(const uint8_t* native, const uint8_t* soft) {
-  for (unsigned lane = 0; lane < 4; ++lane) {
-    uint32_t n = 0, s = 0;
-    std::memcpy(&n, native + 4 * lane, 4);
-    std::memcpy(&s, soft + 4 * lane, 4);
-    if (n == s) continue;
-    constexpr uint32_t kMagnitude = 0x7fffffff, kInfinity = 0x7f800000, kTiny = 0x01000000, kBound = 3 << 12;
-    if (((n ^ s) & ~kMagnitude) != 0) return false;
-    n &= kMagnitude;
-    s &= kMagnitude;
-    if (n < kTiny && s < kTiny) continue;
-    if (n >= kInfinity || s >= kInfinity || std::max(n, s) - std::min(n, s) > kBound) return false;
-  }
-  return true;
-}
-
-// x87 transcendentals are within one unit in the last place (SDM 1, 8.3.10): two implementations are at most two apart.
-bool close_extended(const uint8_t* native, const uint8_t* soft) {
-  uint64_t n = 0, s = 0;
-  std::memcpy(&n, native, 8);
-  std::memcpy(&s, soft, 8);
-  constexpr uint64_t kBound = 2;
-  return std::memcmp(native + 8, soft + 8, 2) == 0 && std::max(n, s) - std::min(n, s) <= kBound;
-}
 
 void compare_memory(const Outcome& native, const Outcome& soft, Report& report) {
   if (native.lines_count == soft.lines_count &&
