@@ -34,7 +34,7 @@ void say_kvm(const kvm::KvmStatistics& kvm) {
   for (size_t i = 0; i < assisted.size() && i < kMost; ++i)
     list += fmt::format("{}{} {}", i == 0 ? ": " : ", ", assisted[i].first, grouped(assisted[i].second));
   if (assisted.size() > kMost) list += fmt::format(", and {} others", assisted.size() - kMost);
-  say("  the soft engine did {} instructions for it{}", grouped(kvm.assists), list);
+  say("  the soft engine did {} instructions, {} of them because KVM could not{}", grouped(kvm.soft), grouped(kvm.assists), list);
 }
 
 void say_summary(const RunSummary& s, Machine& machine, const StateDigest& digest, const HostMemory& memory) {
@@ -75,7 +75,7 @@ std::string as_json(const RunSummary& s, Machine& machine, const StateDigest& di
   out.end();
   if (const auto* kvm = kvm::kvm_statistics(machine.engine()); kvm != nullptr) {
     out.object("kvm").put("entries", kvm->entries).put("kicks", kvm->kicks).put("instructions_counted", kvm->progress);
-    out.put("sites_patched", kvm->patched).put("assists", kvm->assists).object("assisted");
+    out.put("soft_instructions", kvm->soft).put("sites_patched", kvm->patched).put("assists", kvm->assists).object("assisted");
     for (const auto& [name, count] : kvm->assisted) out.put(name, count);
     out.end().end();
   }

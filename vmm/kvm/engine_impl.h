@@ -123,12 +123,13 @@ class KvmEngine final : public Engine {
   bool breakpoints_exit_ = false;
   uint64_t scanned_ = UINT64_MAX;  // the piece of linear space whose code was last looked through
   unsigned scans_ = 0;
-  uint64_t steps_ = 0, steps_event_ = UINT64_MAX;  // KVM's since the last event, if it runs step by step
+  // If KVM runs step by step: how many steps since which event, and how many may be.
+  uint64_t steps_ = 0, steps_event_ = UINT64_MAX, patience_ = 16384;
   uint64_t turn_;
   uint64_t turn_event_ = UINT64_MAX;
   bool soft_turn_ = false;
   std::optional<Error> failure_;
-  mutable KvmStatistics counts_;  // `progress` is read when somebody asks
+  mutable KvmStatistics counts_;  // `progress` and `soft` are read when somebody asks
   InstructionNames names_;
   PlainCode plain_;
 };

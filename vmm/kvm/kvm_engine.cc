@@ -1,5 +1,7 @@
 #include "vmm/kvm/kvm_engine.h"
 
+#include <algorithm>
+
 #include "vmm/cpu/page_walk.h"
 #include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/engine_impl.h"
@@ -11,9 +13,8 @@ namespace {
 constexpr uint64_t kSoftPiece = 4096;
 // The same while KVM runs step by step: in the kernel each instruction, in programs, which are the soft engine's, more.
 constexpr uint64_t kStep = 1, kProgramStep = 64;
-// So many instructions without an event are enough, a step of KVM's counted as many: a loop that waits is the soft engine's from
-// there on, in long pieces.
-constexpr uint64_t kMostSteps = 65536, kKvmStep = 128, kWaitingPiece = 65536;
+// A loop that waits is the soft engine's after so many steps without an event, in long pieces; the next after half as many.
+constexpr uint64_t kLeastPatience = 128, kWaitingPiece = 65536;
 
 // The part of RCX that counts for the string instruction at RIP: as wide as its addresses (SDM 2B, REP).
 uint64_t count_mask(const CpuState& s, GuestMemory& memory) {
@@ -49,6 +50,7 @@ const KvmStatistics* kvm_statistics(const Engine& engine) {
 
 const KvmStatistics& KvmEngine::kvm_statistics() const {
   if (progress_ != nullptr) counts_.progress = progress_->read().value_or(0);
+  counts_.soft = platform_.clock.retired().value;
   return counts_;
 }
 
@@ -247,7 +249,7 @@ bool KvmEngine::soft_has_turn(const Vcpu& vcpu) {
     case KvmEngineOptions::Share::kvm: return false;
     case KvmEngineOptions::Share::kernel_only: return s.cpl() == 3;
     case KvmEngineOptions::Share::stepped:
-      return steps_ >= kMostSteps || (vcpu.intr && vcpu.may_deliver) || !plain_.is_next(s, platform_.memory);
+      return steps_ >= patience_ || (vcpu.intr && vcpu.may_deliver) || !plain_.is_next(s, platform_.memory);
     case KvmEngineOptions::Share::in_turns: break;
   }
   if (turn_event_ != platform_.clock.events()) {
@@ -274,19 +276,22 @@ EngineStop KvmEngine::run(Vcpu& vcpu, Position limit) {
     if (stepped()) {
       if (settle(vcpu)) return EngineStop::yield;
       if (failure_) break;
-      if (std::exchange(steps_event_, events) != events) steps_ = 0;
+      if (std::exchange(steps_event_, events) != events) {
+        if (steps_ >= patience_) patience_ = std::max(patience_ / 2, kLeastPatience);
+        steps_ = 0;
+      }
     }
     if (!window && !soft_has_turn(vcpu)) {
-      steps_ += kKvmStep;
+      ++steps_;
       stop = run_kvm(vcpu);
       continue;
     }
     if (settle(vcpu)) return EngineStop::yield;
     if (failure_) break;
     soft_.stop_at_window(kicker_ != nullptr);
-    const bool in_step = stepped() && steps_ < kMostSteps;
+    const bool in_step = stepped() && steps_ < patience_;
     const uint64_t piece = !stepped() ? kSoftPiece : !in_step ? kWaitingPiece : s.cpl() == 0 ? kStep : kProgramStep;
-    steps_ += piece;
+    ++steps_;
     stop = run_soft(vcpu, piece);
     soft_.stop_at_window(false);
     // Code of the soft engine's can run without events for ever, too.

@@ -33,7 +33,8 @@ struct KvmEngineOptions {
 // Counts for the summary. Never part of machine state.
 struct KvmStatistics {
   uint64_t entries = 0;     // of KVM_RUN
-  uint64_t assists = 0;     // instructions that the soft engine executed because KVM could not
+  uint64_t soft = 0;        // instructions of the soft engine, for whatever reason
+  uint64_t assists = 0;     // those of them that KVM could not execute, or would have executed wrongly: breakpoints
   uint64_t kicks = 0;
   uint64_t progress = 0;    // instructions that KVM counted, where it counts
   uint64_t patched = 0;     // sites of RDTSC and the like
