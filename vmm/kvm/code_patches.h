@@ -11,7 +11,8 @@
 // What finds sites is a linear sweep. Bytes that look like one of the instructions are taken only if the sweep stands in
 // step with the code there: it started at the begin of the area or at one of `starts`, or has decoded kInStep instructions
 // in a row since the last bytes that are no code (x86 code read out of step falls back into step after a few instructions;
-// four sweeps that begin at neighbouring bytes must agree, and there must be branches near). What is not taken is counted as doubtful and stays untrapped.
+// four sweeps that begin at neighbouring bytes must agree, and there must be branches near). What is not taken is counted as
+// doubtful and stays untrapped.
 //
 // Limits (a replay's digests show what comes of them):
 // - Code that is not in an area when it is scanned (modules, BPF, user space, the vDSO) is not patched.

@@ -1,10 +1,13 @@
 #include "vmm/kvm/kvm_engine.h"
 
 #include <algorithm>
+#include <array>
+#include <span>
 
 #include "vmm/cpu/page_walk.h"
 #include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/engine_impl.h"
+#include "vmm/kvm/linear_memory.h"
 
 namespace retrovisor::kvm {
 namespace {
@@ -19,18 +22,16 @@ constexpr uint64_t kLeastPatience = 128, kWaitingPiece = 65536;
 // The part of RCX that counts for the string instruction at RIP: as wide as its addresses (SDM 2B, REP).
 uint64_t count_mask(const CpuState& s, GuestMemory& memory) {
   constexpr uint8_t kAddressSize = 0x67;
-  const bool mode64 = s.mode64(), big = (s.segment[CS].attributes & seg::DB) != 0;
-  LinearAddr linear = s.linear_rip();
+  std::array<uint8_t, kLongestInstruction> code{};
+  const size_t have = read_code(s, memory, code);
   bool other_size = false;
-  for (unsigned i = 0; i < 15; ++i, linear = linear + 1) {  // prefixes end at the opcode, INS, OUTS, MOVS and so on
-    const PageWalk walk = walk_page(s, memory, linear, {}, false);
-    if (!walk.ok || !memory.is_ram(walk.phys)) break;
-    const uint8_t byte = *memory.host(walk.phys);
+  for (const uint8_t byte : std::span(code).first(have)) {  // prefixes end at the opcode, INS, OUTS, MOVS and so on
     if ((byte & 0xfc) == 0x6c || (byte & 0xf0) == 0xa0) break;
     other_size = other_size || byte == kAddressSize;
   }
-  if (mode64) return other_size ? 0xffffffff : UINT64_MAX;
-  return big != other_size ? 0xffffffff : 0xffff;
+  const unsigned bits = code_bits(s);
+  if (bits == 64) return other_size ? 0xffffffff : UINT64_MAX;
+  return (bits == 32) != other_size ? 0xffffffff : 0xffff;
 }
 
 bool in_upper_half(uint64_t linear) { return linear >> 63 != 0; }

@@ -3,6 +3,7 @@
 #include <capstone/capstone.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 
 #include "vmm/cpu/page_walk.h"
@@ -146,8 +147,8 @@ class Check {
       case X86_INS_CMP:
       case X86_INS_TEST:
       case X86_INS_PUSH:
-      case X86_INS_MUL: return false;
-      case X86_INS_IMUL: return false;  // its destination is a register
+      case X86_INS_MUL:
+      case X86_INS_IMUL: return false;  // the destination is a register
       default: return &op == &x86_.operands[0];
     }
   }

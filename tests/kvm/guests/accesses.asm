@@ -29,6 +29,14 @@ GATE equ SCRATCH + 0x1000  ; where the second IDT lies
 %endif
 %endmacro
 
+; copy_gate vector: from the first IDT. Clobbers RSI, RDI.
+%macro copy_gate 1
+  mov esi, IDT64 + (%1) * 16
+  mov edi, GATE + (%1) * 16
+  movsq
+  movsq
+%endmacro
+
 GUEST
   accesses
   mov ax, 0x1234
@@ -77,20 +85,14 @@ GUEST
   lidt [other_idt]
   accesses
   set_handler 6, on_ud
-  mov esi, IDT64 + 6 * 16
-  mov edi, GATE + 6 * 16
-  movsq
-  movsq
+  copy_gate 6
   accesses
   ud2
   accesses
   ; Interrupts among accesses, and with only accesses for the places where they come.
   pic_init 0xfe, 0xff
   set_handler 0x20, on_pit
-  mov esi, IDT64 + 0x20 * 16
-  mov edi, GATE + 0x20 * 16
-  movsq
-  movsq
+  copy_gate 0x20
   pit_start 2, 1193
   sti
 .wait:
@@ -134,10 +136,7 @@ GUEST
   jnz .shadow
   cli
   set_handler 3, on_int3
-  mov esi, IDT64 + 3 * 16
-  mov edi, GATE + 3 * 16
-  movsq
-  movsq
+  copy_gate 3
   mov byte [GATE + 3 * 16 + 5], 0xee
   to_user program, STACK_USER
 back:
@@ -146,10 +145,7 @@ back:
   says "accesses: ticks "
   mov eax, [ticks]
   call serial_number
-  says " state "
-  says_number [mixed]
-  says 10
-  end_run
+  end_with_state
 
 ; Loads no data segments: in ring 3, kvm_pvm does not see it.
 program:

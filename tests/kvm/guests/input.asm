@@ -113,10 +113,7 @@ quit:
   says 10, "bye: bytes "
   mov eax, [bytes]
   call serial_number
-  says " state "
-  says_number [mixed]
-  says 10
-  end_run
+  end_with_state
 
 on_serial:
   push rax

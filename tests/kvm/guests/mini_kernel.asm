@@ -306,10 +306,7 @@ over:
   says " faults "
   mov eax, [faults]
   call serial_number
-  says " state "
-  says_number [mixed]
-  says 10
-  end_run
+  end_with_state
 
 ; --- ring 3 -------------------------------------------------------------------------------------------------------------
 ; Independent of its address. RDI: its letter, which is its seed.

@@ -52,10 +52,7 @@ on_ud:
   says "spin_user: ticks "
   mov eax, [ticks]
   call serial_number
-  says " state "
-  says_number [mixed]
-  says 10
-  end_run
+  end_with_state
 .wrong:
   failed "#UD from elsewhere"
   finish
