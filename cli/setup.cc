@@ -12,7 +12,7 @@
 #include "cli/say.h"
 #include "traces/describe.h"
 #include "traces/reader.h"
-#include "vmm/kvm/host_flags.h"
+#include "vmm/kvm/host_model.h"
 #include "vmm/kvm/kvm_api.h"
 #include "vmm/kvm/probe.h"
 #include "vmm/kvm/tsc_trap.h"
@@ -179,7 +179,7 @@ Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOpt
   config.engine = EngineKind::kvm;
   config.positions = PositionUnit::events;
   config.time = TimeSource::events;
-  config.undefined_flags = kvm::host_undefined_flags();
+  config.processor_model = kvm::host_processor_model();
   config.user_tsc = kvm::host_user_tsc();
   if (live.deterministic)
     return Error{ErrorCode::bad_argument, "under kvm, time comes from the host; --deterministic needs --engine=soft", "--engine"};

@@ -150,7 +150,7 @@ TraceHeader make_header(const MachineConfig& config, const BootImages& images, c
   h.digest_interval = config.positions == PositionUnit::events ? kDefaultEventDigestInterval : kDefaultDigestInterval;
   h.position_unit = config.positions;
   h.time_source = config.time;
-  h.undefined_flags = config.undefined_flags;
+  h.processor_model = config.processor_model;
   h.user_tsc = config.user_tsc;
   return h;
 }

@@ -56,7 +56,7 @@ MachineConfig machine_config(const TraceHeader& header) {
   out.stop_on_panic = header.stop_on_panic;
   out.positions = header.position_unit;
   out.time = header.time_source;
-  out.undefined_flags = header.undefined_flags;
+  out.processor_model = header.processor_model;
   out.user_tsc = header.user_tsc;
   return out;
 }

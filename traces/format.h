@@ -10,7 +10,7 @@
 #include <variant>
 #include <vector>
 
-#include "vmm/undefined_flags.h"
+#include "vmm/processor_model.h"
 #include "vmm/user_tsc.h"
 #include "vmm/digest.h"
 #include "vmm/journal.h"
@@ -72,7 +72,7 @@ struct TraceHeader {
   DigestDetail digest_detail = DigestDetail::fields;
   PositionUnit position_unit = PositionUnit::instructions;
   TimeSource time_source = TimeSource::instructions;
-  UndefinedFlags undefined_flags = UndefinedFlags::model;
+  ProcessorModel processor_model = ProcessorModel::model;
   UserTsc user_tsc = UserTsc::direct;
   std::vector<std::pair<std::string, std::string>> options;  // anything else worth knowing
 };

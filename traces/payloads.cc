@@ -77,7 +77,7 @@ std::vector<uint8_t> encode_header(const TraceHeader& h) {
   out.add_time_mode(static_cast<uint8_t>(h.time_mode));
   out.add_position_unit(static_cast<uint8_t>(h.position_unit));
   out.add_time_source(static_cast<uint8_t>(h.time_source));
-  out.add_undefined_flags(static_cast<uint8_t>(h.undefined_flags));
+  out.add_processor_model(static_cast<uint8_t>(h.processor_model));
   out.add_user_tsc(static_cast<uint8_t>(h.user_tsc));
   if (h.seed) out.add_seed(*h.seed);
   if (h.rtc) out.add_rtc(*h.rtc);
@@ -128,8 +128,8 @@ Result<TraceHeader> decode_header(std::span<const uint8_t> payload, uint32_t for
     return bad("header has an unknown kind of positions or time");
   h.position_unit = static_cast<PositionUnit>(in->position_unit());
   h.time_source = static_cast<TimeSource>(in->time_source());
-  if (in->undefined_flags() > static_cast<uint8_t>(UndefinedFlags::amd)) return bad("header has unknown undefined flags");
-  h.undefined_flags = static_cast<UndefinedFlags>(in->undefined_flags());
+  if (in->processor_model() > static_cast<uint8_t>(kLastProcessorModel)) return bad("header has an unknown processor model");
+  h.processor_model = static_cast<ProcessorModel>(in->processor_model());
   if (in->user_tsc() > static_cast<uint8_t>(UserTsc::by_exception)) return bad("header has an unknown way to read the TSC");
   h.user_tsc = static_cast<UserTsc>(in->user_tsc());
   h.seed = in->seed();

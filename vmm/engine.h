@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "vmm/undefined_flags.h"
+#include "vmm/processor_model.h"
 #include "vmm/user_tsc.h"
 #include "vmm/observer.h"
 #include "vmm/platform.h"
@@ -86,7 +86,7 @@ class Engine {
 };
 
 std::unique_ptr<Engine> make_soft_engine(const Platform& platform, uint32_t vcpus,
-                                         UndefinedFlags undefined_flags = UndefinedFlags::model,
+                                         ProcessorModel processor_model = ProcessorModel::model,
                                          UserTsc user_tsc = UserTsc::direct);
 
 }  // namespace retrovisor

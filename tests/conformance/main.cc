@@ -1,5 +1,5 @@
 // conformance: runs random instruction sequences natively and in the soft engine and compares registers, defined flags,
-// memory and faults; with --undefined-flags the undefined flags, too. Exit code 0: no difference; 1: differences;
+// memory and faults; with --processor-model the undefined flags, too. Exit code 0: no difference; 1: differences;
 // 2: could not run; 77: this host cannot run any of it.
 #include <fmt/format.h>
 
@@ -17,7 +17,7 @@
 #include "tests/conformance/native.h"
 #include "tests/conformance/regressions.h"
 #include "tests/conformance/soft.h"
-#include "vmm/kvm/host_flags.h"
+#include "vmm/kvm/host_model.h"
 
 namespace retrovisor::conformance {
 namespace {
@@ -32,15 +32,15 @@ struct Options {
   unsigned differences = 10;       // to report before giving up
   bool self = false;
   bool whole = false;
-  UndefinedFlags undefined_flags = UndefinedFlags::model;
+  ProcessorModel processor_model = ProcessorModel::model;
 };
 
 constexpr std::string_view kUsage =
     "usage: conformance [--seed N] [--count INSTRUCTIONS] [--modes MODE[,MODE...]] [--only GROUP[,GROUP...]]\n"
-    "                   [--sequence INDEX] [--differences N] [--undefined-flags amd] [--self] [--whole]\n"
+    "                   [--sequence INDEX] [--differences N] [--processor-model amd] [--self] [--whole]\n"
     "modes: 64 (what is run without --modes), 32, 16: 64-bit mode, and compatibility mode with 32- and 16-bit code\n"
     "groups: integer bits control string system x87 mmx sse fault legacy\n"
-    "--undefined-flags amd: the soft engine sets undefined flags as AMD's processors do, and no flag is left out\n"
+    "--processor-model amd: the soft engine sets undefined flags as AMD's processors do, and no flag is left out\n"
     "--whole reports sequences as they were drawn, not minimised\n"
     "--self runs both times natively: what differs then is not the engine's fault\n";
 
@@ -95,9 +95,9 @@ bool parse(int argc, char** argv, Options& out) {
       if (!parse_modes(argv[i], out.modes)) return false;
       continue;
     }
-    if (option == "--undefined-flags") {
+    if (option == "--processor-model") {
       if (std::string_view(argv[i]) != "amd") return false;
-      out.undefined_flags = UndefinedFlags::amd;
+      out.processor_model = ProcessorModel::amd;
       continue;
     }
     if (!number(argv[i], n)) return false;
@@ -121,7 +121,7 @@ std::string selection(const Options& options) {
   std::string text;
   if (!options.modes_text.empty()) text += " --modes " + options.modes_text;
   if (!options.only.empty()) text += " --only " + options.only;
-  if (options.undefined_flags == UndefinedFlags::amd) text += " --undefined-flags amd";
+  if (options.processor_model == ProcessorModel::amd) text += " --processor-model amd";
   return text;
 }
 
@@ -131,14 +131,14 @@ class Harness {
  public:
   explicit Harness(const Options& options)
       : options_(options), repertoire_{options.seed, options.groups, options.modes, host_has_fsgsbase(), false,
-                                       options.undefined_flags != UndefinedFlags::model},
+                                       options.processor_model != ProcessorModel::model},
         generator_(repertoire_) {}
 
   Result<int> run() {
     auto native = NativeRunner::create();
     if (!native.ok()) return native.error();
     native_ = std::move(*native);
-    auto soft = SoftRunner::create(native_->ldt_missing().empty(), options_.undefined_flags);
+    auto soft = SoftRunner::create(native_->ldt_missing().empty(), options_.processor_model);
     if (!soft.ok()) return soft.error();
     soft_ = std::move(*soft);
     RV_TRY(probe());
@@ -346,7 +346,7 @@ class Harness {
 };
 
 int run(const Options& options) {
-  if (options.undefined_flags != UndefinedFlags::model && kvm::host_undefined_flags() != options.undefined_flags) {
+  if (options.processor_model != ProcessorModel::model && kvm::host_processor_model() != options.processor_model) {
     fmt::print("SKIPPED: this host's processor sets undefined flags in another way\n");
     return kSkipped;
   }

@@ -49,13 +49,13 @@ class NoControl final : public MachineControl {
 }  // namespace
 
 struct SoftRunner::Parts {
-  Parts(std::unique_ptr<GuestMemory> ram, UndefinedFlags undefined_flags)
+  Parts(std::unique_ptr<GuestMemory> ram, ProcessorModel processor_model)
       : memory(std::move(ram)),
         journal(clock),
         ports(journal),
         mmio(journal),
         platform{*memory, ports, mmio, clock, deadlines, journal, entropy, control},
-        engine(make_soft_engine(platform, 1, undefined_flags)),
+        engine(make_soft_engine(platform, 1, processor_model)),
         vcpu(VcpuId(0), engine->vcpu_state(VcpuId(0))) {}
 
   std::unique_ptr<GuestMemory> memory;
@@ -87,11 +87,11 @@ struct SoftRunner::Parts {
 SoftRunner::SoftRunner() = default;
 SoftRunner::~SoftRunner() = default;
 
-Result<std::unique_ptr<SoftRunner>> SoftRunner::create(bool ldt, UndefinedFlags undefined_flags) {
+Result<std::unique_ptr<SoftRunner>> SoftRunner::create(bool ldt, ProcessorModel processor_model) {
   auto memory = GuestMemory::create(kMinRam);
   if (!memory.ok()) return memory.error();
   std::unique_ptr<SoftRunner> runner(new SoftRunner);
-  runner->parts_ = std::make_unique<Parts>(std::move(*memory), undefined_flags);
+  runner->parts_ = std::make_unique<Parts>(std::move(*memory), processor_model);
   runner->build_guest();
   if (!ldt) runner->base_.ldtr = {0, 0, seg::unusable, 0};
   return runner;

@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "tests/conformance/state.h"
-#include "vmm/undefined_flags.h"
+#include "vmm/processor_model.h"
 #include "vmm/engine.h"
 
 namespace retrovisor::conformance {
@@ -13,7 +13,7 @@ namespace retrovisor::conformance {
 class SoftRunner {
  public:
   // `ldt`: with the local descriptor table of segments.h.
-  static Result<std::unique_ptr<SoftRunner>> create(bool ldt, UndefinedFlags undefined_flags);
+  static Result<std::unique_ptr<SoftRunner>> create(bool ldt, ProcessorModel processor_model);
   ~SoftRunner();
 
   // Runs sequence `i` of the batch given to load(). A sequence that comes to no end is kLost.

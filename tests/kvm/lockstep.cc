@@ -28,7 +28,7 @@
 #include "record/digest_capture.h"
 #include "traces/fields.h"
 #include "vmm/boot/loader.h"
-#include "vmm/kvm/host_flags.h"
+#include "vmm/kvm/host_model.h"
 #include "vmm/kvm/kvm_api.h"
 #include "vmm/kvm/probe.h"
 #include "vmm/kvm/tsc_trap.h"
@@ -160,7 +160,7 @@ struct Side {
     config.memory_size = images.flat_address ? kMemory : kLinuxMemory;
     config.positions = PositionUnit::events;
     config.time = TimeSource::events;
-    config.undefined_flags = kvm::host_undefined_flags();
+    config.processor_model = kvm::host_processor_model();
     config.user_tsc = kvm::host_user_tsc();
     auto made = Machine::create(config, boundary);
     if (!made) return std::move(made).error();

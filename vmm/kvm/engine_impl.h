@@ -19,7 +19,7 @@ namespace retrovisor::kvm {
 
 class KvmEngine final : public Engine {
  public:
-  KvmEngine(const Platform& platform, UndefinedFlags flags, UserTsc user_tsc, const KvmEngineOptions& options)
+  KvmEngine(const Platform& platform, ProcessorModel flags, UserTsc user_tsc, const KvmEngineOptions& options)
       : platform_(platform),
         options_(options),
         soft_(platform, 1),
@@ -27,7 +27,7 @@ class KvmEngine final : public Engine {
         patches_(platform.memory, {.returns = options.share == KvmEngineOptions::Share::kernel_only,
                                    .cr4 = user_tsc == UserTsc::by_exception}),
         turn_(options.turns) {
-    soft_.set_undefined_flags(flags);
+    soft_.set_processor_model(flags);
     soft_.set_user_tsc(user_tsc);
   }
   ~KvmEngine() override;

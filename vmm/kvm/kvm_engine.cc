@@ -38,7 +38,7 @@ bool in_upper_half(uint64_t linear) { return linear >> 63 != 0; }
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> make_kvm_engine(const Platform& platform, UndefinedFlags flags, UserTsc user_tsc,
+Result<std::unique_ptr<Engine>> make_kvm_engine(const Platform& platform, ProcessorModel flags, UserTsc user_tsc,
                                                 const KvmEngineOptions& options) {
   auto engine = std::make_unique<KvmEngine>(platform, flags, user_tsc, options);
   RV_TRY(engine->start(options.calls != nullptr ? *options.calls : system_calls()));

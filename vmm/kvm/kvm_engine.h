@@ -42,7 +42,7 @@ struct KvmStatistics {
 };
 
 // The platform's clock counts events. `flags`: as the processor sets them on which the guest runs.
-Result<std::unique_ptr<Engine>> make_kvm_engine(const Platform& platform, UndefinedFlags flags, UserTsc user_tsc,
+Result<std::unique_ptr<Engine>> make_kvm_engine(const Platform& platform, ProcessorModel flags, UserTsc user_tsc,
                                                 const KvmEngineOptions& options = {});
 // The statistics of an engine that make_kvm_engine() made; null for any other.
 const KvmStatistics* kvm_statistics(const Engine& engine);

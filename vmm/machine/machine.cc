@@ -66,8 +66,8 @@ Result<std::unique_ptr<Machine>> Machine::create(const MachineConfig& config, Bo
 }
 
 Result<std::unique_ptr<Engine>> Machine::make_engine() {
-  if (config_.engine == EngineKind::soft) return make_soft_engine(*platform_, config_.vcpus, config_.undefined_flags, config_.user_tsc);
-  return kvm::make_kvm_engine(*platform_, config_.undefined_flags, config_.user_tsc, config_.kvm);
+  if (config_.engine == EngineKind::soft) return make_soft_engine(*platform_, config_.vcpus, config_.processor_model, config_.user_tsc);
+  return kvm::make_kvm_engine(*platform_, config_.processor_model, config_.user_tsc, config_.kvm);
 }
 
 Result<void> Machine::build() {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "vmm/boundary.h"
-#include "vmm/undefined_flags.h"
+#include "vmm/processor_model.h"
 #include "vmm/user_tsc.h"
 #include "vmm/digest.h"
 #include "vmm/engine.h"
@@ -32,7 +32,7 @@ struct MachineConfig {
   // to be the same run as one under kvm, time by events alone to know such a run to the instruction.
   PositionUnit positions = PositionUnit::instructions;
   TimeSource time = TimeSource::instructions;
-  UndefinedFlags undefined_flags = UndefinedFlags::model;  // under KVM: those of the host
+  ProcessorModel processor_model = ProcessorModel::model;  // under KVM: those of the host
   UserTsc user_tsc = UserTsc::direct;                      // under KVM: by_exception where the host can
 };
 

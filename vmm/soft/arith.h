@@ -1,12 +1,12 @@
 // Integer arithmetic with x86 flags. The host is x86-64, so its own instructions compute result and flags in one go;
-// where the manuals leave flags undefined they are set here in one of a few fixed ways (UndefinedFlags), so that every host
+// where the manuals leave flags undefined they are set here in one of a few fixed ways (ProcessorModel), so that every host
 // gives the same.
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
 
-#include "vmm/undefined_flags.h"
+#include "vmm/processor_model.h"
 #include "vmm/soft/soft_cpu.h"
 
 namespace retrovisor::soft {
@@ -79,15 +79,15 @@ template <unsigned C>
   return (C & 1) != 0 ? !r : r;
 }
 
-template <UndefinedFlags U>
-inline constexpr uint32_t kShiftAf = U == UndefinedFlags::amd ? cc::AF : 0;
+template <ProcessorModel U>
+inline constexpr uint32_t kShiftAf = U == ProcessorModel::amd ? cc::AF : 0;
 
 enum class Shift : uint8_t { rol, ror, rcl, rcr, shl, shr, sal, sar };
 
 // Shifts and rotates by a count already masked to 5 or 6 bits and not zero. OF, defined for counts of one only, follows
 // the same formula for all counts; AF is cleared by shifts and kept by rotates. AMD's processors (measured) differ in that
 // shifts set AF, and that SHR by more than one clears OF.
-template <Shift S, UndefinedFlags U, class T>
+template <Shift S, ProcessorModel U, class T>
 inline uint32_t shift(T& a, unsigned count, uint32_t old) {
   constexpr unsigned bits = sizeof(T) * 8;
   const auto flags = [&](bool carry, bool overflow) {
@@ -106,7 +106,7 @@ inline uint32_t shift(T& a, unsigned count, uint32_t old) {
     asm("shl %2, %0\n\tlahf\n\tmovb $0, %%al" : "+&r"(a), "=&a"(ax) : "c"(cl) : "cc");
     return (ax & ~cc::AF) | kShiftAf<U> | (msb(a) != ((ax & cc::CF) != 0) ? cc::OF : 0);
   } else if constexpr (S == Shift::shr) {
-    const uint32_t overflow = msb(a) && (U == UndefinedFlags::model || count == 1) ? cc::OF : 0;
+    const uint32_t overflow = msb(a) && (U != ProcessorModel::amd || count == 1) ? cc::OF : 0;
     if (bits < 32 && count >= bits) {
       const bool carry = count == bits && msb(a);
       a = 0;

@@ -73,21 +73,21 @@ Handler bit_handler(const Insn& insn, unsigned which) {
 // BSF and BSR: with a zero source the destination stays (as CPUs do) and ZF is set. The other flags, undefined, are
 // those of testing the source. On AMD's processors PF is that of the bit number, or of zero, and the others are clear
 // (measured).
-template <UndefinedFlags U, class T, bool Reverse>
+template <ProcessorModel U, class T, bool Reverse>
 void scan(SoftCpu* cpu, const Op* op, T v) {
   cpu->cc = cc_of_result(v);
   if (v == 0) return;
   const auto wide = static_cast<uint64_t>(v);
   const auto bit = static_cast<T>(Reverse ? 63 - __builtin_clzll(wide) : __builtin_ctzll(wide));
   set<T>(cpu, op->r0, bit);
-  if constexpr (U == UndefinedFlags::amd) cpu->cc = cc_of_result(bit) & ~cc::ZF;
+  if constexpr (U == ProcessorModel::amd) cpu->cc = cc_of_result(bit) & ~cc::ZF;
 }
-template <UndefinedFlags U, class T, bool Reverse>
+template <ProcessorModel U, class T, bool Reverse>
 RV_HANDLER op_scan_r(SoftCpu* cpu, const Op* op) {
   scan<U, T, Reverse>(cpu, op, get<T>(cpu, op->r1));
   RV_NEXT;
 }
-template <UndefinedFlags U, class T, bool Reverse>
+template <ProcessorModel U, class T, bool Reverse>
 bool exec_scan_m(SoftCpu& cpu, const Op& op) {
   T v;
   if (!load_operand(cpu, op, v)) return false;
@@ -202,7 +202,7 @@ Emit emit_bits(const Insn& insn, Op& op) {
       if (insn.lock) return Emit::unknown;
       const bool reverse = insn.opcode == 0xbd;
       return emit_as(op, pick_size(insn.operand_size, [&]<class T>() -> Handler {
-        return pick_flags(insn, [&]<UndefinedFlags U>() -> Handler {
+        return pick_flags(insn, [&]<ProcessorModel U>() -> Handler {
           if (!insn.memory) return reverse ? op_scan_r<U, T, true> : op_scan_r<U, T, false>;
           return reverse ? op_call<exec_scan_m<U, T, true>> : op_call<exec_scan_m<U, T, false>>;
         });

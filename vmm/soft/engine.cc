@@ -10,10 +10,10 @@
 
 namespace retrovisor {
 
-std::unique_ptr<Engine> make_soft_engine(const Platform& platform, uint32_t vcpus, UndefinedFlags undefined_flags,
+std::unique_ptr<Engine> make_soft_engine(const Platform& platform, uint32_t vcpus, ProcessorModel processor_model,
                                          UserTsc user_tsc) {
   auto engine = std::make_unique<soft::SoftEngine>(platform, vcpus);
-  engine->set_undefined_flags(undefined_flags);
+  engine->set_processor_model(processor_model);
   engine->set_user_tsc(user_tsc);
   return engine;
 }
@@ -65,11 +65,11 @@ SoftEngine::SoftEngine(const Platform& platform, uint32_t vcpus)
 
 SoftEngine::~SoftEngine() { platform_.memory.set_observer(nullptr); }
 
-void SoftEngine::set_undefined_flags(UndefinedFlags how) {
-  if (how == undefined_flags_) return;
-  undefined_flags_ = how;
+void SoftEngine::set_processor_model(ProcessorModel how) {
+  if (how == processor_model_) return;
+  processor_model_ = how;
   // AMD's processors have MXCSR.MM, misaligned SSE (APM 1 4.2.2). No CPUID bit of ours offers it.
-  for (const auto& context : contexts_) context->cpu.mxcsr_mask = how == UndefinedFlags::amd ? 0x2ffff : 0xffff;
+  for (const auto& context : contexts_) context->cpu.mxcsr_mask = how == ProcessorModel::amd ? 0x2ffff : 0xffff;
   cache_.flush();  // it is in the handlers of decoded code
   forget_jumps();
 }
@@ -302,7 +302,7 @@ unsigned SoftEngine::build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Bloc
       kind = Emit::branch;
     } else {
       insn.flat = flat;
-      insn.undefined_flags = undefined_flags_;
+      insn.processor_model = processor_model_;
       prepare_op(insn, offset, op);
       op.remaining = static_cast<uint8_t>(count);  // turned round below
       FpuClass fpu = FpuClass::none;

@@ -17,17 +17,17 @@ template <> struct Wider<uint64_t> { using type = Uint128; using sign = Int128; 
 
 // SF, ZF, AF and PF are undefined after multiplications: SF and PF of the low half, ZF and AF clear. AMD's processors keep
 // all four (measured).
-template <UndefinedFlags U, class T>
+template <ProcessorModel U, class T>
 uint32_t multiply_flags(T low, bool overflow, [[maybe_unused]] uint32_t old) {
   const uint32_t carry = overflow ? cc::CF | cc::OF : 0;
-  if constexpr (U == UndefinedFlags::amd) return (old & ~(cc::CF | cc::OF)) | carry;
+  if constexpr (U == ProcessorModel::amd) return (old & ~(cc::CF | cc::OF)) | carry;
   else return (cc_of_result(low) & ~cc::ZF) | carry;
 }
 
 // All flags are undefined after divisions, and stay. AMD's processors keep CF and OF only (measured).
-template <UndefinedFlags U>
+template <ProcessorModel U>
 void divide_flags(SoftCpu& cpu) {
-  if constexpr (U == UndefinedFlags::amd) cpu.cc = (cpu.cc & ~(cc::SF | cc::ZF | cc::PF)) | cc::AF;
+  if constexpr (U == ProcessorModel::amd) cpu.cc = (cpu.cc & ~(cc::SF | cc::ZF | cc::PF)) | cc::AF;
 }
 
 // A double-width value in AX, or rDX:rAX.
@@ -49,7 +49,7 @@ typename Wider<T>::type get_wide(const SoftCpu& cpu) {
 
 enum class Group3 : uint8_t { mul, imul, div, idiv };
 
-template <Group3 G, UndefinedFlags U, class T>
+template <Group3 G, ProcessorModel U, class T>
 bool group3(SoftCpu& cpu, T b) {
   using Wide = typename Wider<T>::type;
   using SignedWide = typename Wider<T>::sign;
@@ -97,9 +97,9 @@ bool group3(SoftCpu& cpu, T b) {
   return true;
 }
 
-template <Group3 G, UndefinedFlags U, class T>
+template <Group3 G, ProcessorModel U, class T>
 bool exec_group3_r(SoftCpu& cpu, const Op& op) { return group3<G, U, T>(cpu, get<T>(&cpu, op.r1)); }
-template <Group3 G, UndefinedFlags U, class T>
+template <Group3 G, ProcessorModel U, class T>
 bool exec_group3_m(SoftCpu& cpu, const Op& op) {
   T b;
   return load_operand(cpu, op, b) && group3<G, U, T>(cpu, b);
@@ -108,13 +108,13 @@ bool exec_group3_m(SoftCpu& cpu, const Op& op) {
 template <Group3 G>
 Handler group3_handler(const Insn& insn, unsigned size) {
   return pick_size(size, [&]<class T>() -> Handler {
-    return pick_flags(insn, [&]<UndefinedFlags U>() -> Handler {
+    return pick_flags(insn, [&]<ProcessorModel U>() -> Handler {
       return insn.memory ? op_call<exec_group3_m<G, U, T>> : op_call<exec_group3_r<G, U, T>>;
     });
   });
 }
 
-template <UndefinedFlags U, class T>
+template <ProcessorModel U, class T>
 [[gnu::always_inline]] inline T imul2(SoftCpu* cpu, T a, T b) {
   uint8_t overflow;
   asm("imul %2, %0\n\tseto %1" : "+&r"(a), "=&q"(overflow) : "r"(b) : "cc");
@@ -123,13 +123,13 @@ template <UndefinedFlags U, class T>
 }
 
 // IMUL r, r/m and IMUL r, r/m, imm.
-template <UndefinedFlags U, class T, bool Immediate>
+template <ProcessorModel U, class T, bool Immediate>
 RV_HANDLER op_imul_r(SoftCpu* cpu, const Op* op) {
   const T b = Immediate ? static_cast<T>(op->imm) : get<T>(cpu, op->r0);
   set<T>(cpu, op->r0, imul2<U>(cpu, get<T>(cpu, op->r1), b));
   RV_NEXT;
 }
-template <UndefinedFlags U, class T, bool Immediate, class Ea>
+template <ProcessorModel U, class T, bool Immediate, class Ea>
 RV_HANDLER op_imul_m(SoftCpu* cpu, const Op* op) {
   T a;
   if (!load(cpu, op, Ea::linear(cpu, op, sizeof(T), Access::read), a)) RV_FAULT;
@@ -143,7 +143,7 @@ Handler imul_handler(const Insn& insn, const Op& op) {
   return pick_size(insn.operand_size, [&]<class T>() -> Handler {
     if constexpr (sizeof(T) == 1) return nullptr;
     else {
-      return pick_flags(insn, [&]<UndefinedFlags U>() -> Handler {
+      return pick_flags(insn, [&]<ProcessorModel U>() -> Handler {
         if (!insn.memory) return op_imul_r<U, T, Immediate>;
         return pick_ea(op, []<class Ea>() -> Handler { return op_imul_m<U, T, Immediate, Ea>; });
       });
@@ -154,7 +154,7 @@ Handler imul_handler(const Insn& insn, const Op& op) {
 // --- decimal adjustment (SDM 2: DAA, DAS, AAA, AAS, AAM, AAD); undefined flags: OF clear, the rest as computed ---------
 // AMD's processors (measured): as the additions and subtractions leave them that are part of it.
 
-template <UndefinedFlags U, bool Subtract>
+template <ProcessorModel U, bool Subtract>
 bool exec_daa(SoftCpu& cpu, const Op&) {
   const auto old = get<uint8_t>(&cpu, slot_of(RAX));
   const bool old_carry = (cpu.cc & cc::CF) != 0;
@@ -173,18 +173,18 @@ bool exec_daa(SoftCpu& cpu, const Op&) {
   cpu.cc = cc_of_result(al) | (carry ? cc::CF : 0) | (adjust ? cc::AF : 0);
   // One addition of what is added in all: its sign can change in one direction only.
   const auto gained = static_cast<uint8_t>(Subtract ? old & ~al : ~old & al);
-  if (U == UndefinedFlags::amd && (gained & 0x80) != 0) cpu.cc |= cc::OF;
+  if (U == ProcessorModel::amd && (gained & 0x80) != 0) cpu.cc |= cc::OF;
   return true;
 }
 
-template <UndefinedFlags U, bool Subtract>
+template <ProcessorModel U, bool Subtract>
 bool exec_aaa(SoftCpu& cpu, const Op&) {
   auto ax = get<uint16_t>(&cpu, slot_of(RAX));
   const bool adjust = (ax & 15) > 9 || (cpu.cc & cc::AF) != 0;
   const uint32_t whole = alu<Subtract ? Alu::sub : Alu::add>(ax, static_cast<uint16_t>(adjust ? 0x106 : 0), 0);
   ax &= 0xff0f;
   set<uint16_t>(&cpu, slot_of(RAX), ax);
-  cpu.cc = U == UndefinedFlags::amd ? whole & ~(cc::CF | cc::AF) : cc_of_result(static_cast<uint8_t>(ax));
+  cpu.cc = U == ProcessorModel::amd ? whole & ~(cc::CF | cc::AF) : cc_of_result(static_cast<uint8_t>(ax));
   if (adjust) cpu.cc |= cc::CF | cc::AF;
   return true;
 }
@@ -199,13 +199,13 @@ bool exec_aam(SoftCpu& cpu, const Op& op) {
   return true;
 }
 
-template <UndefinedFlags U>
+template <ProcessorModel U>
 bool exec_aad(SoftCpu& cpu, const Op& op) {
   const auto ax = get<uint16_t>(&cpu, slot_of(RAX));
   auto al = static_cast<uint8_t>(ax);
   const uint32_t sum = alu<Alu::add>(al, static_cast<uint8_t>((ax >> 8) * static_cast<uint8_t>(op.imm)), 0);
   set<uint16_t>(&cpu, slot_of(RAX), al);
-  cpu.cc = U == UndefinedFlags::amd ? sum : cc_of_result(al);
+  cpu.cc = U == ProcessorModel::amd ? sum : cc_of_result(al);
   return true;
 }
 
@@ -229,12 +229,12 @@ Emit emit_multiply(const Insn& insn, Op& op) {
         default: return Emit::unknown;
       }
     }
-    case 0x27: return adjustment([]<UndefinedFlags U>() -> Handler { return op_call<exec_daa<U, false>>; });
-    case 0x2f: return adjustment([]<UndefinedFlags U>() -> Handler { return op_call<exec_daa<U, true>>; });
-    case 0x37: return adjustment([]<UndefinedFlags U>() -> Handler { return op_call<exec_aaa<U, false>>; });
-    case 0x3f: return adjustment([]<UndefinedFlags U>() -> Handler { return op_call<exec_aaa<U, true>>; });
+    case 0x27: return adjustment([]<ProcessorModel U>() -> Handler { return op_call<exec_daa<U, false>>; });
+    case 0x2f: return adjustment([]<ProcessorModel U>() -> Handler { return op_call<exec_daa<U, true>>; });
+    case 0x37: return adjustment([]<ProcessorModel U>() -> Handler { return op_call<exec_aaa<U, false>>; });
+    case 0x3f: return adjustment([]<ProcessorModel U>() -> Handler { return op_call<exec_aaa<U, true>>; });
     case 0xd4: return emit_as(op, op_call<exec_aam>);
-    case 0xd5: return adjustment([]<UndefinedFlags U>() -> Handler { return op_call<exec_aad<U>>; });
+    case 0xd5: return adjustment([]<ProcessorModel U>() -> Handler { return op_call<exec_aad<U>>; });
     default: return Emit::unknown;
   }
 }

@@ -28,11 +28,12 @@ inline Handler pick_ea(const Op& op, F f) {
   }
 }
 
-// pick_flags(insn, []<UndefinedFlags U>() -> Handler { return op_x<U>; })
+// pick_flags(insn, []<ProcessorModel U>() -> Handler { return op_x<U>; })
 template <class F>
 inline Handler pick_flags(const Insn& insn, F f) {
-  if (insn.undefined_flags == UndefinedFlags::amd) return f.template operator()<UndefinedFlags::amd>();
-  return f.template operator()<UndefinedFlags::model>();
+  if (insn.processor_model == ProcessorModel::amd) return f.template operator()<ProcessorModel::amd>();
+  if (insn.processor_model == ProcessorModel::intel) return f.template operator()<ProcessorModel::intel>();
+  return f.template operator()<ProcessorModel::model>();
 }
 
 // pick_condition(insn.opcode & 15, []<unsigned C>() -> Handler { return op_x<C>; })

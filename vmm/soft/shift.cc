@@ -7,7 +7,7 @@ namespace {
 template <class T>
 constexpr unsigned kCountMask = sizeof(T) == 8 ? 63 : 31;
 
-template <Shift S, UndefinedFlags U, class T, bool ByCl>
+template <Shift S, ProcessorModel U, class T, bool ByCl>
 RV_HANDLER op_shift_r(SoftCpu* cpu, const Op* op) {
   const unsigned count = (ByCl ? get<uint8_t>(cpu, slot_of(RCX)) : static_cast<unsigned>(op->imm)) & kCountMask<T>;
   T a = get<T>(cpu, op->r1);
@@ -16,7 +16,7 @@ RV_HANDLER op_shift_r(SoftCpu* cpu, const Op* op) {
   RV_NEXT;
 }
 
-template <Shift S, UndefinedFlags U, class T, class Ea, bool ByCl>
+template <Shift S, ProcessorModel U, class T, class Ea, bool ByCl>
 RV_HANDLER op_shift_m(SoftCpu* cpu, const Op* op) {
   const unsigned count = (ByCl ? get<uint8_t>(cpu, slot_of(RCX)) : static_cast<unsigned>(op->imm)) & kCountMask<T>;
   T a;
@@ -32,9 +32,9 @@ RV_HANDLER op_shift_m(SoftCpu* cpu, const Op* op) {
 
 template <class F>
 Handler pick_shift(const Insn& insn, F f) {
-  const auto rotate = [&]<Shift S>() { return f.template operator()<S, UndefinedFlags::model>(); };
+  const auto rotate = [&]<Shift S>() { return f.template operator()<S, ProcessorModel::model>(); };
   const auto shift = [&]<Shift S>() {
-    return pick_flags(insn, [&]<UndefinedFlags U>() -> Handler { return f.template operator()<S, U>(); });
+    return pick_flags(insn, [&]<ProcessorModel U>() -> Handler { return f.template operator()<S, U>(); });
   };
   switch (insn.reg_field()) {
     case 0: return rotate.template operator()<Shift::rol>();
@@ -50,7 +50,7 @@ Handler pick_shift(const Insn& insn, F f) {
 template <bool ByCl>
 Handler shift_handler(const Insn& insn, Op& op, unsigned size) {
   op.r1 = sized_slot(insn.rm, size, insn.rex);
-  return pick_shift(insn, [&]<Shift S, UndefinedFlags U>() {
+  return pick_shift(insn, [&]<Shift S, ProcessorModel U>() {
     return pick_size(size, [&]<class T>() -> Handler {
       if (!insn.memory) return op_shift_r<S, U, T, ByCl>;
       return pick_ea(op, []<class Ea>() -> Handler { return op_shift_m<S, U, T, Ea, ByCl>; });
@@ -70,12 +70,12 @@ uint32_t amd_double_flags(T dest, unsigned count, bool carry) {
 // SHLD and SHRD. For 16-bit operands a count over 16 is undefined; the result then is that of shifting the 48 bits
 // formed by destination, source, destination, as Intel's CPUs do. OF follows the sign change for all counts; AF is cleared.
 // AMD's shift more of the source in instead, and clear CF (measured).
-template <UndefinedFlags U, class T, bool Left>
+template <ProcessorModel U, class T, bool Left>
 bool double_shift(T& dest, T source, unsigned count, uint32_t& flags) {
   constexpr unsigned bits = sizeof(T) * 8;
   if (count == 0) return false;
   const T before = dest;
-  if constexpr (bits == 16 && U == UndefinedFlags::amd) {
+  if constexpr (bits == 16 && U == ProcessorModel::amd) {
     if (count > bits) {
       const uint32_t twice = uint32_t{source} << 16 | source;
       dest = static_cast<T>(twice >> (Left ? 32 - count : count - 16));
@@ -101,12 +101,12 @@ bool double_shift(T& dest, T source, unsigned count, uint32_t& flags) {
     carry = (before >> (count - 1) & 1) != 0;
     dest = static_cast<T>(before >> count | source << (bits - count));
   }
-  if constexpr (U == UndefinedFlags::amd) flags = amd_double_flags<T, Left>(dest, count, carry);
+  if constexpr (U == ProcessorModel::amd) flags = amd_double_flags<T, Left>(dest, count, carry);
   else flags = cc_of_result(dest) | (carry ? cc::CF : 0) | (((dest ^ before) >> (bits - 1) & 1) != 0 ? cc::OF : 0);
   return true;
 }
 
-template <UndefinedFlags U, class T, bool Left, bool ByCl>
+template <ProcessorModel U, class T, bool Left, bool ByCl>
 RV_HANDLER op_double_r(SoftCpu* cpu, const Op* op) {
   const unsigned count = (ByCl ? get<uint8_t>(cpu, slot_of(RCX)) : static_cast<unsigned>(op->imm)) & kCountMask<T>;
   T a = get<T>(cpu, op->r1);
@@ -116,7 +116,7 @@ RV_HANDLER op_double_r(SoftCpu* cpu, const Op* op) {
   RV_NEXT;
 }
 
-template <UndefinedFlags U, class T, bool Left, bool ByCl>
+template <ProcessorModel U, class T, bool Left, bool ByCl>
 bool exec_double_m(SoftCpu& cpu, const Op& op) {
   const unsigned count = (ByCl ? get<uint8_t>(&cpu, slot_of(RCX)) : static_cast<unsigned>(op.imm)) & kCountMask<T>;
   const uint64_t at = operand_address(cpu, op, sizeof(T), Access::write);
@@ -134,7 +134,7 @@ Handler double_handler(const Insn& insn) {
   return pick_size(insn.operand_size, [&]<class T>() -> Handler {
     if constexpr (sizeof(T) == 1) return nullptr;
     else {
-      return pick_flags(insn, [&]<UndefinedFlags U>() -> Handler {
+      return pick_flags(insn, [&]<ProcessorModel U>() -> Handler {
         return insn.memory ? op_call<exec_double_m<U, T, Left, ByCl>> : op_double_r<U, T, Left, ByCl>;
       });
     }

@@ -119,7 +119,7 @@ struct alignas(64) SoftCpu {
   class SoftEngine* engine = nullptr;
   uint32_t vcpus = 1;         // of the machine, for CPUID
   UserTsc user_tsc = UserTsc::direct;
-  uint32_t mxcsr_mask = 0xffff;     // what FXSAVE and XSAVE show as MXCSR_MASK; belongs to UndefinedFlags
+  uint32_t mxcsr_mask = 0xffff;     // what FXSAVE and XSAVE show as MXCSR_MASK; belongs to ProcessorModel
 
   std::byte* bytes() { return reinterpret_cast<std::byte*>(this); }
 };

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "vmm/cpu/page_walk.h"
-#include "vmm/undefined_flags.h"
+#include "vmm/processor_model.h"
 #include "vmm/engine.h"
 #include "vmm/soft/code_cache.h"
 #include "vmm/soft/insn.h"
@@ -32,7 +32,7 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
   // Whether run() returns EngineStop::kicked where an interrupt that waits, and may not be delivered yet, could be.
   void stop_at_window(bool on) { stop_at_window_ = on; }
   // How code sets flags that are undefined. What a run does depends on it: for before it begins.
-  void set_undefined_flags(UndefinedFlags how);
+  void set_processor_model(ProcessorModel how);
   // The same of programs' RDTSC.
   void set_user_tsc(UserTsc how);
   uint64_t deliveries() override;
@@ -116,7 +116,7 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
   uint64_t delivered_at_ = kNoPosition.value;
   uint64_t deliveries_ = 0;
   uint64_t yield_behind_ = 0;
-  UndefinedFlags undefined_flags_ = UndefinedFlags::model;
+  ProcessorModel processor_model_ = ProcessorModel::model;
   std::bitset<kPageSize> breakpoint_offsets_;
   std::unique_ptr<TouchedLog> touched_;  // null: nobody asks
   mutable EngineStatistics statistics_;

@@ -17,9 +17,9 @@ struct Case {
   uint64_t model, amd;  // and afterwards
 };
 
-class UndefinedFlagsTest : public SystemMachine {
+class ProcessorModelFlagsTest : public SystemMachine {
  protected:
-  void set(UndefinedFlags how) { static_cast<SoftEngine&>(*engine).set_undefined_flags(how); }
+  void set(ProcessorModel how) { static_cast<SoftEngine&>(*engine).set_processor_model(how); }
   void start(const Case& c) {
     s().gpr[RAX] = c.rax;
     s().gpr[RCX] = c.rcx;
@@ -29,8 +29,8 @@ class UndefinedFlagsTest : public SystemMachine {
   }
   uint64_t flags() { return s().rflags & kAll; }
   void expect(const Case& c) {
-    for (const UndefinedFlags how : {UndefinedFlags::model, UndefinedFlags::amd}) {
-      const bool amd = how == UndefinedFlags::amd;
+    for (const ProcessorModel how : {ProcessorModel::model, ProcessorModel::amd}) {
+      const bool amd = how == ProcessorModel::amd;
       if (c.code.size() != 1) enter_long(0);
       else enter_protected(0);  // the one-byte ones do not exist in 64-bit mode
       set(how);
@@ -41,7 +41,7 @@ class UndefinedFlagsTest : public SystemMachine {
   }
 };
 
-TEST_F(UndefinedFlagsTest, shifts) {
+TEST_F(ProcessorModelFlagsTest, shifts) {
   for (const Case& c : {
            Case{"shl eax, 1", {0xd1, 0xe0}, 1, 0, 0, 0, 0, A},
            Case{"shl al, 8", {0xc0, 0xe0, 8}, 1, 0, 0, 0, C | P | Z | O, C | P | A | Z | O},
@@ -56,7 +56,7 @@ TEST_F(UndefinedFlagsTest, shifts) {
     expect(c);
 }
 
-TEST_F(UndefinedFlagsTest, double_shifts) {
+TEST_F(ProcessorModelFlagsTest, double_shifts) {
   for (const Case& c : {
            Case{"shld eax, edx, 2", {0x0f, 0xa4, 0xd0, 2}, 0x40000000, 0, 0, 0, C | P | Z, C | P | A | Z | O},
            Case{"shrd eax, edx, 2", {0x0f, 0xac, 0xd0, 2}, 0, 0, 1, 0, P, P | A | O},
@@ -67,25 +67,25 @@ TEST_F(UndefinedFlagsTest, double_shifts) {
 }
 
 // Here even the result depends on it.
-TEST_F(UndefinedFlagsTest, double_shifts_of_16_bits_by_more) {
+TEST_F(ProcessorModelFlagsTest, double_shifts_of_16_bits_by_more) {
   const Case left{"shld ax, dx, 20", {0x66, 0x0f, 0xa4, 0xd0, 20}, 0x5678, 0, 0x1234, kAll, 0, 0};
   const Case right{"shrd ax, dx, 20", {0x66, 0x0f, 0xac, 0xd0, 20}, 0x5678, 0, 0x1234, kAll, 0, 0};
-  const auto result = [&](const Case& c, UndefinedFlags how) {
+  const auto result = [&](const Case& c, ProcessorModel how) {
     enter_long(0);
     set(how);
     start(c);
     run();
     return s().gpr[RAX];
   };
-  EXPECT_EQ(result(left, UndefinedFlags::model), 0x2345U);
-  EXPECT_EQ(result(left, UndefinedFlags::amd), 0x2341U);
+  EXPECT_EQ(result(left, ProcessorModel::model), 0x2345U);
+  EXPECT_EQ(result(left, ProcessorModel::amd), 0x2341U);
   EXPECT_EQ(flags(), A | P);
-  EXPECT_EQ(result(right, UndefinedFlags::model), 0x8123U);
-  EXPECT_EQ(result(right, UndefinedFlags::amd), 0x4123U);
+  EXPECT_EQ(result(right, ProcessorModel::model), 0x8123U);
+  EXPECT_EQ(result(right, ProcessorModel::amd), 0x4123U);
   EXPECT_EQ(flags(), A | O);
 }
 
-TEST_F(UndefinedFlagsTest, multiplications_and_divisions) {
+TEST_F(ProcessorModelFlagsTest, multiplications_and_divisions) {
   for (const Case& c : {
            Case{"mul ecx", {0xf7, 0xe1}, 0x10, 0x08000000, 0, P | A | Z | S, P | S, P | A | Z | S},
            Case{"imul rcx", {0x48, 0xf7, 0xe9}, 1ULL << 63, 2, 0, Z | S, C | P | O, C | Z | S | O},
@@ -97,8 +97,8 @@ TEST_F(UndefinedFlagsTest, multiplications_and_divisions) {
     expect(c);
 }
 
-TEST_F(UndefinedFlagsTest, a_division_that_faults_changes_none) {
-  for (const UndefinedFlags how : {UndefinedFlags::model, UndefinedFlags::amd}) {
+TEST_F(ProcessorModelFlagsTest, a_division_that_faults_changes_none) {
+  for (const ProcessorModel how : {ProcessorModel::model, ProcessorModel::amd}) {
     enter_long(0);
     set(how);
     start({"div ecx", {0xf7, 0xf1}, 9, 0, 0, C | Z | O, 0, 0});
@@ -107,7 +107,7 @@ TEST_F(UndefinedFlagsTest, a_division_that_faults_changes_none) {
   }
 }
 
-TEST_F(UndefinedFlagsTest, bit_scans) {
+TEST_F(ProcessorModelFlagsTest, bit_scans) {
   for (const Case& c : {
            Case{"bsf eax, ecx", {0x0f, 0xbc, 0xc1}, 0, 0x80000001, 0, kAll, S, P},
            Case{"bsr eax, ecx", {0x0f, 0xbd, 0xc1}, 0, 0x12, 0, kAll, P, 0},
@@ -116,7 +116,7 @@ TEST_F(UndefinedFlagsTest, bit_scans) {
     expect(c);
 }
 
-TEST_F(UndefinedFlagsTest, decimal_adjustments) {
+TEST_F(ProcessorModelFlagsTest, decimal_adjustments) {
   for (const Case& c : {
            Case{"daa", {0x27}, 0x7a, 0, 0, 0, A | S, A | S | O},
            Case{"das", {0x2f}, 0x9f, 0, 0, 0, C | P | A, C | P | A | O},
@@ -125,13 +125,13 @@ TEST_F(UndefinedFlagsTest, decimal_adjustments) {
        })
     expect(c);
   // Two bytes each: 32-bit code all the same.
-  for (const UndefinedFlags how : {UndefinedFlags::model, UndefinedFlags::amd}) {
+  for (const ProcessorModel how : {ProcessorModel::model, ProcessorModel::amd}) {
     enter_protected(0);
     set(how);
     start({"aad", {0xd5, 10}, 0x0c38, 0, 0, C, 0, 0});
     run();
     EXPECT_EQ(s().gpr[RAX], 0xb0U);
-    EXPECT_EQ(flags(), how == UndefinedFlags::amd ? S | A | O : S);
+    EXPECT_EQ(flags(), how == ProcessorModel::amd ? S | A | O : S);
     enter_protected(0);
     start({"aam", {0xd4, 10}, 0x63, 0, 0, kAll, 0, 0});
     run();
@@ -140,13 +140,13 @@ TEST_F(UndefinedFlagsTest, decimal_adjustments) {
 }
 
 // Code that was decoded before does not go on in the old way.
-TEST_F(UndefinedFlagsTest, apply_to_code_that_has_run) {
+TEST_F(ProcessorModelFlagsTest, apply_to_code_that_has_run) {
   enter_long(0);
   const Case shl{"shl eax, 1", {0xd1, 0xe0}, 1, 0, 0, 0, 0, A};
   start(shl);
   run();
   EXPECT_EQ(flags(), shl.model);
-  set(UndefinedFlags::amd);
+  set(ProcessorModel::amd);
   s().rip = kCode;
   run();
   EXPECT_EQ(flags(), shl.amd);
