@@ -1,8 +1,10 @@
 // An ELF file that holds nothing but symbols. Source: System V ABI, chapter 4 (Object Files), and its x86-64 supplement.
 #include <elf.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 #include <tuple>
 
 #include "analysis/kallsyms.h"
@@ -27,35 +29,89 @@ uint32_t intern(std::vector<uint8_t>& table, std::string_view text) {
   return at;
 }
 
-// Sections without contents, so that gdb can move the symbols in them.
+// A section without contents, so that gdb can move the symbols in it, and takes a symbol for a function if it lies in code.
 struct Area {
-  const char* name;
-  uint64_t begin;
-  uint64_t end;
-  uint64_t flags;
+  std::string name;
+  uint64_t begin = 0;
+  uint64_t end = 0;
+  bool code = false;
 };
+
+// Linux has about five: .text, data, .init.text, data, .exit.text, data. A table that a guest has made up may want any number.
+constexpr size_t kMostAreas = 64;
+
+enum class Kind : uint8_t { code, data, neither };
+
+Kind kind_of(const KernelSymbol& s) {
+  switch (s.type) {
+    case 't': case 'T': return Kind::code;
+    case 'w': case 'W':            // weak: a function or a variable, as what lies around it
+    case 'v': case 'V':
+    case 'a': case 'A': return Kind::neither;
+    default: return Kind::data;
+  }
+}
+
+bool in_image(const KernelSymbol& s) { return s.address >= kImageBegin; }
+
+// The kernel's image, from `begin` to `end`, cut wherever functions give way to data and back. The linker's marks at such a
+// place (_etext, __init_begin) have either's type: what differs from the area so far begins the next. `sorted` by address.
+std::vector<Area> areas_of(const std::vector<const KernelSymbol*>& sorted, uint64_t begin, uint64_t end) {
+  std::vector<Area> out{{"", begin, end, true}};
+  for (size_t i = 0; i < sorted.size();) {
+    const uint64_t at = sorted[i]->address;
+    bool other = false;
+    for (; i < sorted.size() && sorted[i]->address == at; ++i) {
+      const Kind kind = kind_of(*sorted[i]);
+      other = other || (kind != Kind::neither && (kind == Kind::code) != out.back().code);
+    }
+    if (!other || at <= begin || at >= end || out.size() == kMostAreas) continue;
+    out.back().end = at;
+    out.push_back({"", at, end, !out.back().code});
+  }
+  return out;
+}
+
+// As the kernel's own file calls them, where that is known by a symbol.
+void name_areas(std::vector<Area>& areas, const KernelSymbols& symbols) {
+  const KernelSymbol* init = symbols.find("_sinittext");
+  for (size_t i = 0; i < areas.size(); ++i) {
+    Area& a = areas[i];
+    a.name = a.code ? ".text" : ".data";
+    if (a.code && init != nullptr && init->address >= a.begin && init->address < a.end) {
+      a.name = ".init.text";
+    } else if (i > 1) {
+      a.name += fmt::format(".{}", i / 2);
+    }
+  }
+}
 
 }  // namespace
 
 std::vector<uint8_t> symbols_elf(const KernelSymbols& symbols, uint64_t offset) {
-  const auto address = [&](std::string_view name, uint64_t otherwise) {
-    const KernelSymbol* s = symbols.find(name);
-    return (s != nullptr ? s->address : otherwise) + offset;
-  };
   uint64_t lowest = UINT64_MAX, highest = kImageBegin;
   std::vector<const KernelSymbol*> sorted;
   for (const KernelSymbol& s : symbols.symbols) {
     sorted.push_back(&s);
-    if (s.address < kImageBegin) continue;
+    if (!in_image(s)) continue;
     lowest = std::min(lowest, s.address);
     highest = std::max(highest, s.address);
   }
   std::sort(sorted.begin(), sorted.end(), [](const KernelSymbol* a, const KernelSymbol* b) {
     return std::tie(a->address, a->name) < std::tie(b->address, b->name);
   });
-  const uint64_t text = address("_text", lowest), etext = address("_etext", highest);
-  const uint64_t end = std::max(address("_end", highest), etext);
-  const Area areas[] = {{".text", text, etext, SHF_ALLOC | SHF_EXECINSTR}, {".data", etext, end, SHF_ALLOC | SHF_WRITE}};
+  const auto address = [&](std::string_view name, uint64_t otherwise) {
+    const KernelSymbol* s = symbols.find(name);
+    return s != nullptr ? s->address : otherwise;
+  };
+  const uint64_t text = address("_text", lowest), end = std::max(address("_end", highest), text);
+  std::vector<Area> areas = areas_of(sorted, text, end);
+  name_areas(areas, symbols);
+  // The section of an address of the image, from 1; behind the end it is the last one's.
+  const auto section_of = [&](uint64_t at) {
+    const auto next = std::upper_bound(areas.begin(), areas.end(), at, [](uint64_t x, const Area& a) { return x < a.begin; });
+    return static_cast<uint16_t>(next - areas.begin());
+  };
 
   std::vector<uint8_t> strings{0}, names{0}, table;
   append(table, Elf64_Sym{});
@@ -65,20 +121,17 @@ std::vector<uint8_t> symbols_elf(const KernelSymbols& symbols, uint64_t offset) 
       const KernelSymbol& s = *sorted[i];
       const bool is_local = s.type >= 'a' && s.type <= 'z' && s.type != 'w' && s.type != 'v';
       if (is_local != local) continue;
-      const bool in_image = s.address >= kImageBegin;
-      const uint64_t at = s.address + (in_image ? offset : 0);
       Elf64_Sym e{};
       e.st_name = intern(strings, s.name);
-      e.st_value = at;
-      const bool code = s.type == 't' || s.type == 'T';
+      e.st_value = s.address + (in_image(s) ? offset : 0);
+      e.st_shndx = in_image(s) && s.address >= text && s.address <= end ? section_of(s.address) : uint16_t{SHN_ABS};
+      const Kind kind = kind_of(s);
+      const bool weak_code = (s.type == 'w' || s.type == 'W') && e.st_shndx != SHN_ABS && areas[e.st_shndx - 1U].code;
       const bool weak = s.type == 'w' || s.type == 'W' || s.type == 'v' || s.type == 'V';
       e.st_info = static_cast<unsigned char>(ELF64_ST_INFO(local  ? STB_LOCAL
                                                            : weak ? STB_WEAK
                                                                   : STB_GLOBAL,
-                                                           code || s.type == 'W' ? STT_FUNC : STT_OBJECT));
-      e.st_shndx = !in_image || at < text || at > end ? static_cast<uint16_t>(SHN_ABS)
-                   : at < etext                       ? uint16_t{1}
-                                                      : uint16_t{2};
+                                                           kind == Kind::code || weak_code ? STT_FUNC : STT_OBJECT));
       size_t next = i + 1;  // aliases share their size
       while (next < sorted.size() && sorted[next]->address == s.address) ++next;
       if (next < sorted.size() && e.st_shndx != SHN_ABS) e.st_size = sorted[next]->address - s.address;
@@ -88,16 +141,16 @@ std::vector<uint8_t> symbols_elf(const KernelSymbols& symbols, uint64_t offset) 
   }
 
   // Header, section headers, then the three tables.
-  constexpr uint16_t kSections = 6;
+  const size_t symtab = areas.size() + 1, strtab = symtab + 1, shstrtab = strtab + 1;
   std::vector<uint8_t> out;
-  std::vector<Elf64_Shdr> headers(kSections);
-  uint64_t at = sizeof(Elf64_Ehdr) + kSections * sizeof(Elf64_Shdr);
-  for (size_t i = 0; i < 2; ++i) {
+  std::vector<Elf64_Shdr> headers(shstrtab + 1);
+  uint64_t at = sizeof(Elf64_Ehdr) + headers.size() * sizeof(Elf64_Shdr);
+  for (size_t i = 0; i < areas.size(); ++i) {
     Elf64_Shdr& h = headers[1 + i];
     h.sh_name = intern(names, areas[i].name);
     h.sh_type = SHT_NOBITS;
-    h.sh_flags = areas[i].flags;
-    h.sh_addr = areas[i].begin;
+    h.sh_flags = SHF_ALLOC | (areas[i].code ? SHF_EXECINSTR : SHF_WRITE);
+    h.sh_addr = areas[i].begin + offset;
     h.sh_offset = at;
     h.sh_size = areas[i].end - areas[i].begin;
     h.sh_addralign = 16;
@@ -112,16 +165,16 @@ std::vector<uint8_t> symbols_elf(const KernelSymbols& symbols, uint64_t offset) 
     at += contents.size();
   };
   intern(names, "");
-  place(3, ".symtab", SHT_SYMTAB, table);
-  headers[3].sh_link = 4;
-  headers[3].sh_info = locals;
-  headers[3].sh_entsize = sizeof(Elf64_Sym);
-  place(4, ".strtab", SHT_STRTAB, strings);
-  headers[5].sh_name = intern(names, ".shstrtab");
-  headers[5].sh_type = SHT_STRTAB;
-  headers[5].sh_offset = at;
-  headers[5].sh_size = names.size();
-  headers[5].sh_addralign = 1;
+  place(symtab, ".symtab", SHT_SYMTAB, table);
+  headers[symtab].sh_link = static_cast<uint32_t>(strtab);
+  headers[symtab].sh_info = locals;
+  headers[symtab].sh_entsize = sizeof(Elf64_Sym);
+  place(strtab, ".strtab", SHT_STRTAB, strings);
+  headers[shstrtab].sh_name = intern(names, ".shstrtab");
+  headers[shstrtab].sh_type = SHT_STRTAB;
+  headers[shstrtab].sh_offset = at;
+  headers[shstrtab].sh_size = names.size();
+  headers[shstrtab].sh_addralign = 1;
 
   Elf64_Ehdr e{};
   std::memcpy(e.e_ident, ELFMAG, SELFMAG);
@@ -131,12 +184,12 @@ std::vector<uint8_t> symbols_elf(const KernelSymbols& symbols, uint64_t offset) 
   e.e_type = ET_EXEC;
   e.e_machine = EM_X86_64;
   e.e_version = EV_CURRENT;
-  e.e_entry = text;
+  e.e_entry = text + offset;
   e.e_shoff = sizeof e;
   e.e_ehsize = sizeof e;
   e.e_shentsize = sizeof(Elf64_Shdr);
-  e.e_shnum = kSections;
-  e.e_shstrndx = 5;
+  e.e_shnum = static_cast<uint16_t>(headers.size());
+  e.e_shstrndx = static_cast<uint16_t>(shstrtab);
   append(out, e);
   for (const Elf64_Shdr& h : headers) append(out, h);
   out.insert(out.end(), table.begin(), table.end());

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <memory>
 
+#include "analysis/symbol_file.h"
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
 #include "cli/gdb_commands.h"
@@ -58,7 +59,9 @@ Result<void> write_init_file(const GdbCommand& options, const std::string& addre
   if (!options.symbols.empty()) {
     auto symbols = recorded_symbols(*target.timeline());
     if (!symbols) return symbols.error();
-    out << fmt::format("add-symbol-file {} -o {:#x}\n", options.symbols, symbols->kaslr_offset());
+    auto where = symbol_file_arguments(options.symbols, *symbols);
+    if (!where) return Error{where.error().code, "--symbols: " + where.error().message, where.error().where};
+    out << fmt::format("add-symbol-file {} {}\n", options.symbols, *where);
   }
   out.close();
   if (!out) return Error{ErrorCode::io, "cannot write " + options.init, "--init"};

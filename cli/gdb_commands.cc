@@ -6,6 +6,7 @@
 
 #include "analysis/disassemble.h"
 #include "analysis/kallsyms.h"
+#include "analysis/symbol_file.h"
 #include "gdbstub/memory_view.h"
 #include "gdbstub/registers.h"
 
@@ -29,8 +30,8 @@ Result<std::string> kaslr(Execution& e, Words) {
   const uint64_t offset = symbols->kaslr_offset();
   return fmt::format(
       "_text at {:#x}: offset {:#x} from where the kernel was linked to ({} symbols)\n"
-      "(add-symbol-file vmlinux -o {:#x})\n",
-      kLinkedText + offset, offset, symbols->symbols.size(), offset);
+      "(add-symbol-file vmlinux {})\n",
+      kLinkedText + offset, offset, symbols->symbols.size(), linked_symbol_arguments(*symbols));
 }
 
 Result<std::string> symbol(Execution& e, Words words) {

@@ -106,6 +106,15 @@ inline Tables some_tables() {
   for (uint64_t i = 0; i < 1000; ++i) t.add(kBase + 0x1000 + 16 * i, "tfunction_" + std::to_string(i));
   t.add(kBase + 0x10000, "T_etext");
   t.add(kBase + 0x10010, "d" + std::string(200, 'n'));
+  t.add(kBase + 0x11000, "D__init_begin");
+  t.add(kBase + 0x11000, "T_sinittext");
+  t.add(kBase + 0x11000, "Tstart_kernel");
+  t.add(kBase + 0x11800, "wearly_hook");
+  t.add(kBase + 0x12000, "T_einittext");
+  t.add(kBase + 0x12000, "dinit_data");
+  t.add(kBase + 0x12800, "Wmaybe_there");
+  t.add(kBase + 0x13000, "tmodule_exit");
+  t.add(kBase + 0x14000, "Ddata_again");
   t.add(kBase + 0x20000, "B_end");
   return t;
 }
