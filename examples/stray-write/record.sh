@@ -14,9 +14,9 @@ retrovisor=${RETROVISOR:-$top/build/release/retrovisor}
 "$retrovisor" record --kernel "$("$top/tools/get-kernel" cloud)" --initrd "$dir/initramfs.cpio" --memory 256M \
   --append "console=ttyS0 oops=panic" --stop-on-panic --deterministic -o "$dir/stray-write.trace" > "$dir/console.txt"
 
-# "guest: section .text 0xffffffffc0000000": the workload prints what /sys/module tells it.
+# "guest: section .text 0xffffffffc0000000": the workload prints what /sys/module tells it. The symbol table is no section for gdb.
 sections=$(tr -d '\r' < "$dir/console.txt" |
-  sed -n 's/^guest: section \(\.[a-z0-9._]*\) \(0x[0-9a-f]*\)$/ -s \1 \2/p' | tr -d '\n')
+  sed -n -e '/ \.\(symtab\|strtab\) /d' -e 's/^guest: section \(\.[A-Za-z0-9._-]*\) \(0x[0-9a-f]*\)$/ -s \1 \2/p' | tr -d '\n')
 [ -n "$sections" ] || die "the guest did not say where its module lies: $dir/console.txt"
 cat > "$dir/symbols.gdb" <<END
 set confirm off

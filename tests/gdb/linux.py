@@ -39,6 +39,22 @@ class Linux(Case):
         with open(self.path("trace.sym"), "rb") as one, open(self.path("image.sym"), "rb") as other:
             self.assertEqual(one.read(), other.read())
 
+    def test_init_code_and_moved_symbols(self):
+        """Breakpoints by name on __init functions, with either kind of symbol file loaded by --init."""
+        arguments = linux("workload=poweroff")
+        trace = self.record(*arguments)
+        for source, name in ((trace, "run.sym"), (arguments[1], "linked.sym")):
+            made = subprocess.run([TOOL, "symbols", source, "-o", self.path(name)], capture_output=True, timeout=300)
+            self.assertEqual(made.returncode, 0, made.stderr.decode())
+            start = self.path(name + ".gdb")
+            self.serve(trace, "--init", start, "--symbols", self.path(name))
+            out = self.gdb(None, f"source {start}", "break start_kernel", "break kernel_init_freeable", "continue", "x/i $pc",
+                           "continue", "monitor kaslr", connect=False)
+            self.assert_order(out, r"Breakpoint 1 at 0xffffffff\w+", r"Breakpoint 2 at 0xffffffff\w+",
+                              r"Breakpoint 1, 0x\w+ in start_kernel", r"=> 0x\w+ <start_kernel\+?\d*>:",
+                              r"Breakpoint 2, 0x\w+ in kernel_init_freeable",
+                              r"add-symbol-file vmlinux -o 0x\w+ -s \.data\.\.percpu 0")
+
     def walk_back(self, workload):
         """What ./run-demo ends with; gdb's exit code and words."""
         if GDB is None or shutil.which("stdbuf") is None:

@@ -115,6 +115,29 @@ class StrayWrite(Example):
         self.assertGreater(crashed_at - written_at, 0.2)
         self.assertLess(freed, written)
 
+    def test_gdb_knows_every_function_of_the_module_where_it_was(self):
+        """Those of .text.unlikely, .init.text and .exit.text, too: left out, they would all seem to lie at 0."""
+        module = os.path.join(self.dir, "module", "stray_write.ko")
+        code, words = run("nm", module)
+        self.assertEqual(code, 0, words)
+        names = [line.split()[2] for line in words.splitlines() if line.split()[-2] in "tT"]
+        self.assertIn("print_alarm", names)
+        asked = [word for name in names for word in ("-ex", f"info address {name}")]
+        code, words = run("gdb", "-q", "-nx", "-batch", "-x", os.path.join(self.dir, "symbols.gdb"), *asked)
+        self.assertEqual(code, 0, words)
+        self.assertNotIn("warning: section", words)
+        where = dict(re.findall(r'^Symbol "([\w.]+)" is .*?(?:address|at) (0x[0-9a-f]+)', words, re.MULTILINE))
+        self.assertEqual(sorted(where), sorted(set(names)), words)
+        self.assertTrue(all(int(address, 16) > 0xffffffffc0000000 for address in where.values()), words)
+
+    def test_a_breakpoint_in_the_init_part_hits(self):
+        code, words = run("gdb", "-q", "-nx", "-batch", "-ex", f"target remote {self.serve()}",
+                          "-x", os.path.join(self.dir, "symbols.gdb"), "-ex", "break init_module", "-ex", "continue",
+                          "-ex", "print $pc == (unsigned long)&stray_write_init")
+        self.assertEqual(code, 0, words)
+        self.assertRegex(words, r"Breakpoint 1, stray_write_init \(\)")
+        self.assertIn("$1 = 1", words)
+
     def when(self, text):
         """Position and guest time, in seconds."""
         found = re.search(r"^position ([0-9']+) of .*, guest time ([0-9.]+) s", text, re.MULTILINE)
