@@ -283,7 +283,7 @@ bool Builder::shift_effects(const Form& f, unsigned bits, std::optional<unsigned
     (n == 1 ? item.defines : item.undefines) |= OF;
     return true;
   }
-  if (doubled && n >= bits && !all_flags()) return false;
+  if (doubled && n >= bits && !own_model()) return false;
   item.defines = CF | PF | ZF | SF;
   item.undefines = AF;
   (n == 1 ? item.defines : item.undefines) |= OF;
@@ -340,7 +340,7 @@ void Builder::form(const Form& f) {
   e.memory = e.modrm && f.rm_memory && (!f.rm_register || random_.chance(45));
   // BSF and BSR of 0 with a 32-bit destination: whether bits 63-32 are cleared is the implementation's business.
   const bool scan = f.map == 1 && (f.opcode == 0xbc || f.opcode == 0xbd) && f.prefix == 0;
-  if (scan && bits == 32 && !all_flags()) e.memory = false;
+  if (scan && bits == 32 && !own_model()) e.memory = false;
 
   const auto choose = [&](File file, bool written) -> unsigned {
     switch (file) {
@@ -392,7 +392,7 @@ void Builder::form(const Form& f) {
     if (f.by_cl) count = known_[RCX] ? std::optional<unsigned>(*known_[RCX] & 0xff) : std::nullopt;
     if (!shift_effects(f, bits, count, item)) return;
   }
-  if (scan && bits == 32 && !all_flags()) {  // or r32, imm
+  if (scan && bits == 32 && !own_model()) {  // or r32, imm
     Encoding set = register_form(0, 0x81, 1, e.rm);
     set.operand = 32;
     set.imm = uint64_t{1} << random_.pick(32);
@@ -461,9 +461,9 @@ void Builder::random_item() {
 
 Sequence Builder::build() {
   choose_start();
-  const unsigned wanted = 1 + random_.pick(16);
+  const unsigned wanted = generator_.repertoire_.single ? 1 : 1 + random_.pick(16);
   for (unsigned i = 0; i < wanted && !full(); ++i) random_item();
-  if (all_flags()) sequence_.define_flags();
+  if (own_model()) sequence_.settle();
   return sequence_;
 }
 

@@ -46,7 +46,8 @@ bool end_is_open(const Sequence& sequence, const Outcome& native, const Outcome&
   return open(native) || open(soft);
 }
 
-// #XM for an unmasked overflow or underflow: whether PE is set too differs between vendors.
+// #XM for an unmasked overflow or underflow: whether PE is set too differs between vendors (some tell of the rounding to an
+// unbounded exponent, which the engine does not do).
 uint32_t open_mxcsr(const Outcome& native) {
   constexpr uint32_t kOverflow = 8, kUnderflow = 16, kPrecision = 32;
   const auto mxcsr = at<uint32_t>(native.state, 24);
@@ -177,11 +178,13 @@ std::string differences(const Sequence& sequence, const Outcome& native, const O
   static constexpr const char* kSegments[6] = {"es", "cs", "ss", "ds", "fs", "gs"};
   for (unsigned r = 0; r < 6; ++r) report.field(kSegments[r], visible(n.selector[r]), visible(s.selector[r]));
   // Whether a load of a null selector clears the base too differs between vendors.
-  const auto emptied = [&](SegReg r) { return visible(n.selector[r]) == 0 && sequence.start.selector[r] != 0; };
+  const auto emptied = [&](SegReg r) { 
+    return !sequence.settled && visible(n.selector[r]) == 0 && sequence.start.selector[r] != 0;
+  };
   if (!emptied(FS)) report.field("fs.base", n.fs_base, s.fs_base);
   if (!emptied(GS)) report.field("gs.base", n.gs_base, s.gs_base);
   // Whether an instruction that goes over to MMX mode has done so when it raises #XM is the implementation's business.
-  const bool x87 = native.vector != vec::XM || stopped == nullptr || !stopped->to_mmx;
+  const bool x87 = sequence.settled || native.vector != vec::XM || stopped == nullptr || !stopped->to_mmx;
   report.field("fcw", at<uint16_t>(n, 0), at<uint16_t>(s, 0));
   const auto& items = sequence.items;
   const bool approximate = std::any_of(items.begin(), items.end(), [](const Item& i) { return i.approximate; });

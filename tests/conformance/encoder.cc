@@ -143,7 +143,7 @@ void Builder::append_bytes(std::initializer_list<uint8_t> bytes, const char* nam
 void Builder::note(const Item& item) { undefined_ = (undefined_ & ~item.defines) | item.undefines; }
 
 void Builder::need(Status reads) {
-  if ((reads & undefined_ & status::flags) != 0 && !all_flags()) {  // cmp r, imm8
+  if ((reads & undefined_ & status::flags) != 0 && !own_model()) {  // cmp r, imm8
     Encoding e = register_form(0, 0x83, 7, random_.pick(registers()));
     e.operand = is64() && random_.chance(50) ? 64 : 32;
     e.imm = random_.next() & 0xff;

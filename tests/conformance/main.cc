@@ -1,5 +1,5 @@
-// conformance: runs random instruction sequences natively and in the soft engine and compares registers, defined flags,
-// memory and faults; with --processor-model the undefined flags, too. Exit code 0: no difference; 1: differences;
+// conformance: runs random instruction sequences natively and in the soft engine and compares registers, flags, memory and
+// faults, under the processor model of the host; or compares the engine with recorded samples. Exit code 0: no difference; 1: differences;
 // 2: could not run; 77: this host cannot run any of it.
 #include <fmt/format.h>
 
@@ -15,7 +15,9 @@
 
 #include "tests/conformance/compare.h"
 #include "tests/conformance/native.h"
+#include "tests/conformance/recorder.h"
 #include "tests/conformance/regressions.h"
+#include "tests/conformance/samples.h"
 #include "tests/conformance/soft.h"
 #include "vmm/kvm/host_model.h"
 
@@ -28,19 +30,29 @@ struct Options {
   GroupMask groups = kAllGroups;
   std::array<bool, kModes> modes = {true, false, false};
   std::string modes_text, only;
+  std::string samples;  // a file to check instead
+  std::string record, inputs;  // files to write, and to take the instructions from
   uint64_t sequence = UINT64_MAX;  // this one alone
   unsigned differences = 10;       // to report before giving up
   bool self = false;
   bool whole = false;
-  ProcessorModel processor_model = ProcessorModel::model;
+  ProcessorModel processor_model = kvm::host_processor_model();
+  bool model_given = false;
 };
 
 constexpr std::string_view kUsage =
     "usage: conformance [--seed N] [--count INSTRUCTIONS] [--modes MODE[,MODE...]] [--only GROUP[,GROUP...]]\n"
-    "                   [--sequence INDEX] [--differences N] [--processor-model amd] [--self] [--whole]\n"
+    "                   [--sequence INDEX] [--differences N] [--self] [--whole]\n"
+    "                   [--processor-model host|model|amd|amd-zen3|intel]\n"
+    "       conformance --samples FILE [--differences N] [--processor-model host|model|amd|amd-zen3|intel]\n"
+    "       conformance --record-samples FILE [--seed N] [--modes MODE[,MODE...]] [--inputs FILE]\n"
     "modes: 64 (what is run without --modes), 32, 16: 64-bit mode, and compatibility mode with 32- and 16-bit code\n"
     "groups: integer bits control string system x87 mmx sse fault legacy\n"
-    "--processor-model amd: the soft engine sets undefined flags as AMD's processors do, and no flag is left out\n"
+    "--processor-model: whose answers the soft engine gives. If they are the host's own, as by default, nothing that is\n"
+    "settled is left out; else what the manuals leave open is\n"
+    "--samples compares with what a processor has answered before, which FILE holds\n"
+    "--record-samples writes what this host's processor answers to single instructions; with --inputs, to those of another\n"
+    "such file in the same folder\n"
     "--whole reports sequences as they were drawn, not minimised\n"
     "--self runs both times natively: what differs then is not the engine's fault\n";
 
@@ -75,6 +87,16 @@ bool parse_modes(std::string_view text, std::array<bool, kModes>& out) {
   return true;
 }
 
+bool parse_model(std::string_view text, ProcessorModel& out) {
+  if (text == "host") {
+    out = kvm::host_processor_model();
+    return true;
+  }
+  const auto model = processor_model_named(text);
+  if (model) out = *model;
+  return model.has_value();
+}
+
 bool parse(int argc, char** argv, Options& out) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view option = argv[i];
@@ -95,9 +117,13 @@ bool parse(int argc, char** argv, Options& out) {
       if (!parse_modes(argv[i], out.modes)) return false;
       continue;
     }
+    if (option == "--samples" || option == "--record-samples" || option == "--inputs") {
+      (option == "--samples" ? out.samples : option == "--inputs" ? out.inputs : out.record) = argv[i];
+      continue;
+    }
     if (option == "--processor-model") {
-      if (std::string_view(argv[i]) != "amd") return false;
-      out.processor_model = ProcessorModel::amd;
+      if (!parse_model(argv[i], out.processor_model)) return false;
+      out.model_given = true;
       continue;
     }
     if (!number(argv[i], n)) return false;
@@ -121,17 +147,22 @@ std::string selection(const Options& options) {
   std::string text;
   if (!options.modes_text.empty()) text += " --modes " + options.modes_text;
   if (!options.only.empty()) text += " --only " + options.only;
-  if (options.processor_model == ProcessorModel::amd) text += " --processor-model amd";
+  if (options.processor_model != kvm::host_processor_model()) text += fmt::format(" --processor-model {}", name_of(options.processor_model));
   return text;
 }
 
 constexpr int kSkipped = 77;  // CTest's SKIP_RETURN_CODE
 
+// The engine answers as this host's processor does: nothing that is settled need be left out.
+bool own_model(const Options& options) {
+  return options.processor_model != ProcessorModel::model && options.processor_model == kvm::host_processor_model();
+}
+
 class Harness {
  public:
   explicit Harness(const Options& options)
       : options_(options), repertoire_{options.seed, options.groups, options.modes, host_has_fsgsbase(), false,
-                                       options.processor_model != ProcessorModel::model},
+                                       own_model(options)},
         generator_(repertoire_) {}
 
   Result<int> run() {
@@ -155,6 +186,24 @@ class Harness {
       }
     }
     return found_ == 0 ? 0 : 1;
+  }
+
+  // Instead of comparing: writes this host's answers to a file of samples.
+  Result<void> record() {
+    auto native = NativeRunner::create();
+    if (!native.ok()) return native.error();
+    native_ = std::move(*native);
+    RV_TRY(probe());
+    const auto write = [&](Result<SampleFile> file) -> Result<void> {
+      if (!file.ok()) return file.error();
+      fmt::print("{} samples of {}, {}\n", file->samples.size(), file->processor, name_of(file->model));
+      return write_samples(options_.record, *file);
+    };
+    if (options_.inputs.empty()) return write(record_samples(*native_, repertoire_));
+    auto inputs = read_samples(options_.inputs);
+    if (!inputs.ok()) return inputs.error();
+    inputs->base = options_.inputs.substr(options_.inputs.rfind('/') + 1);
+    return write(answer_samples(*native_, *inputs, repertoire_.modes));
   }
 
   void summary(double seconds) const {
@@ -232,7 +281,7 @@ class Harness {
     generator_.fill_arena(0, batch_.arena);
     std::vector<Regression> known = regressions();
     for (Regression& r : known) {
-      if (repertoire_.all_flags) r.sequence.define_flags();
+      if (repertoire_.own_model) r.sequence.settle();
       if (!repertoire_.modes[static_cast<unsigned>(r.sequence.mode)] || (r.needs_ldt && !repertoire_.ldt)) continue;
       RV_TRY(execute({r.sequence}));
       ++sequences_;
@@ -345,12 +394,30 @@ class Harness {
   unsigned found_ = 0;
 };
 
-int run(const Options& options) {
-  if (options.processor_model != ProcessorModel::model && kvm::host_processor_model() != options.processor_model) {
-    fmt::print("SKIPPED: this host's processor sets undefined flags in another way\n");
-    return kSkipped;
+// Answers that some processor once gave: any host can compare with them.
+int run_samples(const Options& options) {
+  const auto file = read_samples(options.samples);
+  if (!file.ok()) {
+    fmt::print(stderr, "conformance: {}\n", file.error().text());
+    return 2;
   }
-  fmt::print("seed {:#x}{}\n", options.seed, selection(options));
+  const auto found = check_samples(*file, options.model_given ? options.processor_model : file->model, options.differences);
+  if (!found.ok()) {
+    fmt::print(stderr, "conformance: {}\n", found.error().text());
+    return 2;
+  }
+  return *found == 0 && !file->samples.empty() ? 0 : 1;
+}
+
+int run(const Options& options) {
+  if (!options.samples.empty()) return run_samples(options);
+  if (!options.record.empty()) {
+    const Result<void> done = Harness(options).record();
+    if (!done.ok()) fmt::print(stderr, "conformance: {}\n", done.error().text());
+    return done.ok() ? 0 : 2;
+  }
+  fmt::print("seed {:#x}{}, compared as {}{}\n", options.seed, selection(options), name_of(options.processor_model),
+             own_model(options) ? "" : ", which this host's processor is not: what the manuals leave open is left out");
   std::fflush(stdout);
   const auto begin = std::chrono::steady_clock::now();
   Harness harness(options);

@@ -58,10 +58,12 @@ void Sequence::write(uint8_t* slot) const {
   }
 }
 
-void Sequence::define_flags() {
+void Sequence::settle() {
+  settled = true;
   for (Item& item : items) {
-    item.undefines &= ~status::flags;
-    item.undefined_on_fault &= ~status::flags;
+    // The transcendental instructions' results, and with them C1, are within a bound and not the host's.
+    item.undefines &= item.approximate ? ~status::flags : 0;
+    item.undefined_on_fault = 0;
   }
 }
 

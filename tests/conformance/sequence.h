@@ -45,8 +45,10 @@ struct Sequence {
   std::vector<Status> undefined_before() const;
   // The bytes, and the jump to kExit behind them.
   void write(uint8_t* slot) const;
-  // From now on no arithmetic flag counts as undefined.
-  void define_flags();
+  // Both sides give the same processor's answers: what the manuals leave open, and the engine answers as that processor does, is
+  // compared, too.
+  void settle();
+  bool settled = false;
 };
 
 // No instructions yet, and a start that does not stand out: flat segments, a stack, x87 and SSE as after initialisation. In
@@ -63,7 +65,8 @@ struct Repertoire {
   std::array<bool, kModes> modes = {true, false, false};
   bool fsgsbase = false;  // the host's user mode has RDFSBASE and so on
   bool ldt = false;       // there is a local descriptor table
-  bool all_flags = false; // no arithmetic flag counts as undefined: both sides set them in the same way
+  bool single = false;    // one instruction, or composite, a sequence
+  bool own_model = false; // the engine answers as the host's processor does: see Sequence::settle
 };
 
 class Generator {

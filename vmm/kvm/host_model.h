@@ -11,7 +11,7 @@ namespace retrovisor::kvm {
 // from one on the processor in flags that the manuals leave undefined.
 ProcessorModel host_processor_model();
 
-// The same by the vendor's name as CPUID leaf 0 gives it.
-ProcessorModel processor_model_of(std::string_view vendor);
+// The same by the vendor's name as CPUID leaf 0 gives it, and whether BSF and BSR change no flag but ZF.
+ProcessorModel processor_model_of(std::string_view vendor, bool scans_keep_flags);
 
 }  // namespace retrovisor::kvm

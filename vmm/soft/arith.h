@@ -84,9 +84,44 @@ inline constexpr uint32_t kShiftAf = U == ProcessorModel::amd ? cc::AF : 0;
 
 enum class Shift : uint8_t { rol, ror, rcl, rcr, shl, shr, sal, sar };
 
-// Shifts and rotates by a count already masked to 5 or 6 bits and not zero. OF, defined for counts of one only, follows
-// the same formula for all counts; AF is cleared by shifts and kept by rotates. AMD's processors (measured) differ in that
-// shifts set AF, and that SHR by more than one clears OF.
+// OF of Intel's processors (measured) after a shift or rotate by any count: as if the count were one.
+template <Shift S, class T>
+[[gnu::always_inline]] inline uint32_t overflow_of_first(T a, uint32_t old) {
+  constexpr unsigned bits = sizeof(T) * 8;
+  const bool msb = (a >> (bits - 1) & 1) != 0;
+  bool overflow = false;  // SAR
+  if constexpr (S == Shift::shl || S == Shift::sal || S == Shift::rol || S == Shift::rcl) overflow = msb != ((a >> (bits - 2) & 1) != 0);
+  if constexpr (S == Shift::shr) overflow = msb;
+  if constexpr (S == Shift::ror) overflow = msb != ((a & 1) != 0);
+  if constexpr (S == Shift::rcr) overflow = msb != ((old & cc::CF) != 0);
+  return overflow ? cc::OF : 0;
+}
+
+template <Shift S, ProcessorModel U, class T>
+inline uint32_t shift(T& a, unsigned count, uint32_t old);
+
+// Shifts and rotates by a count already masked to 5 or 6 bits and not zero. Intel's processors (measured): OF is that of a count
+// of one, but a rotate of a register by an immediate (`Immediate`) other than one keeps it, and one through carry that
+// comes round to where it was keeps CF and OF.
+template <Shift S, ProcessorModel U, bool Immediate, class T>
+[[gnu::always_inline]] inline uint32_t shift_operand(T& a, unsigned count, uint32_t old) {
+  if constexpr (U != ProcessorModel::intel) {
+    return shift<S, U>(a, count, old);
+  } else {
+    constexpr unsigned bits = sizeof(T) * 8;
+    if constexpr (S == Shift::rcl || S == Shift::rcr) {
+      if (count % (bits + 1) == 0) return old;
+    }
+    uint32_t overflow = overflow_of_first<S>(a, old);
+    if constexpr (Immediate && (S == Shift::rol || S == Shift::ror)) {
+      if (count != 1) overflow = old & cc::OF;
+    }
+    return (shift<S, ProcessorModel::model>(a, count, old) & ~cc::OF) | overflow;
+  }
+}
+
+// The model's: OF, defined for counts of one only, follows the same formula for all counts; AF is cleared by shifts and kept by
+// rotates. AMD's processors (measured) differ in that shifts set AF, and that SHR by more than one clears OF.
 template <Shift S, ProcessorModel U, class T>
 inline uint32_t shift(T& a, unsigned count, uint32_t old) {
   constexpr unsigned bits = sizeof(T) * 8;

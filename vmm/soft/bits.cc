@@ -71,16 +71,17 @@ Handler bit_handler(const Insn& insn, unsigned which) {
 }
 
 // BSF and BSR: with a zero source the destination stays (as CPUs do) and ZF is set. The other flags, undefined, are
-// those of testing the source. On AMD's processors PF is that of the bit number, or of zero, and the others are clear
-// (measured).
+// those of testing the source. On AMD's and Intel's processors PF is that of the bit number, or of zero, and the others are
+// clear; Zen 3 leaves all of them alone (measured).
 template <ProcessorModel U, class T, bool Reverse>
 void scan(SoftCpu* cpu, const Op* op, T v) {
-  cpu->cc = cc_of_result(v);
+  if constexpr (U == ProcessorModel::amd_zen3) cpu->cc = (cpu->cc & ~cc::ZF) | (v == 0 ? cc::ZF : 0);
+  else cpu->cc = cc_of_result(v);
   if (v == 0) return;
   const auto wide = static_cast<uint64_t>(v);
   const auto bit = static_cast<T>(Reverse ? 63 - __builtin_clzll(wide) : __builtin_ctzll(wide));
   set<T>(cpu, op->r0, bit);
-  if constexpr (U == ProcessorModel::amd) cpu->cc = cc_of_result(bit) & ~cc::ZF;
+  if constexpr (U == ProcessorModel::amd || U == ProcessorModel::intel) cpu->cc = cc_of_result(bit) & ~cc::ZF;
 }
 template <ProcessorModel U, class T, bool Reverse>
 RV_HANDLER op_scan_r(SoftCpu* cpu, const Op* op) {
@@ -202,10 +203,11 @@ Emit emit_bits(const Insn& insn, Op& op) {
       if (insn.lock) return Emit::unknown;
       const bool reverse = insn.opcode == 0xbd;
       return emit_as(op, pick_size(insn.operand_size, [&]<class T>() -> Handler {
-        return pick_flags(insn, [&]<ProcessorModel U>() -> Handler {
+        const auto handler = [&]<ProcessorModel U>() -> Handler {
           if (!insn.memory) return reverse ? op_scan_r<U, T, true> : op_scan_r<U, T, false>;
           return reverse ? op_call<exec_scan_m<U, T, true>> : op_call<exec_scan_m<U, T, false>>;
-        });
+        };
+        return insn.scans_keep_flags ? handler.template operator()<ProcessorModel::amd_zen3>() : pick_flags(insn, handler);
       }));
     }
     case 0xb0: case 0xb1:

@@ -69,7 +69,10 @@ void SoftEngine::set_processor_model(ProcessorModel how) {
   if (how == processor_model_) return;
   processor_model_ = how;
   // AMD's processors have MXCSR.MM, misaligned SSE (APM 1 4.2.2). No CPUID bit of ours offers it.
-  for (const auto& context : contexts_) context->cpu.mxcsr_mask = how == ProcessorModel::amd ? 0x2ffff : 0xffff;
+  for (const auto& context : contexts_) {
+    context->cpu.mxcsr_mask = vendor_of(how) == ProcessorModel::amd ? 0x2ffff : 0xffff;
+    context->cpu.processor_model = vendor_of(how);
+  }
   cache_.flush();  // it is in the handlers of decoded code
   forget_jumps();
 }
@@ -302,7 +305,8 @@ unsigned SoftEngine::build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Bloc
       kind = Emit::branch;
     } else {
       insn.flat = flat;
-      insn.processor_model = processor_model_;
+      insn.processor_model = vendor_of(processor_model_);
+      insn.scans_keep_flags = processor_model_ == ProcessorModel::amd_zen3;
       prepare_op(insn, offset, op);
       op.remaining = static_cast<uint8_t>(count);  // turned round below
       FpuClass fpu = FpuClass::none;

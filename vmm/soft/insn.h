@@ -21,7 +21,8 @@ struct Insn {
   uint8_t length = 0;          // bytes, prefixes included
   uint8_t mode = 0;            // block_mode::code16, code32, code64
   bool flat = false;           // set by the engine: block_mode::flat
-  ProcessorModel processor_model = ProcessorModel::model;  // set by the engine
+  ProcessorModel processor_model = ProcessorModel::model;  // set by the engine: the vendor's (vendor_of)
+  bool scans_keep_flags = false;  // set by the engine: BSF and BSR change ZF only (ProcessorModel::amd_zen3)
   OpMap map = OpMap::one_byte;
   uint8_t opcode = 0;          // last opcode byte
   uint8_t operand_size = 0;    // 2, 4 or 8 after prefixes, REX.W and mode; 8 where 64-bit mode forces or defaults it (push, near jumps, ...)

@@ -15,8 +15,8 @@ __extension__ using Uint128 = unsigned __int128;
 __extension__ using Int128 = __int128;
 template <> struct Wider<uint64_t> { using type = Uint128; using sign = Int128; };
 
-// SF, ZF, AF and PF are undefined after multiplications: SF and PF of the low half, ZF and AF clear. AMD's processors keep
-// all four (measured).
+// SF, ZF, AF and PF are undefined after multiplications: SF and PF of the low half, ZF and AF clear, as Intel's processors
+// do (measured). AMD's keep all four (measured).
 template <ProcessorModel U, class T>
 uint32_t multiply_flags(T low, bool overflow, [[maybe_unused]] uint32_t old) {
   const uint32_t carry = overflow ? cc::CF | cc::OF : 0;
@@ -24,7 +24,7 @@ uint32_t multiply_flags(T low, bool overflow, [[maybe_unused]] uint32_t old) {
   else return (cc_of_result(low) & ~cc::ZF) | carry;
 }
 
-// All flags are undefined after divisions, and stay. AMD's processors keep CF and OF only (measured).
+// All flags are undefined after divisions, and stay, as with Intel's processors (measured). AMD's keep CF and OF only (measured).
 template <ProcessorModel U>
 void divide_flags(SoftCpu& cpu) {
   if constexpr (U == ProcessorModel::amd) cpu.cc = (cpu.cc & ~(cc::SF | cc::ZF | cc::PF)) | cc::AF;
@@ -152,7 +152,7 @@ Handler imul_handler(const Insn& insn, const Op& op) {
 }
 
 // --- decimal adjustment (SDM 2: DAA, DAS, AAA, AAS, AAM, AAD); undefined flags: OF clear, the rest as computed ---------
-// AMD's processors (measured): as the additions and subtractions leave them that are part of it.
+// AMD's processors (measured): as the additions and subtractions leave them that are part of it; Intel's do so in AAD only.
 
 template <ProcessorModel U, bool Subtract>
 bool exec_daa(SoftCpu& cpu, const Op&) {
@@ -205,7 +205,7 @@ bool exec_aad(SoftCpu& cpu, const Op& op) {
   auto al = static_cast<uint8_t>(ax);
   const uint32_t sum = alu<Alu::add>(al, static_cast<uint8_t>((ax >> 8) * static_cast<uint8_t>(op.imm)), 0);
   set<uint16_t>(&cpu, slot_of(RAX), al);
-  cpu.cc = U == ProcessorModel::amd ? sum : cc_of_result(al);
+  cpu.cc = U != ProcessorModel::model ? sum : cc_of_result(al);
   return true;
 }
 

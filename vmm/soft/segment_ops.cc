@@ -107,8 +107,9 @@ bool exec_mov_to_sreg(SoftCpu& cpu, const Op& op) {
 bool exec_push_sreg(SoftCpu& cpu, const Op& op) {
   Stack stack(cpu, op);
   const uint64_t selector = segment_of(cpu, op).selector;
-  if (op.r0 == 4) {
-    // At operand size 32 only 16 bits are written: "all recent Intel Core and Intel Atom processors" (SDM 2 "PUSH").
+  if (op.r0 == 4 && cpu.processor_model != ProcessorModel::amd) {
+    // At operand size 32 only 16 bits are written: "all recent Intel Core and Intel Atom processors" (SDM 2 "PUSH"). AMD's write
+    // all, with zeros (measured).
     stack.skip(static_cast<uint64_t>(-4));
     if (!stack.overwrite(selector, 2)) return false;
   } else if (!stack.push(selector, op.r0)) {

@@ -11,7 +11,7 @@ template <Shift S, ProcessorModel U, class T, bool ByCl>
 RV_HANDLER op_shift_r(SoftCpu* cpu, const Op* op) {
   const unsigned count = (ByCl ? get<uint8_t>(cpu, slot_of(RCX)) : static_cast<unsigned>(op->imm)) & kCountMask<T>;
   T a = get<T>(cpu, op->r1);
-  if (count != 0) cpu->cc = shift<S, U>(a, count, cpu->cc);
+  if (count != 0) cpu->cc = shift_operand<S, U, !ByCl>(a, count, cpu->cc);
   set<T>(cpu, op->r1, a);  // a 32-bit destination is cleared above even for a count of zero
   RV_NEXT;
 }
@@ -23,7 +23,7 @@ RV_HANDLER op_shift_m(SoftCpu* cpu, const Op* op) {
   const uint64_t at = Ea::linear(cpu, op, sizeof(T), Access::write);
   if (!load_for_write(cpu, op, at, a)) RV_FAULT;
   if (count != 0) {
-    const uint32_t flags = shift<S, U>(a, count, cpu->cc);
+    const uint32_t flags = shift_operand<S, U, false>(a, count, cpu->cc);
     if (!store(cpu, op, at, a)) RV_FAULT;
     cpu->cc = flags;
   }
@@ -32,7 +32,10 @@ RV_HANDLER op_shift_m(SoftCpu* cpu, const Op* op) {
 
 template <class F>
 Handler pick_shift(const Insn& insn, F f) {
-  const auto rotate = [&]<Shift S>() { return f.template operator()<S, ProcessorModel::model>(); };
+  const auto rotate = [&]<Shift S>() {  // AMD's processors rotate as the model does
+    if (insn.processor_model == ProcessorModel::intel) return f.template operator()<S, ProcessorModel::intel>();
+    return f.template operator()<S, ProcessorModel::model>();
+  };
   const auto shift = [&]<Shift S>() {
     return pick_flags(insn, [&]<ProcessorModel U>() -> Handler { return f.template operator()<S, U>(); });
   };
@@ -69,7 +72,7 @@ uint32_t amd_double_flags(T dest, unsigned count, bool carry) {
 
 // SHLD and SHRD. For 16-bit operands a count over 16 is undefined; the result then is that of shifting the 48 bits
 // formed by destination, source, destination, as Intel's CPUs do. OF follows the sign change for all counts; AF is cleared.
-// AMD's shift more of the source in instead, and clear CF (measured).
+// AMD's shift more of the source in instead, and clear CF (measured). Intel's (measured) set OF as a count of one would.
 template <ProcessorModel U, class T, bool Left>
 bool double_shift(T& dest, T source, unsigned count, uint32_t& flags) {
   constexpr unsigned bits = sizeof(T) * 8;
@@ -101,8 +104,15 @@ bool double_shift(T& dest, T source, unsigned count, uint32_t& flags) {
     carry = (before >> (count - 1) & 1) != 0;
     dest = static_cast<T>(before >> count | source << (bits - count));
   }
-  if constexpr (U == ProcessorModel::amd) flags = amd_double_flags<T, Left>(dest, count, carry);
-  else flags = cc_of_result(dest) | (carry ? cc::CF : 0) | (((dest ^ before) >> (bits - 1) & 1) != 0 ? cc::OF : 0);
+  if constexpr (U == ProcessorModel::amd) {
+    flags = amd_double_flags<T, Left>(dest, count, carry);
+  } else if constexpr (U == ProcessorModel::intel) {
+    const bool next = Left ? (before >> (bits - 2) & 1) != 0 : (source & 1) != 0;
+    const bool overflow = (before >> (bits - 1) & 1) != 0 ? !next : next;
+    flags = cc_of_result(dest) | (carry ? cc::CF : 0) | (overflow ? cc::OF : 0);
+  } else {
+    flags = cc_of_result(dest) | (carry ? cc::CF : 0) | (((dest ^ before) >> (bits - 1) & 1) != 0 ? cc::OF : 0);
+  }
   return true;
 }
 

@@ -121,12 +121,16 @@ Emit emit_round(const SseForm& f) {
 }
 
 // ---- DPPS, DPPD: products, then sums, each step with its own exceptions (SDM 2A: DPPS, operation) ----
+// The order of the operands of a sum shows when both are NaNs: the first one's is the result. The manual's operation, which is the
+// model's and AMD's (measured): (t0 + t1) + (t2 + t3), the same for all elements. Intel's (measured) add to each element its
+// neighbour within the pair, then the other pair's: each element has an order of its own.
 
 RV_SSE_FP_KERNEL(mulps, TinyPs);
 RV_SSE_FP_KERNEL(mulpd, TinyPd);
 RV_SSE_FP_KERNEL(addps, TinyPs);
 RV_SSE_FP_KERNEL(addss, TinySs);
 RV_SSE_FP_KERNEL(addsd, TinySd);
+RV_SSE_FP_KERNEL(addpd, TinyPd);
 
 template <class K>
 bool fp_step(SoftCpu& cpu, Vec& value, Vec other) {
@@ -144,42 +148,64 @@ Vec qword_mask(unsigned bits) {
   return _mm_set_epi32(m(1), m(1), m(0), m(0));
 }
 
-bool dpps(SoftCpu& cpu, const Op& op, Vec source) {
-  const auto imm = static_cast<uint8_t>(op.imm);
-  const Vec chosen = dword_mask(imm >> 4);
-  Vec product = _mm_and_si128(get_xmm(cpu, op.r0), chosen);
-  if (!fp_step<F_mulps>(cpu, product, _mm_and_si128(source, chosen))) return false;
-  // Elements 0 and 2, plus 1 and 3. The upper two are zero, so their sum raises nothing.
-  Vec sums = _mm_move_epi64(_mm_shuffle_epi32(product, 0x08));
-  if (!fp_step<F_addps>(cpu, sums, _mm_move_epi64(_mm_shuffle_epi32(product, 0x0d)))) return false;
-  Vec total = sums;
-  if (!fp_step<F_addss>(cpu, total, _mm_shuffle_epi32(sums, 0x01))) return false;
-  set_xmm(cpu, op.r0, _mm_and_si128(_mm_shuffle_epi32(total, 0), dword_mask(imm & 15u)));
-  return true;
-}
-bool dppd(SoftCpu& cpu, const Op& op, Vec source) {
-  const auto imm = static_cast<uint8_t>(op.imm);
-  const Vec chosen = qword_mask(imm >> 4 & 3u);
-  Vec product = _mm_and_si128(get_xmm(cpu, op.r0), chosen);
-  if (!fp_step<F_mulpd>(cpu, product, _mm_and_si128(source, chosen))) return false;
-  Vec total = product;
-  if (!fp_step<F_addsd>(cpu, total, _mm_unpackhi_epi64(product, product))) return false;
-  set_xmm(cpu, op.r0, _mm_and_si128(_mm_unpacklo_epi64(total, total), qword_mask(imm & 3u)));
-  return true;
-}
-template <bool (*F)(SoftCpu&, const Op&, Vec)>
+template <ProcessorModel U>
+struct Dpps {
+  static bool run(SoftCpu& cpu, const Op& op, Vec source) {
+    const auto imm = static_cast<uint8_t>(op.imm);
+    const Vec chosen = dword_mask(imm >> 4);
+    Vec product = _mm_and_si128(get_xmm(cpu, op.r0), chosen);
+    if (!fp_step<F_mulps>(cpu, product, _mm_and_si128(source, chosen))) return false;
+    if constexpr (U == ProcessorModel::intel) {
+      Vec sums = _mm_shuffle_epi32(product, 0xb1);  // 1, 0, 3, 2
+      if (!fp_step<F_addps>(cpu, sums, product)) return false;
+      Vec total = sums;
+      if (!fp_step<F_addps>(cpu, total, _mm_shuffle_epi32(sums, 0x4e))) return false;  // 2, 3, 0, 1
+      set_xmm(cpu, op.r0, _mm_and_si128(total, dword_mask(imm & 15u)));
+      return true;
+    }
+    // Elements 0 and 2, plus 1 and 3. The upper two are zero, so their sum raises nothing.
+    Vec sums = _mm_move_epi64(_mm_shuffle_epi32(product, 0x08));
+    if (!fp_step<F_addps>(cpu, sums, _mm_move_epi64(_mm_shuffle_epi32(product, 0x0d)))) return false;
+    Vec total = sums;
+    if (!fp_step<F_addss>(cpu, total, _mm_shuffle_epi32(sums, 0x01))) return false;
+    set_xmm(cpu, op.r0, _mm_and_si128(_mm_shuffle_epi32(total, 0), dword_mask(imm & 15u)));
+    return true;
+  }
+};
+template <ProcessorModel U>
+struct Dppd {
+  static bool run(SoftCpu& cpu, const Op& op, Vec source) {
+    const auto imm = static_cast<uint8_t>(op.imm);
+    const Vec chosen = qword_mask(imm >> 4 & 3u);
+    Vec product = _mm_and_si128(get_xmm(cpu, op.r0), chosen);
+    if (!fp_step<F_mulpd>(cpu, product, _mm_and_si128(source, chosen))) return false;
+    Vec total = product;
+    if constexpr (U == ProcessorModel::intel) {
+      if (!fp_step<F_addpd>(cpu, total, _mm_shuffle_epi32(product, 0x4e))) return false;
+      set_xmm(cpu, op.r0, _mm_and_si128(total, qword_mask(imm & 3u)));
+      return true;
+    }
+    if (!fp_step<F_addsd>(cpu, total, _mm_unpackhi_epi64(product, product))) return false;
+    set_xmm(cpu, op.r0, _mm_and_si128(_mm_unpacklo_epi64(total, total), qword_mask(imm & 3u)));
+    return true;
+  }
+};
+template <class F>
 bool exec_dot_reg(SoftCpu& cpu, const Op& op) {
-  return F(cpu, op, get_xmm(cpu, op.r1));
+  return F::run(cpu, op, get_xmm(cpu, op.r1));
 }
-template <bool (*F)(SoftCpu&, const Op&, Vec)>
+template <class F>
 bool exec_dot_mem(SoftCpu& cpu, const Op& op) {
   Vec source;
-  return load_vec<EaAny, Align::natural>(cpu, op, source) && F(cpu, op, source);
+  return load_vec<EaAny, Align::natural>(cpu, op, source) && F::run(cpu, op, source);
 }
-template <bool (*F)(SoftCpu&, const Op&, Vec)>
+template <template <ProcessorModel> class F>
 Emit emit_dot(const SseForm& f) {
   f.xmm_registers();
-  return f.sse(f.memory() ? &op_call<exec_dot_mem<F>> : &op_call<exec_dot_reg<F>>);
+  if (f.insn.processor_model == ProcessorModel::intel) {
+    return f.sse(f.memory() ? &op_call<exec_dot_mem<F<ProcessorModel::intel>>> : &op_call<exec_dot_reg<F<ProcessorModel::intel>>>);
+  }
+  return f.sse(f.memory() ? &op_call<exec_dot_mem<F<ProcessorModel::model>>> : &op_call<exec_dot_reg<F<ProcessorModel::model>>>);
 }
 
 // ---- RCPxx, RSQRTxx. Processors differ in the bits they return; here they are correctly rounded (to nearest), which is
@@ -282,8 +308,8 @@ Emit emit_sse_fp_misc(const SseForm& f) {
     case 0x09: return emit_round<F_roundpd, 16>(f);
     case 0x0a: return emit_round<F_roundss, 4>(f);
     case 0x0b: return emit_round<F_roundsd, 8>(f);
-    case 0x40: return emit_dot<dpps>(f);
-    case 0x41: return emit_dot<dppd>(f);
+    case 0x40: return emit_dot<Dpps>(f);
+    case 0x41: return emit_dot<Dppd>(f);
     default: return Emit::unknown;
   }
 }
