@@ -78,6 +78,12 @@ void add_guest_options(CLI::App& app, GuestOptions& options) {
       ->capture_default_str()
       ->type_name("NAME")
       ->group(group);
+  app.add_option("--processor-model", options.processor_model,
+                 "whose answers the soft engine gives where processors differ: model (its own, the default), or those of a "
+                 "vendor's processors, as a recording with kvm has them")
+      ->check(CLI::IsMember(std::vector<std::string>(kProcessorModelNames.begin(), kProcessorModelNames.end())))
+      ->type_name("NAME")
+      ->group(group);
   app.add_option("--flat-address", options.flat_address,
                  "load the kernel as a flat binary at this physical address and start there")
       ->type_name("ADDR")

@@ -30,6 +30,7 @@ struct GuestOptions {
   std::string memory = "512M";
   uint32_t vcpus = 1;
   std::string engine = "auto";
+  std::string processor_model;  // empty: "model" in the soft engine, the host's under kvm
   std::string flat_address;
   std::string flat_mode = "long64";
 };

@@ -173,6 +173,14 @@ Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOpt
   config.memory_size = *memory_size;
   config.vcpus = guest.vcpus;
   const bool kvm = is_kvm(guest.engine, config.kvm);
+  if (!guest.processor_model.empty()) {
+    if (kvm) {
+      return Error{ErrorCode::bad_argument,
+                   fmt::format("under kvm the host's processor answers, whose model is {}", name_of(kvm::host_processor_model())),
+                   "--processor-model"};
+    }
+    config.processor_model = *processor_model_named(guest.processor_model);  // one of the names: options.cc
+  }
   if (!kvm && live.slowdown != 1)
     return Error{ErrorCode::bad_argument, "only under kvm does guest time follow the host's clock", "--slowdown"};
   if (!kvm) return config;  // auto is soft as long as nobody has tried kvm on hardware: EngineAbilities

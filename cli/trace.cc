@@ -62,8 +62,8 @@ std::string as_text(const TraceSummary& s, const std::string& path) {
   };
   line("trace", fmt::format("{}, {}", path, bytes_text(s.file_size)));
   line("recorded by", fmt::format("retrovisor {}, engine {}, machine model {}", h.tool_version, h.engine, h.machine_model));
-  line("machine", fmt::format("{} vCPU{}, {} of RAM, CPU {}", h.vcpus, h.vcpus == 1 ? "" : "s", bytes_text(h.memory_size),
-                              h.cpu_model));
+  line("machine", fmt::format("{} vCPU{}, {} of RAM, CPU {}, processor model {}", h.vcpus, h.vcpus == 1 ? "" : "s",
+                              bytes_text(h.memory_size), h.cpu_model, name_of(h.processor_model)));
   for (const TraceImage& image : h.images)
     line(to_string(image.role),
          fmt::format("{}, {}, XXH3-128 {}", image.name, bytes_text(image.size), to_string(image.digest)));
@@ -100,6 +100,7 @@ std::string as_json(const TraceSummary& s, const std::string& path) {
   out.object("header");
   out.put("tool_version", h.tool_version).put("engine", h.engine).put("machine_model", h.machine_model);
   out.put("memory_size", h.memory_size).put("vcpus", h.vcpus).put("stop_on_panic", h.stop_on_panic);
+  out.put("processor_model", name_of(h.processor_model));
   out.put("cpu_model", h.cpu_model).put("command_line", h.command_line).put("time", to_string(h.time_mode));
   if (h.rtc) out.put("rtc", *h.rtc);
   if (h.seed) out.put("seed", *h.seed);

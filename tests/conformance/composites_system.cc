@@ -122,9 +122,10 @@ void Builder::single_step() {
     point(RDI, ES);
     set_register(RCX, random_.below(4));
     arm();
-    static constexpr uint8_t kStrings[] = {0xa4, 0xa5, 0xaa, 0xab, 0xac, 0xad};
-    Encoding e = plain(random_.of(kStrings));
-    e.rep = 0xf3;
+    // CMPS and SCAS: which flags the trap behind an iteration finds is the implementation's business.
+    static constexpr uint8_t kStrings[] = {0xa4, 0xa5, 0xaa, 0xab, 0xac, 0xad, 0xa6, 0xa7, 0xae, 0xaf};
+    Encoding e = plain(kStrings[random_.pick(own_model() ? 10 : 6)]);
+    e.rep = e.opcode < 0xaa && e.opcode >= 0xa6 && random_.chance(50) ? uint8_t{0xf2} : uint8_t{0xf3};
     append(e, named("rep"));
     forget(1 << RAX | 1 << RCX | 1 << RSI | 1 << RDI);
     return;

@@ -1,6 +1,6 @@
 // conformance: runs random instruction sequences natively and in the soft engine and compares registers, flags, memory and
-// faults, under the processor model of the host; or compares the engine with recorded samples. Exit code 0: no difference; 1: differences;
-// 2: could not run; 77: this host cannot run any of it.
+// faults, under the processor model of the host; or compares the engine with recorded samples; or records some. Exit code 0: no
+// difference; 1: differences; 2: could not run; 77: this host cannot run any of it.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -147,7 +147,9 @@ std::string selection(const Options& options) {
   std::string text;
   if (!options.modes_text.empty()) text += " --modes " + options.modes_text;
   if (!options.only.empty()) text += " --only " + options.only;
-  if (options.processor_model != kvm::host_processor_model()) text += fmt::format(" --processor-model {}", name_of(options.processor_model));
+  if (options.processor_model != kvm::host_processor_model()) {
+    text += fmt::format(" --processor-model {}", name_of(options.processor_model));
+  }
   return text;
 }
 

@@ -138,7 +138,7 @@ void note_memory(const ArenaBytes& arena, Sample& sample) {
       zeros = arena[i] == 0 ? zeros + 1 : 0;
       if (zeros == 0) end = i + 1;
     }
-    sample.memory_before.push_back({static_cast<uint32_t>(at), {arena.begin() + static_cast<ptrdiff_t>(at), arena.begin() + static_cast<ptrdiff_t>(end)}});
+    sample.memory_before.push_back({static_cast<uint32_t>(at), {arena.data() + at, arena.data() + end}});
     at = end - 1;
   }
 }
@@ -191,7 +191,9 @@ Result<SampleFile> record_samples(NativeRunner& native, Repertoire repertoire) {
     Sample& sample = by_form[name].emplace_back();
     sample.form = name;
     sample.mode = sequence.mode;
-    for (const Item& item : sequence.items) sample.code.insert(sample.code.end(), item.bytes.begin(), item.bytes.begin() + item.length);
+    for (const Item& item : sequence.items) {
+      sample.code.insert(sample.code.end(), item.bytes.begin(), item.bytes.begin() + item.length);
+    }
     sample.before = sequence.start;
     note_memory(recorder.arena(), sample);
     note_answer(recorder, sample);
@@ -207,7 +209,7 @@ Result<SampleFile> answer_samples(NativeRunner& native, const SampleFile& inputs
   file.model = kvm::host_processor_model();
   for (Sample& sample : file.samples) {
     if (!modes[static_cast<unsigned>(sample.mode)]) {
-      return Error{ErrorCode::unsupported, "the file has samples of a mode that is not among --modes, or that this host does not run", ""};
+      return Error{ErrorCode::unsupported, "it has samples of a mode that is not among --modes, or that this host does not run", ""};
     }
     fill_arena(sample, recorder.arena());
     RV_TRY(recorder.run(as_sequence(sample)));

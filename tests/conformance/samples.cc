@@ -235,7 +235,7 @@ bool same_answer(const SampleFile& file, const Sample& a, const Sample& b) {
 bool approximate(std::string form) {
   if (form.ends_with('~')) return true;  // the recorder's mark
   static constexpr std::string_view kForms[] = {"f2xm1", "fyl2x", "fyl2xp1", "fsin", "fcos", "fsincos", "fptan", "fpatan"};
-  std::transform(form.begin(), form.end(), form.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  for (char& c : form) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
   return std::find(std::begin(kForms), std::end(kForms), form) != std::end(kForms);
 }
 
@@ -413,7 +413,8 @@ Outcome expected(const Sample& sample) {
   fill_arena(sample, before);
   after = before;
   for (const Patch& p : sample.memory_after) std::copy(p.bytes.begin(), p.bytes.end(), after.begin() + p.offset);
-  collect_lines(before.data(), [&](unsigned p) { return after.data() + p * kPageSize; }, [](unsigned, unsigned, const uint8_t*) {}, out);
+  const auto page = [&](unsigned p) { return after.data() + p * kPageSize; };
+  collect_lines(before.data(), page, [](unsigned, unsigned, const uint8_t*) {}, out);
   return out;
 }
 
@@ -452,7 +453,9 @@ Result<uint64_t> check_samples(const SampleFile& file, ProcessorModel model, uns
     left_out += count;
     forms += fmt::format("{}{} ({})", forms.empty() ? "" : ", ", form, count);
   }
-  if (left_out != 0) fmt::print("{} samples of instructions that the CPU model does not have are not in the file: {}\n", left_out, forms);
+  if (left_out != 0) {
+    fmt::print("{} samples of instructions that the CPU model does not have are not in the file: {}\n", left_out, forms);
+  }
   return found;
 }
 

@@ -106,6 +106,18 @@ class Deterministic(support.Case):
             self.assertEqual(recorded["stop"], stop)
             self.assert_replays(recorded)
 
+    def test_a_recording_names_its_processor_model_and_replays_with_it(self):
+        script = self.file("s", 'after "ready> " send "abcQ"')
+        for model in ("model", "intel", "amd-zen3"):
+            options = [] if model == "model" else ["--processor-model", model]
+            recorded = self.record(*ECHO, "--deterministic", "--console", f"script:{script}", *options)
+            header = support.json.loads(self.tool("trace", "info", self.path("t.trace"), "--json").stdout)["header"]
+            self.assertEqual(header["processor_model"], model)
+            self.assert_replays(recorded)
+        refused = self.tool("record", *ECHO, "--engine", "kvm", "--processor-model", "intel", "-o", self.path("u.trace"),
+                            expect=support.BAD_ARGUMENTS)
+        self.assertIn("--processor-model", refused.words)
+
     def test_a_recording_ended_by_position_replays(self):
         script = self.file("s", 'after "ready> " send "abcB"')
         recorded = self.record(*ECHO, "--console", f"script:{script}", "--stop-at", "12'345'678")

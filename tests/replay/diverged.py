@@ -59,6 +59,17 @@ class Diverged(support.Case):
     def test_without_checks_only_the_input_is_replayed(self):
         self.tool("replay", self.forged("digest"), "--quiet", "--no-checks", expect=FINE)
 
+    def test_kvm_on_the_other_vendors_host_says_why_not(self):
+        refused = []
+        for processor in ("amd", "intel"):
+            result = self.tool("replay", self.forged(processor), "--engine", "kvm", "--quiet", expect=None)
+            if f"recorded on a processor of model {processor}, and this host's is of model" in result.words:
+                self.assertEqual(result.returncode, support.UNSUPPORTED)
+                self.assertIn("--engine=soft", result.words)
+                refused.append(processor)
+            self.assertIn(f"processor model {processor}\n", self.tool("trace", "info", self.path("forged.trace")).stdout.decode())
+        self.assertTrue(refused, "this host can be of one vendor only")
+
     def test_an_unknown_machine_model_is_refused_by_its_number_and_still_shown(self):
         trace = self.forged("model")
         for command in (["replay", trace, "--quiet"], ["trace", "verify", trace]):

@@ -1,7 +1,7 @@
 // forge_trace IN OUT WHAT: copies a trace with one lie in it, well formed in every other way, for tests of what a replay
 // says. WHAT: model (a machine model that no build has), input (another byte was typed), clock (the guest's clock said
 // something else), interrupt (one of them is missing), late (one interrupt came an instruction later), digest (another
-// memory digest in the middle), end (another position), nothing.
+// memory digest in the middle), end (another position), amd or intel (recorded by KVM on such a processor), nothing.
 #include <cstdio>
 #include <string_view>
 
@@ -23,6 +23,12 @@ int forge(const std::string& in, const std::string& out, std::string_view what) 
   if (!reader) return failed(reader.error());
   TraceHeader header = (*reader)->header();
   if (what == "model") header.machine_model = 4'000'000;
+  if (const auto processor = processor_model_named(what); processor && what != "model") {
+    header.engine = "kvm";
+    header.processor_model = *processor;
+    header.position_unit = PositionUnit::events;
+    header.time_source = TimeSource::events;
+  }
   auto writer = TraceWriter::create(out, header);
   if (!writer) return failed(writer.error());
   int interrupts = 0;

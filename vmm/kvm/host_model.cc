@@ -28,7 +28,8 @@ ProcessorModel host_processor_model() {
 ProcessorModel processor_model_of(std::string_view vendor, bool scans_keep_flags) {
   // Hygon's processors have Zen cores. Which generation it is is told by what it does, not by its number: hypervisors
   // make numbers up.
-  if (vendor == "AuthenticAMD" || vendor == "HygonGenuine") return scans_keep_flags ? ProcessorModel::amd_zen3 : ProcessorModel::amd;
+  const bool amd = vendor == "AuthenticAMD" || vendor == "HygonGenuine";
+  if (amd) return scans_keep_flags ? ProcessorModel::amd_zen3 : ProcessorModel::amd;
   if (vendor == "GenuineIntel") return ProcessorModel::intel;
   return ProcessorModel::model;
 }

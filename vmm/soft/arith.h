@@ -90,7 +90,8 @@ template <Shift S, class T>
   constexpr unsigned bits = sizeof(T) * 8;
   const bool msb = (a >> (bits - 1) & 1) != 0;
   bool overflow = false;  // SAR
-  if constexpr (S == Shift::shl || S == Shift::sal || S == Shift::rol || S == Shift::rcl) overflow = msb != ((a >> (bits - 2) & 1) != 0);
+  constexpr bool left = S == Shift::shl || S == Shift::sal || S == Shift::rol || S == Shift::rcl;
+  if constexpr (left) overflow = msb != ((a >> (bits - 2) & 1) != 0);
   if constexpr (S == Shift::shr) overflow = msb;
   if constexpr (S == Shift::ror) overflow = msb != ((a & 1) != 0);
   if constexpr (S == Shift::rcr) overflow = msb != ((old & cc::CF) != 0);

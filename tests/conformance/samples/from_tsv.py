@@ -4,7 +4,8 @@
 The table has one row per sample, tab-separated: form, mode, size, code, rax, rbx, rcx, rdx, memory, flags; the same six after;
 fault. All hexadecimal; RSI points at the memory. Only arithmetic flags were recorded.
 All rows are kept, but registers that a form does not use are not taken over: they double the file and say nothing.
-Left out by rule: forms that the CPU model does not have (x86-64-v2: no VEX, BMI, LZCNT, TZCNT, ADX); they would be other instructions.
+Left out by rule: forms that the CPU model does not have (x86-64-v2: no VEX, BMI, LZCNT, TZCNT, ADX); they would be other
+instructions.
 """
 import collections
 import re
@@ -80,7 +81,8 @@ def main():
             form = row[0]
             lines.append(f"form {form}")
         lines.append(line(row))
-    head = ["conformance-samples 1", "processor GenuineIntel family 6 model 207 stepping 2", "model intel", "flags 8d5", "no-vectors"]
+    head = ["conformance-samples 1", "processor GenuineIntel family 6 model 207 stepping 2", "model intel", "flags 8d5"]
+    head.append("no-vectors")
     head += [f"left-out {f} {n}" for f, n in sorted(left_out.items())]
     with open(sys.argv[2], "w", encoding="ascii") as out:
         out.write("\n".join(head + lines) + "\n")
