@@ -54,7 +54,7 @@ TEST(Pvh, loads_segments_and_start_info) {
   const uint64_t entries = get(info, 48, 4);
   const Bytes map = read_memory(*memory, get(info, 40, 8), entries * 24);
   ASSERT_EQ(entries, memory_map(*memory).size());
-  EXPECT_EQ(get(map, 8, 8), 0xa0000U);
+  EXPECT_EQ(get(map, 8, 8), 0x9fc00U);
 }
 
 TEST(Pvh, takes_a_note_of_8_bytes) { EXPECT_EQ(error_of(with_kernel(make_elf(true, 8))), "loaded as PVH"); }
@@ -76,7 +76,7 @@ TEST(Pvh, names_the_field_at_fault) {
   EXPECT_EQ(error_with(72, 8, 0xf00), "ELF file is truncated: segment 0 has 512 bytes at 0xf00 (offset 0x40)");
   EXPECT_EQ(error_with(104, 8, 0x100), "ELF segment 0 is larger in the file than in memory (offset 0x40)");
   EXPECT_EQ(error_with(88, 8, 0xe0000),
-            "an ELF segment at 0xe0000..0xe2fff overlaps the BIOS area at 0xa0000..0xfffff (offset 0x40)");
+            "an ELF segment at 0xe0000..0xe2fff overlaps the BIOS area at 0x9fc00..0xfffff (offset 0x40)");
   EXPECT_EQ(error_with(88, 8, UINT64_MAX),
             "an ELF segment does not fit into guest memory: 12288 bytes at 0xffffffffffffffff (offset 0x40)");
   EXPECT_EQ(error_with(104, 8, 0x8000000),
@@ -112,7 +112,7 @@ TEST(Multiboot, loads_by_address_fields) {
 
   const Bytes info = read_memory(*memory, state.gpr[RBX], 116);
   EXPECT_EQ(get(info, 0, 4), 0x24dU);
-  EXPECT_EQ(get(info, 4, 4), 640U);
+  EXPECT_EQ(get(info, 4, 4), 639U);
   EXPECT_EQ(get(info, 8, 4), 63 * 1024U);
   EXPECT_EQ(read_string(*memory, get(info, 16, 4)), "a=1 b");
   ASSERT_EQ(get(info, 20, 4), 3U);
@@ -123,6 +123,7 @@ TEST(Multiboot, loads_by_address_fields) {
     EXPECT_EQ(begin % 4096, 0U);
     EXPECT_EQ(read_memory(*memory, begin, get(modules, 16 * i + 4, 4) - begin), expected[i]);
   }
+  EXPECT_EQ(read_string(*memory, get(modules, 8, 4)), "initrd");
   EXPECT_EQ(read_string(*memory, get(modules, 24, 4)), "m1");
   EXPECT_EQ(read_string(*memory, get(info, 64, 4)), "retrovisor");
   uint64_t ram = 0;
@@ -130,7 +131,7 @@ TEST(Multiboot, loads_by_address_fields) {
   const Bytes map = read_memory(*memory, get(info, 48, 4), map_size);
   for (size_t at = 0; at < map_size; at += get(map, at, 4) + 4)
     if (get(map, at + 20, 4) == 1) ram += get(map, at + 12, 8);
-  EXPECT_EQ(ram, (uint64_t{64} << 20) - 0x60000);
+  EXPECT_EQ(ram, (uint64_t{64} << 20) - 0x60400);
 }
 
 TEST(Multiboot, loads_an_elf_kernel_and_translates_its_virtual_entry) {
@@ -174,7 +175,7 @@ TEST(Multiboot, header_behind_8_kib_is_not_found) {
   kernel.insert(kernel.begin(), 8192 - 12 - 0x20, 0);
   ASSERT_EQ(find_multiboot_header(kernel), 8192U - 12);
   kernel.insert(kernel.begin(), 4, 0);
-  EXPECT_EQ(error_of(with_kernel(kernel)), "kernel is neither a Linux bzImage nor an ELF file nor a multiboot kernel");
+  EXPECT_EQ(error_of(with_kernel(kernel)), "kernel is neither a Linux bzImage nor an ELF file, a multiboot kernel or a boot sector");
 }
 
 TEST(Flat, starts_at_its_first_byte_in_each_mode) {
@@ -219,19 +220,76 @@ TEST(Flat, refuses_addresses_outside_of_memory_and_mode) {
   EXPECT_EQ(error_of(images), "a flat binary cannot start at 0xffffffffffffffff, above 4G (flat address)");
   images.flat_address = 0x9f001;
   EXPECT_EQ(error_of(images),
-            "the flat binary at 0x9f001..0xa0000 overlaps the BIOS area at 0xa0000..0xfffff (flat address)");
+            "the flat binary at 0x9f001..0xa0000 overlaps the BIOS area at 0x9fc00..0xfffff (flat address)");
   images.kernel.clear();
   EXPECT_EQ(error_of(images), "flat binary is empty");
 }
 
 TEST(Flat, that_fills_low_memory_has_its_tables_above_1_mib) {
-  BootImages images = with_kernel(Bytes(0x9f000, 0xf4));
+  BootImages images = with_kernel(Bytes(0x9ec00, 0xf4));
   images.flat_address = 0x1000;
   auto memory = make_memory(16);
   CpuState state;
   ASSERT_TRUE(load(images, *memory, state).ok());
   EXPECT_GE(state.cr3, 0x100000U);
   EXPECT_GE(state.gdtr.base, 0x100000U);
+}
+
+TEST(Multiboot, strings_begin_with_the_images_names) {
+  for (const bool packed : {false, true}) {
+    BootImages images = with_kernel(packed ? make_gzip(make_multiboot_elf()) : make_multiboot_elf());
+    images.command_line = "com1=115200 console=com1";
+    images.modules = {Bytes(10, 1), Bytes(10, 2)};
+    images.module_arguments = {"root=/dev/ram", ""};
+    ASSERT_TRUE(name_images(images, "/boot/xen-4.17.gz", {"/boot/vmlinuz", "initrd.img"}, 1 << 20).ok());
+    EXPECT_EQ(images.command_line, "xen-4.17.gz com1=115200 console=com1");
+    EXPECT_EQ(images.module_arguments, (std::vector<std::string>{"vmlinuz root=/dev/ram", "initrd.img"}));
+    auto memory = make_memory(64);
+    CpuState state;
+    const auto loaded = load(images, *memory, state);
+    ASSERT_TRUE(loaded.ok()) << loaded.error().text();
+    EXPECT_EQ(loaded->format, "multiboot");
+    const Bytes info = read_memory(*memory, state.gpr[RBX], 116);
+    EXPECT_EQ(read_string(*memory, get(info, 16, 4)), images.command_line);
+  }
+}
+
+TEST(Multiboot, only_its_strings_begin_with_names) {
+  for (const Bytes& kernel : {make_elf(true), make_bzimage(), make_boot_sector(512), make_gzip(make_elf(true)), Bytes(10, 1), Bytes()}) {
+    BootImages images = with_kernel(kernel);
+    images.command_line = "quiet";
+    images.modules = {Bytes(10, 1)};
+    images.module_arguments = {"a"};
+    ASSERT_TRUE(name_images(images, "kernel", {"module"}, 1 << 20).ok());
+    EXPECT_EQ(images.command_line, "quiet");
+    EXPECT_EQ(images.module_arguments, (std::vector<std::string>{"a"}));
+  }
+  BootImages flat = with_kernel(make_multiboot());
+  flat.flat_address = 0x100000;
+  ASSERT_TRUE(name_images(flat, "kernel", {}, 1 << 20).ok());
+  EXPECT_EQ(flat.command_line, "");
+}
+
+TEST(Packed, kernels_of_every_kind_are_unpacked) {
+  EXPECT_EQ(error_of(with_kernel(make_gzip(make_multiboot()))), "loaded as multiboot");
+  EXPECT_EQ(error_of(with_kernel(make_gzip(make_elf(true)))), "loaded as PVH");
+  EXPECT_EQ(error_of(with_kernel(make_gzip(make_bzimage()))), "loaded as bzImage");
+  Bytes padded = make_gzip(make_multiboot());
+  padded.resize(padded.size() + 1000);  // what follows does not count
+  EXPECT_EQ(error_of(with_kernel(padded)), "loaded as multiboot");
+}
+
+TEST(Packed, names_what_is_wrong_and_where) {
+  const Bytes whole = make_gzip(make_multiboot());
+  Bytes cut(whole.begin(), whole.begin() + 700);
+  EXPECT_EQ(error_of(with_kernel(cut)), "gzip file is truncated: 700 bytes (offset 0x2bc)");
+  Bytes damaged = whole;
+  damaged[damaged.size() - 8] ^= 1;
+  EXPECT_EQ(error_of(with_kernel(damaged)).substr(0, 43), "gzip file is damaged: incorrect data check ");
+  EXPECT_EQ(error_of(with_kernel(make_gzip(Bytes(600, 1)))),
+            "unpacked by gzip: kernel is neither a Linux bzImage nor an ELF file, a multiboot kernel or a boot sector");
+  EXPECT_EQ(error_of(with_kernel(make_gzip(Bytes(size_t{17} << 20, 0))), 16).substr(0, 44),
+            "gzip file unpacks to more than 16777216 byte");
 }
 
 }  // namespace
