@@ -69,7 +69,10 @@ void SoftEngine::set_processor_model(ProcessorModel how) {
   if (how == processor_model_) return;
   processor_model_ = how;
   // AMD's processors have MXCSR.MM, misaligned SSE (APM 1 4.2.2). No CPUID bit of ours offers it.
-  for (const auto& context : contexts_) context->cpu.mxcsr_mask = how == ProcessorModel::amd ? 0x2ffff : 0xffff;
+  for (const auto& context : contexts_) {
+    context->cpu.mxcsr_mask = how == ProcessorModel::amd ? 0x2ffff : 0xffff;
+    context->cpu.processor_model = how;
+  }
   cache_.flush();  // it is in the handlers of decoded code
   forget_jumps();
 }
@@ -434,7 +437,10 @@ SoftEngine::Interrupt SoftEngine::take_interrupt(SoftCpu& cpu, uint64_t position
   } else {
     source = cpu.vcpu->interrupts->source();
     vector = cpu.vcpu->interrupts->acknowledge();
-    if (platform_.clock.source() == TimeSource::events) cpu.vcpu->may_deliver = false;
+    if (platform_.clock.source() == TimeSource::events) {
+      cpu.vcpu->may_deliver = false;
+      x87_pointers_through_memory(cpu.processor_model, s.x87);  // KVM gets interrupts from user space
+    }
   }
   platform_.journal.log(EventKind::interrupt, vector, static_cast<uint64_t>(source));
   return deliver_interrupt(cpu, vector, EventType::external) ? Interrupt::delivered : Interrupt::triple_fault;
