@@ -4,6 +4,8 @@
 
 #include <ctime>
 
+#include "vmm/processor_model.h"
+
 namespace retrovisor::cli {
 namespace {
 

@@ -463,7 +463,7 @@ Sequence Builder::build() {
   choose_start();
   const unsigned wanted = generator_.repertoire_.single ? 1 : 1 + random_.pick(16);
   for (unsigned i = 0; i < wanted && !full(); ++i) random_item();
-  if (own_model()) sequence_.settle();
+  if (own_model()) sequence_.settle(*generator_.repertoire_.own_model);
   return sequence_;
 }
 

@@ -120,7 +120,8 @@ class Builder {
   uint8_t default_operand() const { return mode_ == Mode::bits16 ? 16 : 32; }
   uint64_t mode_mask() const { return is64() ? ~uint64_t{0} : 0xffffffff; }
   // Then also results that are undefined along with the flags count.
-  bool own_model() const { return generator_.repertoire_.own_model; }
+  bool own_model() const { return generator_.repertoire_.own_model.has_value(); }
+  bool on_amd() const { return generator_.repertoire_.own_model == ProcessorModel::amd; }
   bool available(Group group) const { return (generator_.repertoire_.groups >> static_cast<unsigned>(group) & 1) != 0; }
   // Offset into the code segment of what comes next.
   uint64_t here() const;

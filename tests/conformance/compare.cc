@@ -179,12 +179,13 @@ std::string differences(const Sequence& sequence, const Outcome& native, const O
   for (unsigned r = 0; r < 6; ++r) report.field(kSegments[r], visible(n.selector[r]), visible(s.selector[r]));
   // Whether a load of a null selector clears the base too differs between vendors.
   const auto emptied = [&](SegReg r) { 
-    return !sequence.settled && visible(n.selector[r]) == 0 && sequence.start.selector[r] != 0;
+    return !sequence.settled.has_value() && visible(n.selector[r]) == 0 && sequence.start.selector[r] != 0;
   };
   if (!emptied(FS)) report.field("fs.base", n.fs_base, s.fs_base);
   if (!emptied(GS)) report.field("gs.base", n.gs_base, s.gs_base);
-  // Whether an instruction that goes over to MMX mode has done so when it raises #XM is the implementation's business.
-  const bool x87 = sequence.settled || native.vector != vec::XM || stopped == nullptr || !stopped->to_mmx;
+  // Whether an instruction that goes over to MMX mode has done so when it raises #XM is the implementation's business; on AMD's
+  // it has.
+  const bool x87 = sequence.settled == ProcessorModel::amd || native.vector != vec::XM || stopped == nullptr || !stopped->to_mmx;
   report.field("fcw", at<uint16_t>(n, 0), at<uint16_t>(s, 0));
   const auto& items = sequence.items;
   const bool approximate = std::any_of(items.begin(), items.end(), [](const Item& i) { return i.approximate; });

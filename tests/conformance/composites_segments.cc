@@ -193,18 +193,18 @@ void Builder::push_pop_segment() {
   const auto from = static_cast<SegReg>(random_.pick(6));
   unsigned bits = random_.chance(60) ? mode_bits() : 48u - mode_bits();
   // Whether an operand of 32 bits has its upper half written, too, differs between vendors (SDM 2B "PUSH"), and with it what
-  // is checked: not where that matters, and the upper half is made the same below, unless the engine does as the host does.
+  // is checked: not where that matters, and the upper half is made the same below, except on AMD's, where it is known.
   const Window ss = window(SS);
   const uint64_t top = known_[RSP] ? (ss.base + ((*known_[RSP] - 4) & (ss.big ? 0xffffffff : 0xffff))) & ss.mask : 0;
   const bool safe = known_[RSP] && ss.covers(top, 0, 4) && top >> kPageShift == (top + 3) >> kPageShift;
-  if (!safe && !own_model()) bits = 16;
+  if (!safe && !on_amd()) bits = 16;
   Encoding e = plain(kPushes[from], bits);
   e.map = from >= FS ? 1 : 0;
   Item item = named("push");
-  item.alignment_open = bits == 32 && !own_model();
+  item.alignment_open = bits == 32 && !on_amd();
   append(e, item);
   move_sp(-static_cast<int64_t>(bits / 8));
-  if (bits == 32 && !own_model()) store_constant(top + 2, 2, 0, true);
+  if (bits == 32 && !on_amd()) store_constant(top + 2, 2, 0, true);
   if (random_.chance(60)) {
     static constexpr SegReg kTo[] = {ES, DS, FS, GS};
     const SegReg to = random_.of(kTo);

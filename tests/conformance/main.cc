@@ -156,15 +156,16 @@ std::string selection(const Options& options) {
 constexpr int kSkipped = 77;  // CTest's SKIP_RETURN_CODE
 
 // The engine answers as this host's processor does: nothing that is settled need be left out.
-bool own_model(const Options& options) {
-  return options.processor_model != ProcessorModel::model && options.processor_model == kvm::host_processor_model();
+std::optional<ProcessorModel> own_model(const Options& options) {
+  const bool own = options.processor_model != ProcessorModel::model && options.processor_model == kvm::host_processor_model();
+  return own ? std::optional(vendor_of(options.processor_model)) : std::nullopt;
 }
 
 class Harness {
  public:
   explicit Harness(const Options& options)
       : options_(options), repertoire_{options.seed, options.groups, options.modes, host_has_fsgsbase(), false,
-                                       own_model(options)},
+                                       false, own_model(options)},
         generator_(repertoire_) {}
 
   Result<int> run() {
@@ -283,7 +284,7 @@ class Harness {
     generator_.fill_arena(0, batch_.arena);
     std::vector<Regression> known = regressions();
     for (Regression& r : known) {
-      if (repertoire_.own_model) r.sequence.settle();
+      if (repertoire_.own_model) r.sequence.settle(*repertoire_.own_model);
       if (!repertoire_.modes[static_cast<unsigned>(r.sequence.mode)] || (r.needs_ldt && !repertoire_.ldt)) continue;
       RV_TRY(execute({r.sequence}));
       ++sequences_;

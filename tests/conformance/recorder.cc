@@ -169,7 +169,8 @@ std::string host_name() {
 }
 
 Result<SampleFile> record_samples(NativeRunner& native, Repertoire repertoire) {
-  repertoire.single = repertoire.own_model = true;
+  repertoire.single = true;
+  repertoire.own_model = vendor_of(kvm::host_processor_model());
   const Generator generator(repertoire);
   Recorder recorder(native);
   SampleFile file = empty_file();
@@ -209,7 +210,7 @@ Result<SampleFile> answer_samples(NativeRunner& native, const SampleFile& inputs
   file.model = kvm::host_processor_model();
   for (Sample& sample : file.samples) {
     if (!modes[static_cast<unsigned>(sample.mode)]) {
-      return Error{ErrorCode::unsupported, "it has samples of a mode that is not among --modes, or that this host does not run", ""};
+      return Error{ErrorCode::unsupported, "it has samples of a mode not among --modes, or that this host does not run", ""};
     }
     fill_arena(sample, recorder.arena());
     RV_TRY(recorder.run(as_sequence(sample)));

@@ -428,7 +428,7 @@ Result<uint64_t> check_samples(const SampleFile& file, ProcessorModel model, uns
   std::map<std::string, uint64_t> by_form;
   for (const Sample& sample : file.samples) {
     Sequence sequence = as_sequence(sample);
-    if (model == file.model) sequence.settle();
+    if (model == file.model) sequence.settle(vendor_of(model));
     sequence.write(batch.code.data());
     fill_arena(sample, batch.arena);
     batch.states[0] = sequence.start;

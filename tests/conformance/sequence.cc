@@ -58,11 +58,13 @@ void Sequence::write(uint8_t* slot) const {
   }
 }
 
-void Sequence::settle() {
-  settled = true;
+void Sequence::settle(ProcessorModel vendor) {
+  settled = vendor;
+  // C1 of FCOMI has been seen on AMD's only.
+  const Status open = vendor == ProcessorModel::amd ? 0 : ~status::flags;
   for (Item& item : items) {
     // The transcendental instructions' results, and with them C1, are within a bound and not the host's.
-    item.undefines &= item.approximate ? ~status::flags : 0;
+    item.undefines &= item.approximate ? ~status::flags : open;
     item.undefined_on_fault = 0;
   }
 }

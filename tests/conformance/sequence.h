@@ -1,12 +1,14 @@
 // A sequence of instructions with the state it starts from, and what is known about the status bits along it.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "tests/conformance/forms.h"
 #include "tests/conformance/random.h"
 #include "tests/conformance/state.h"
+#include "vmm/processor_model.h"
 
 namespace retrovisor::conformance {
 
@@ -45,10 +47,10 @@ struct Sequence {
   std::vector<Status> undefined_before() const;
   // The bytes, and the jump to kExit behind them.
   void write(uint8_t* slot) const;
-  // Both sides give the same processor's answers: what the manuals leave open, and the engine answers as that processor does, is
-  // compared, too.
-  void settle();
-  bool settled = false;
+  // Both sides give this vendor's answers: what the manuals leave open, and the engine is known to answer as that vendor's
+  // processors do, is compared, too.
+  void settle(ProcessorModel vendor);
+  std::optional<ProcessorModel> settled;
 };
 
 // No instructions yet, and a start that does not stand out: flat segments, a stack, x87 and SSE as after initialisation. In
@@ -66,7 +68,7 @@ struct Repertoire {
   bool fsgsbase = false;  // the host's user mode has RDFSBASE and so on
   bool ldt = false;       // there is a local descriptor table
   bool single = false;    // one instruction, or composite, a sequence
-  bool own_model = false; // the engine answers as the host's processor does: see Sequence::settle
+  std::optional<ProcessorModel> own_model;  // the vendor, if the engine answers as the host's processor does: Sequence::settle
 };
 
 class Generator {
