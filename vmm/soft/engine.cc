@@ -438,7 +438,10 @@ SoftEngine::Interrupt SoftEngine::take_interrupt(SoftCpu& cpu, uint64_t position
   } else {
     source = cpu.vcpu->interrupts->source();
     vector = cpu.vcpu->interrupts->acknowledge();
-    if (platform_.clock.source() == TimeSource::events) cpu.vcpu->may_deliver = false;
+    if (platform_.clock.source() == TimeSource::events) {
+      cpu.vcpu->may_deliver = false;
+      x87_pointers_through_memory(cpu.processor_model, s.x87);  // KVM gets interrupts from user space
+    }
   }
   platform_.journal.log(EventKind::interrupt, vector, static_cast<uint64_t>(source));
   return deliver_interrupt(cpu, vector, EventType::external) ? Interrupt::delivered : Interrupt::triple_fault;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstring>
 
+#include "vmm/cpu/x87_pointers.h"
 #include "vmm/observer.h"
 #include "vmm/platform.h"
 #include "vmm/processor_model.h"
@@ -122,6 +123,12 @@ struct alignas(64) SoftCpu {
   UserTsc user_tsc = UserTsc::direct;
   uint32_t mxcsr_mask = 0xffff;     // what FXSAVE and XSAVE show as MXCSR_MASK; belongs to ProcessorModel
   ProcessorModel processor_model = ProcessorModel::model;  // the vendor's (vendor_of)
+  // Of the present x87 instruction: what FOP and FDP become if it raises an unmasked exception, where only that moves them.
+  struct X87Noted {
+    uint64_t fdp = 0;
+    uint16_t fop = 0;
+    bool operand = false;
+  } x87_noted;
 
   std::byte* bytes() { return reinterpret_cast<std::byte*>(this); }
 };
@@ -178,7 +185,9 @@ inline void sync_clock(SoftCpu& cpu, const Op& op) { cpu.platform->clock.set_ret
 
 // A synchronous event (MachineControl) is about to be handled, by an instruction that is the last of its block.
 inline void synchronous_event(SoftCpu& cpu) {
-  if (cpu.platform->clock.source() == TimeSource::events) cpu.platform->control.synchronous_event();
+  if (cpu.platform->clock.source() != TimeSource::events) return;
+  cpu.platform->control.synchronous_event();
+  x87_pointers_through_memory(cpu.processor_model, cpu.s.x87);  // under KVM it is an exit
 }
 
 // Makes the block that is running the last one before the run loop: its budget is taken away.

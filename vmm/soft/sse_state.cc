@@ -6,12 +6,22 @@
 
 namespace retrovisor::soft {
 
-void FpuArea::put_x87(const X87State& f, bool wide) {
+namespace {
+
+uint64_t sign_extended_48(uint64_t v) { return static_cast<uint64_t>(static_cast<int64_t>(v << 16) >> 16); }
+
+}  // namespace
+
+void FpuArea::put_x87(ProcessorModel model, const X87State& f, bool wide) {
+  const bool pointers = x87_pointers_saved(model, f);
   put(0, f.fcw);
   put(2, f.fsw);
   put(4, uint16_t{f.tag});
-  put(6, f.fop);
-  if (wide) {
+  put(6, pointers ? f.fop : uint16_t{0});
+  if (!pointers) {
+    put(8, uint64_t{0});
+    put(16, uint64_t{0});
+  } else if (wide) {
     put(8, f.fip);
     put(16, f.fdp);
   } else {
@@ -31,7 +41,7 @@ void FpuArea::put_sse(const CpuState& s, uint32_t mxcsr_mask, unsigned registers
   for (unsigned i = 0; i < registers; ++i) put(xmm + 16 * i, s.xmm[i]);
 }
 
-void FpuArea::get_x87(X87State& f, bool wide) const {
+void FpuArea::get_x87(ProcessorModel model, X87State& f, bool wide) const {
   f.fcw = x87_control(at<uint16_t>(0));
   f.fsw = at<uint16_t>(2);
   f.tag = at<uint8_t>(4);
@@ -40,6 +50,12 @@ void FpuArea::get_x87(X87State& f, bool wide) const {
   f.fcs = wide ? uint16_t{0} : at<uint16_t>(12);
   f.fdp = wide ? at<uint64_t>(16) : at<uint32_t>(16);
   f.fds = wide ? uint16_t{0} : at<uint16_t>(20);
+  if (model == ProcessorModel::amd) {
+    f.fip = sign_extended_48(f.fip);
+    f.fdp = sign_extended_48(f.fdp);
+  } else if (model == ProcessorModel::intel) {
+    f.fcs = f.fds = 0;
+  }
   for (unsigned i = 0; i < 8; ++i) {
     f.r[x87_physical(f, i)] = {at<uint64_t>(st + 16 * i), at<uint16_t>(st + 16 * i + 8)};
   }
@@ -94,7 +110,7 @@ bool exec_fxsave(SoftCpu& cpu, const Op& op) {
     return false;
   }
   FpuArea area;
-  area.put_x87(cpu.s.x87, op.imm != 0);
+  area.put_x87(cpu.processor_model, cpu.s.x87, op.imm != 0);
   area.put_sse(cpu.s, cpu.mxcsr_mask, xmm_count(cpu));
   return store_area(cpu, op, linear, area, 0, FpuArea::xmm + 16 * xmm_count(cpu));
 }
@@ -108,7 +124,7 @@ bool exec_fxrstor(SoftCpu& cpu, const Op& op) {
   }
   const auto mxcsr_value = area.at<uint32_t>(FpuArea::mxcsr);
   if ((mxcsr_value & ~mxcsr::writable) != 0) return raise_gp(cpu, 0);
-  area.get_x87(cpu.s.x87, op.imm != 0);
+  area.get_x87(cpu.processor_model, cpu.s.x87, op.imm != 0);
   area.get_xmm(cpu.s, xmm_count(cpu));
   cpu.s.mxcsr = mxcsr_value;
   return true;
@@ -137,7 +153,7 @@ bool exec_xsave(SoftCpu& cpu, const Op& op) {
   const uint64_t features = requested(cpu);
   FpuArea area;
   if ((features & xcr0::x87) != 0) {
-    area.put_x87(cpu.s.x87, op.imm != 0);
+    area.put_x87(cpu.processor_model, cpu.s.x87, op.imm != 0);
     if (!store_area(cpu, op, linear, area, 0, FpuArea::mxcsr) ||
         !store_area(cpu, op, linear, area, FpuArea::st, FpuArea::xmm)) {
       return false;
@@ -184,7 +200,7 @@ bool exec_xrstor(SoftCpu& cpu, const Op& op) {
   if (sse && (mxcsr_value & ~mxcsr::writable) != 0) return raise_gp(cpu, 0);
 
   if (load_x87) {
-    area.get_x87(cpu.s.x87, op.imm != 0);
+    area.get_x87(cpu.processor_model, cpu.s.x87, op.imm != 0);
   } else if (x87) {
     cpu.s.x87 = X87State{};  // the initial configuration: as FNINIT, with zeros in the registers (SDM 1 13.6)
   }

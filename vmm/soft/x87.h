@@ -1,6 +1,6 @@
 // The x87 FPU of the soft engine: what other groups of instructions share with it (MMX, FXSAVE, XSAVE).
 //
-// Choices where processors differ (all fixed, the same on every host):
+// Choices where processors differ (those of ProcessorModel::model, the same on every host; docs/vendors.md has the others):
 // - FIP, FDP and FOP are updated by every non-control instruction, whether it raises an exception or not; FDP only by
 //   instructions with a memory operand. FNOP, FFREE, FINCSTP and FDECSTP count as non-control. FCS and FDS are kept in
 //   the legacy modes and are zero after an instruction in 64-bit mode.

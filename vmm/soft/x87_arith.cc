@@ -16,12 +16,12 @@ bool exec_arith(SoftCpu& cpu, const Op& op) {
   x87_clear_condition(f, fsw::C1);
   const unsigned destination = ToSti ? op.r0 : 0;
   if (x87_empty(f, 0) || x87_empty(f, op.r0)) {
-    if (!x87_stack_underflow(f)) return true;
+    if (!x87_stack_underflow(cpu)) return true;
     x87_set(f, destination, kX87Indefinite);
   } else {
     X87Register value;
     const uint16_t status = x87_host::run<typename Operation::Stack>(f, value, x87_st(f, 0), x87_st(f, op.r0));
-    if (!x87_raise(f, status & kResultFlags)) return true;
+    if (!x87_raise(cpu, status & kResultFlags)) return true;
     x87_st(f, destination) = value;
   }
   if (Pop) x87_pop(f);
@@ -37,12 +37,12 @@ bool exec_arith_memory(SoftCpu& cpu, const Op& op) {
   X87State& f = cpu.s.x87;
   x87_clear_condition(f, fsw::C1);
   if (x87_empty(f, 0)) {
-    if (x87_stack_underflow(f)) x87_set(f, 0, kX87Indefinite);
+    if (x87_stack_underflow(cpu)) x87_set(f, 0, kX87Indefinite);
     return true;
   }
   X87Register value;
   const uint16_t status = x87_host::run<HostOperation>(f, value, x87_st(f, 0), operand);
-  if (x87_raise(f, status & kResultFlags)) x87_st(f, 0) = value;
+  if (x87_raise(cpu, status & kResultFlags)) x87_st(f, 0) = value;
   return true;
 }
 
@@ -60,12 +60,12 @@ bool exec_host_unary(SoftCpu& cpu, const Op& op) {
   x87_note_instruction(cpu, op);
   X87State& f = cpu.s.x87;
   if (!begin(f, 1, fsw::C1)) {
-    if (x87_stack_underflow(f)) x87_set(f, 0, kX87Indefinite);
+    if (x87_stack_underflow(cpu)) x87_set(f, 0, kX87Indefinite);
     return true;
   }
   X87Register value;
   const uint16_t status = x87_host::run<HostOperation>(f, value, x87_st(f, 0), kX87One);
-  if (x87_raise(f, status & kResultFlags)) x87_st(f, 0) = value;
+  if (x87_raise(cpu, status & kResultFlags)) x87_st(f, 0) = value;
   return true;
 }
 
@@ -78,7 +78,7 @@ bool exec_remainder(SoftCpu& cpu, const Op& op) {
   x87_note_instruction(cpu, op);
   X87State& f = cpu.s.x87;
   if (!begin(f, 2, fsw::C1 | fsw::C2)) {
-    if (x87_stack_underflow(f)) x87_set(f, 0, kX87Indefinite);
+    if (x87_stack_underflow(cpu)) x87_set(f, 0, kX87Indefinite);
     return true;
   }
   const X87Register a = x87_st(f, 0);
@@ -113,12 +113,12 @@ bool exec_remainder(SoftCpu& cpu, const Op& op) {
                             : x87_host::run<HostOperation>(f, value, a, b);
   if (partial) {
     if ((denormal & ~f.fcw) != 0) {
-      x87_raise(f, denormal);
+      x87_raise(cpu, denormal);
       return true;
     }
     status = static_cast<uint16_t>((status & ~fsw::condition) | fsw::C2 | denormal);
   }
-  if (!x87_raise(f, status & fsw::exceptions)) return true;
+  if (!x87_raise(cpu, status & fsw::exceptions)) return true;
   x87_st(f, 0) = value;
   if (quotient) x87_set_condition(f, fsw::condition, status);  // else C0 and C3 stay
   return true;
@@ -126,6 +126,11 @@ bool exec_remainder(SoftCpu& cpu, const Op& op) {
 
 using Unary = X87Result (*)(const X87Register&, uint16_t);
 using Binary = X87Result (*)(const X87Register&, const X87Register&, uint16_t);
+using BinaryByModel = X87Result (*)(const X87Register&, const X87Register&, uint16_t, ProcessorModel);
+X87Result apply(Binary f, SoftCpu& cpu) { return f(x87_st(cpu.s.x87, 0), x87_st(cpu.s.x87, 1), cpu.s.x87.fcw); }
+X87Result apply(BinaryByModel f, SoftCpu& cpu) {
+  return f(x87_st(cpu.s.x87, 0), x87_st(cpu.s.x87, 1), cpu.s.x87.fcw, cpu.processor_model);
+}
 
 // FSIN, FCOS, F2XM1: ST(0) = F(ST(0)).
 template <Unary F, uint16_t Clear>
@@ -134,28 +139,28 @@ bool exec_unary(SoftCpu& cpu, const Op& op) {
   x87_note_instruction(cpu, op);
   X87State& f = cpu.s.x87;
   if (!begin(f, 1, Clear)) {
-    if (x87_stack_underflow(f)) x87_set(f, 0, kX87Indefinite);
+    if (x87_stack_underflow(cpu)) x87_set(f, 0, kX87Indefinite);
     return true;
   }
   const X87Result result = F(x87_st(f, 0), f.fcw);
-  if (!x87_raise(f, x87_effective_flags(f, result.flags))) return true;
+  if (!x87_raise(cpu, x87_effective_flags(f, result.flags))) return true;
   f.fsw = static_cast<uint16_t>(f.fsw | (result.flags & fsw::C2));
   x87_st(f, 0) = result.value;
   return true;
 }
 
 // FSCALE: ST(0) = F(ST(0), ST(1)); with Pop, FYL2X and the like: ST(1) = F(ST(0), ST(1)), pop.
-template <Binary F, bool Pop>
+template <auto F, bool Pop>
 bool exec_binary(SoftCpu& cpu, const Op& op) {
   if (!x87_check_pending(cpu)) return false;
   x87_note_instruction(cpu, op);
   X87State& f = cpu.s.x87;
   X87Register value = kX87Indefinite;
   if (!begin(f, 2, fsw::C1)) {
-    if (!x87_stack_underflow(f)) return true;
+    if (!x87_stack_underflow(cpu)) return true;
   } else {
-    const X87Result result = F(x87_st(f, 0), x87_st(f, 1), f.fcw);
-    if (!x87_raise(f, x87_effective_flags(f, result.flags))) return true;
+    const X87Result result = apply(F, cpu);
+    if (!x87_raise(cpu, x87_effective_flags(f, result.flags))) return true;
     value = result.value;
   }
   x87_set(f, Pop ? 1 : 0, value);
@@ -164,11 +169,12 @@ bool exec_binary(SoftCpu& cpu, const Op& op) {
 }
 
 // The stack faults of instructions that replace ST(0) and push: both results are the indefinite. True: none.
-bool begin_push(X87State& f, uint16_t clear) {
+bool begin_push(SoftCpu& cpu, uint16_t clear) {
+  X87State& f = cpu.s.x87;
   x87_clear_condition(f, clear);
   const bool underflow = x87_empty(f, 0);
   if (!underflow && x87_empty(f, 7)) return true;
-  if (underflow ? x87_stack_underflow(f) : x87_stack_overflow(f)) {
+  if (underflow ? x87_stack_underflow(cpu) : x87_stack_overflow(cpu)) {
     x87_set(f, 0, kX87Indefinite);
     x87_push(f, kX87Indefinite);
   }
@@ -180,9 +186,9 @@ bool exec_tangent(SoftCpu& cpu, const Op& op) {
   if (!x87_check_pending(cpu)) return false;
   x87_note_instruction(cpu, op);
   X87State& f = cpu.s.x87;
-  if (!begin_push(f, fsw::C1 | fsw::C2)) return true;
+  if (!begin_push(cpu, fsw::C1 | fsw::C2)) return true;
   const X87Result result = x87_fptan(x87_st(f, 0), f.fcw);
-  if (!x87_raise(f, x87_effective_flags(f, result.flags))) return true;
+  if (!x87_raise(cpu, x87_effective_flags(f, result.flags))) return true;
   if ((result.flags & fsw::C2) != 0) {
     f.fsw |= fsw::C2;
     return true;
@@ -196,9 +202,9 @@ bool exec_sincos(SoftCpu& cpu, const Op& op) {
   if (!x87_check_pending(cpu)) return false;
   x87_note_instruction(cpu, op);
   X87State& f = cpu.s.x87;
-  if (!begin_push(f, fsw::C1 | fsw::C2)) return true;
+  if (!begin_push(cpu, fsw::C1 | fsw::C2)) return true;
   const X87SinCos result = x87_fsincos(x87_st(f, 0), f.fcw);
-  if (!x87_raise(f, x87_effective_flags(f, result.flags))) return true;
+  if (!x87_raise(cpu, x87_effective_flags(f, result.flags))) return true;
   if ((result.flags & fsw::C2) != 0) {
     f.fsw |= fsw::C2;
     return true;
@@ -212,9 +218,9 @@ bool exec_extract(SoftCpu& cpu, const Op& op) {
   if (!x87_check_pending(cpu)) return false;
   x87_note_instruction(cpu, op);
   X87State& f = cpu.s.x87;
-  if (!begin_push(f, fsw::C1)) return true;
+  if (!begin_push(cpu, fsw::C1)) return true;
   const X87Parts parts = x87_fxtract(x87_st(f, 0));
-  if (!x87_raise(f, parts.flags)) return true;
+  if (!x87_raise(cpu, parts.flags)) return true;
   x87_st(f, 0) = parts.exponent;
   x87_push(f, parts.significand);
   return true;

@@ -44,13 +44,13 @@ Comparison compare(const X87Register& a, const X87Register& b, bool unordered) {
 }
 
 // Stores the order in the condition codes, even if an exception is unmasked. True: pops are to be done.
-bool finish(X87State& f, const Comparison& c) {
-  x87_set_condition(f, kOrder, c.condition);
-  return x87_raise(f, c.flags);
+bool finish(SoftCpu& cpu, const Comparison& c) {
+  x87_set_condition(cpu.s.x87, kOrder, c.condition);
+  return x87_raise(cpu, c.flags);
 }
-bool finish_underflow(X87State& f) {
-  x87_set_condition(f, kOrder, kUnordered);
-  return x87_stack_underflow(f);
+bool finish_underflow(SoftCpu& cpu) {
+  x87_set_condition(cpu.s.x87, kOrder, kUnordered);
+  return x87_stack_underflow(cpu);
 }
 
 template <bool Unordered, unsigned Pops>
@@ -59,8 +59,8 @@ bool exec_compare(SoftCpu& cpu, const Op& op) {
   x87_note_instruction(cpu, op);
   X87State& f = cpu.s.x87;
   x87_clear_condition(f, fsw::C1);
-  const bool ok = x87_empty(f, 0) || x87_empty(f, op.r0) ? finish_underflow(f)
-                                                         : finish(f, compare(x87_st(f, 0), x87_st(f, op.r0), Unordered));
+  const bool ok = x87_empty(f, 0) || x87_empty(f, op.r0) ? finish_underflow(cpu)
+                                                         : finish(cpu, compare(x87_st(f, 0), x87_st(f, op.r0), Unordered));
   if (ok) {
     for (unsigned i = 0; i < Pops; ++i) x87_pop(f);
   }
@@ -77,12 +77,12 @@ bool exec_compare_memory(SoftCpu& cpu, const Op& op) {
   x87_clear_condition(f, fsw::C1);
   bool ok;
   if (x87_empty(f, 0)) {
-    ok = finish_underflow(f);
+    ok = finish_underflow(cpu);
   } else {
     const X87Widened wide = x87_widen(value);
     Comparison c = compare(x87_st(f, 0), wide.value, false);
     if (wide.denormal && c.condition != kUnordered) c.flags |= fsw::DE;
-    ok = finish(f, c);
+    ok = finish(cpu, c);
   }
   if (Pop && ok) x87_pop(f);
   return true;
@@ -94,15 +94,15 @@ bool exec_test(SoftCpu& cpu, const Op& op) {
   X87State& f = cpu.s.x87;
   x87_clear_condition(f, fsw::C1);
   if (x87_empty(f, 0)) {
-    finish_underflow(f);
+    finish_underflow(cpu);
   } else {
-    finish(f, compare(x87_st(f, 0), x87_zero(false), false));
+    finish(cpu, compare(x87_st(f, 0), x87_zero(false), false));
   }
   return true;
 }
 
-// FCOMI and relatives: the order goes to ZF, PF, CF; OF, SF and AF become zero. They change even
-// if an exception is unmasked, like the condition codes of FCOM.
+// FCOMI and relatives: the order goes to ZF, PF, CF; OF, SF and AF become zero. They change even if an exception is unmasked,
+// like the condition codes of FCOM. C1 is cleared (SDM 2 FCOMI), on `amd` only by a stack fault (APM 5 FCOMI; measured).
 template <bool Unordered, bool Pop>
 bool exec_compare_flags(SoftCpu& cpu, const Op& op) {
   if (!x87_check_pending(cpu)) return false;
@@ -114,10 +114,10 @@ bool exec_compare_flags(SoftCpu& cpu, const Op& op) {
   Comparison c{kUnordered, 0};
   bool ok;
   if (x87_empty(f, 0) || x87_empty(f, op.r0)) {
-    ok = x87_stack_underflow(f);
+    ok = x87_stack_underflow(cpu);
   } else {
     c = compare(x87_st(f, 0), x87_st(f, op.r0), Unordered);
-    ok = x87_raise(f, c.flags);
+    ok = x87_raise(cpu, c.flags);
   }
   uint32_t flags = 1 << 9;
   if ((c.condition & fsw::C0) != 0) flags |= cc::CF;

@@ -84,8 +84,9 @@ void apply_environment(SoftCpu& cpu, bool narrow, const uint8_t* image) {
     f.fdp = get16(image + 5 * word) | (narrow ? get16(image + 12) >> 12 : get32(image + 24) >> 12 & 0xffff) << 16;
     return;
   }
-  f.fcs = static_cast<uint16_t>(get16(image + 4 * word));
-  f.fds = static_cast<uint16_t>(get16(image + 6 * word));
+  const bool selectors = cpu.processor_model != ProcessorModel::intel;
+  f.fcs = selectors ? static_cast<uint16_t>(get16(image + 4 * word)) : uint16_t{0};
+  f.fds = selectors ? static_cast<uint16_t>(get16(image + 6 * word)) : uint16_t{0};
   if (narrow) {  // no opcode in this format
     f.fop = 0;
     f.fip = get16(image + 6);

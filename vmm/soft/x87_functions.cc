@@ -21,6 +21,14 @@ X87Result rounded(const Wide& v, bool exact, uint16_t control, uint16_t flags) {
   return result;
 }
 
+// The same for a transcendental function: its results count as inexact even where they are not.
+X87Result rounded_inexact(const Wide& v, bool exact, uint16_t control, uint16_t flags) {
+  X87Result result = rounded(v, exact, control, flags | fsw::PE);
+  const bool tiny = (result.value.sign_exponent & kX87MaxExponent) == 0;
+  if (tiny && (control & fsw::UE) != 0) result.flags |= fsw::UE;
+  return result;
+}
+
 // 2 * atanh(s) * log2(e), |s| < 0.172: the logarithm of (1 + s) / (1 - s). 22 terms: the rest is below 2^-115.
 Wide log2_of_ratio(const Wide& s) {
   static constexpr Series<22> kSeries = odd_reciprocals<22>();
@@ -54,14 +62,14 @@ X87Result x87_f2xm1(const X87Register& x, uint16_t control) {
   if (c == X87Class::infinity) return {x87_negative(x) ? X87Register{kX87IntegerBit, 0xbfff} : x};
   const Wide w = wide_of(x);
   if (w.e >= 0) {
-    if (w.e > 0 || w.m != kFixedOne) return {x};
-    return {w.negative ? X87Register{kX87IntegerBit, 0xbffe} : x};
+    if (w.e > 0 || w.m != kFixedOne) return {x, fsw::PE};
+    return {w.negative ? X87Register{kX87IntegerBit, 0xbffe} : x, fsw::PE};
   }
   // exp(v) - 1 = v * sum of v^n / (n + 1)!, |v| < 0.694. 28 terms: the rest is below 2^-110.
   static constexpr Series<28> kSeries = factorial_series<28>(1, 1);
   const Wide v = wide_multiply(w, kLn2);
   const Uint128 sum = sum_series(kSeries, fraction_of(v), w.negative);
-  return rounded(wide_multiply(v, wide_from_fixed(sum)), false, control, denormal_flag(c));
+  return rounded_inexact(wide_multiply(v, wide_from_fixed(sum)), false, control, denormal_flag(c));
 }
 
 X87Result x87_fyl2x(const X87Register& x, const X87Register& y, uint16_t control) {
@@ -81,10 +89,10 @@ X87Result x87_fyl2x(const X87Register& x, const X87Register& y, uint16_t control
   if (cy == X87Class::zero || one) return {x87_zero(x87_negative(y) != below_one), flags};
   bool exact;
   const Wide logarithm = log2_of(w, exact);
-  return rounded(wide_multiply(wide_of(y), logarithm), exact, control, flags);
+  return rounded_inexact(wide_multiply(wide_of(y), logarithm), exact, control, flags);
 }
 
-X87Result x87_fyl2xp1(const X87Register& x, const X87Register& y, uint16_t control) {
+X87Result x87_fyl2xp1(const X87Register& x, const X87Register& y, uint16_t control, ProcessorModel model) {
   const X87Class cx = x87_classify(x), cy = x87_classify(y);
   if (is_nan(cx) || is_nan(cy)) return x87_propagate_nan(x, y);
   const uint16_t flags = denormal_flag(cx) | denormal_flag(cy);
@@ -96,6 +104,10 @@ X87Result x87_fyl2xp1(const X87Register& x, const X87Register& y, uint16_t contr
   if (cx == X87Class::infinity) return negative || cy == X87Class::zero ? kInvalid : times_infinity(y, false, flags);
   const Wide w = wide_of(x);
   if (negative && w.e >= 0) {
+    if (model == ProcessorModel::amd) {
+      if (cy == X87Class::zero || cy == X87Class::infinity) return {{y.mantissa, static_cast<uint16_t>(y.sign_exponent ^ kX87Sign)}};
+      return {x, static_cast<uint16_t>(flags | fsw::PE)};
+    }
     if (w.e > 0 || w.m != kFixedOne || cy == X87Class::zero) return kInvalid;
     return times_infinity(y, true, cy == X87Class::infinity ? uint16_t{0} : fsw::ZE);
   }
@@ -105,10 +117,10 @@ X87Result x87_fyl2xp1(const X87Register& x, const X87Register& y, uint16_t contr
   // Below 1/4 the sum 1 + x would lose bits of x: log2(1 + x) is that of (1 + s) / (1 - s) with s = x / (x + 2).
   const Wide logarithm =
       w.e < -2 ? log2_of_ratio(wide_divide(w, wide_add(wide_integer(2), w))) : log2_of(wide_add(kOne, w), exact);
-  return rounded(wide_multiply(wide_of(y), logarithm), exact && w.e < 64, control, flags);
+  return rounded_inexact(wide_multiply(wide_of(y), logarithm), exact && w.e < 64, control, flags);
 }
 
-X87Result x87_fscale(const X87Register& x, const X87Register& by, uint16_t control) {
+X87Result x87_fscale(const X87Register& x, const X87Register& by, uint16_t control, ProcessorModel model) {
   const X87Class cx = x87_classify(x), cb = x87_classify(by);
   if (is_nan(cx) || is_nan(cb)) return x87_propagate_nan(x, by);
   const bool negative = x87_negative(x);
@@ -119,6 +131,7 @@ X87Result x87_fscale(const X87Register& x, const X87Register& by, uint16_t contr
   }
   if (cx == X87Class::zero || cx == X87Class::infinity) return {x, flags};
   constexpr int32_t kFar = 1 << 16;  // more than any exponent needs
+  if (cb == X87Class::zero && model != ProcessorModel::amd) control |= fsw::UE;
   const Wide w = wide_of(by);
   int32_t n = 0;
   if (!w.zero() && w.e >= 0) n = w.e >= 16 ? kFar : static_cast<int32_t>(w.m >> (127 - w.e));

@@ -16,13 +16,14 @@ X87Result convert(T operand) {
 
 // Pushes what a load found, after its memory access. Stack overflow comes before what is wrong with the value. An
 // unmasked denormal operand is pushed nevertheless: only invalid operations keep a load from completing.
-bool finish_load(X87State& f, const X87Result& loaded) {
+bool finish_load(SoftCpu& cpu, const X87Result& loaded) {
+  X87State& f = cpu.s.x87;
   x87_clear_condition(f, fsw::C1);
   if (!x87_empty(f, 7)) {
-    if (x87_stack_overflow(f)) x87_push(f, kX87Indefinite);
+    if (x87_stack_overflow(cpu)) x87_push(f, kX87Indefinite);
     return true;
   }
-  x87_raise(f, loaded.flags);
+  x87_raise(cpu, loaded.flags);
   if ((loaded.flags & ~f.fcw & fsw::IE) == 0) x87_push(f, loaded.value);
   return true;
 }
@@ -33,7 +34,7 @@ bool exec_load(SoftCpu& cpu, const Op& op) {
   T value;
   if (!load_operand(cpu, op, value)) return false;
   x87_note_operand(cpu, op);
-  return finish_load(cpu.s.x87, convert(value));
+  return finish_load(cpu, convert(value));
 }
 
 bool exec_load_float80(SoftCpu& cpu, const Op& op) {
@@ -44,7 +45,7 @@ bool exec_load_float80(SoftCpu& cpu, const Op& op) {
   X87Register value;
   std::memcpy(&value.mantissa, data, 8);
   std::memcpy(&value.sign_exponent, data + 8, 2);
-  return finish_load(cpu.s.x87, {value});
+  return finish_load(cpu, {value});
 }
 
 // Nibbles above nine are not defined; they count with their value.
@@ -55,7 +56,7 @@ bool exec_load_bcd(SoftCpu& cpu, const Op& op) {
   x87_note_operand(cpu, op);
   uint64_t magnitude = 0;
   for (unsigned i = 9; i-- > 0;) magnitude = magnitude * 100 + (data[i] >> 4) * 10u + (data[i] & 15);
-  return finish_load(cpu.s.x87, {x87_from_magnitude(magnitude, data[9] >> 7 != 0)});
+  return finish_load(cpu, {x87_from_magnitude(magnitude, data[9] >> 7 != 0)});
 }
 
 // Kinds of stores: how to convert, and what the masked response to a stack underflow stores.
@@ -96,7 +97,7 @@ bool exec_store(SoftCpu& cpu, const Op& op) {
   x87_note_operand(cpu, op);
   x87_clear_condition(f, fsw::C1);
   flags &= fsw::exceptions | fsw::C1;
-  x87_raise(f, static_cast<uint16_t>(flags | (underflow ? fsw::SF : 0)));
+  x87_raise(cpu, static_cast<uint16_t>(flags | (underflow ? fsw::SF : 0)));
   if (Pop && stored) x87_pop(f);
   return true;
 }
@@ -127,7 +128,7 @@ bool exec_store_ten_bytes(SoftCpu& cpu, const Op& op) {
   if (!(stored ? x87_store_bytes(cpu, op, data.byte, size) : not_stored(cpu, op, size))) return false;
   x87_note_operand(cpu, op);
   x87_clear_condition(f, fsw::C1);
-  x87_raise(f, flags);
+  x87_raise(cpu, flags);
   if (stored) x87_pop(f);
   return true;
 }
@@ -138,10 +139,10 @@ bool exec_load_register(SoftCpu& cpu, const Op& op) {
   X87State& f = cpu.s.x87;
   x87_clear_condition(f, fsw::C1);
   if (x87_empty(f, op.r0)) {
-    if (x87_stack_underflow(f)) x87_push(f, kX87Indefinite);
+    if (x87_stack_underflow(cpu)) x87_push(f, kX87Indefinite);
     return true;
   }
-  return finish_load(f, {x87_st(f, op.r0)});
+  return finish_load(cpu, {x87_st(f, op.r0)});
 }
 
 template <bool Pop>
@@ -153,7 +154,7 @@ bool exec_store_register(SoftCpu& cpu, const Op& op) {
   X87Register value = kX87Indefinite;
   if (!x87_empty(f, 0)) {
     value = x87_st(f, 0);
-  } else if (!x87_stack_underflow(f)) {
+  } else if (!x87_stack_underflow(cpu)) {
     return true;
   }
   x87_set(f, op.r0, value);
@@ -178,7 +179,7 @@ bool exec_exchange(SoftCpu& cpu, const Op& op) {
   X87State& f = cpu.s.x87;
   x87_clear_condition(f, fsw::C1);
   const bool empty0 = x87_empty(f, 0), empty_i = x87_empty(f, op.r0);
-  if ((empty0 || empty_i) && !x87_stack_underflow(f)) return true;
+  if ((empty0 || empty_i) && !x87_stack_underflow(cpu)) return true;
   const X87Register a = empty0 ? kX87Indefinite : x87_st(f, 0);
   const X87Register b = empty_i ? kX87Indefinite : x87_st(f, op.r0);
   x87_set(f, 0, b);
@@ -194,7 +195,7 @@ bool exec_conditional_move(SoftCpu& cpu, const Op& op) {
   x87_note_instruction(cpu, op);
   X87State& f = cpu.s.x87;
   if (x87_empty(f, 0) || x87_empty(f, op.r0)) {
-    if (x87_stack_underflow(f)) x87_set(f, 0, kX87Indefinite);
+    if (x87_stack_underflow(cpu)) x87_set(f, 0, kX87Indefinite);
     return true;
   }
   const bool holds = ((cpu.cc & kFlags[Condition & 3]) != 0) != (Condition >= 4);
@@ -227,7 +228,7 @@ bool exec_constant(SoftCpu& cpu, const Op& op) {
   constexpr Constant c = kConstants[Index];
   const unsigned rounding = f.fcw >> fcw::rc_shift & 3;
   const bool up = c.inexact && (rounding == 2 || (rounding == 0 && c.nearest_is_up));
-  return finish_load(f, {{c.mantissa + (up ? 1 : 0), c.exponent}});
+  return finish_load(cpu, {{c.mantissa + (up ? 1 : 0), c.exponent}});
 }
 
 template <bool Absolute>
@@ -237,7 +238,7 @@ bool exec_sign(SoftCpu& cpu, const Op& op) {
   X87State& f = cpu.s.x87;
   x87_clear_condition(f, fsw::C1);
   if (x87_empty(f, 0)) {
-    if (x87_stack_underflow(f)) x87_set(f, 0, kX87Indefinite);
+    if (x87_stack_underflow(cpu)) x87_set(f, 0, kX87Indefinite);
     return true;
   }
   uint16_t& se = x87_st(f, 0).sign_exponent;

@@ -67,20 +67,26 @@ inline void x87_set_condition(X87State& f, uint16_t mask, uint16_t bits) {
 }
 
 // Adds exceptions (with SF and C1) to the status word. False: one of those found before the computation is unmasked, so
-// the instruction must leave its destination and the stack alone (SDM 1 8.5.1 to 8.5.3).
-inline bool x87_raise(X87State& f, uint16_t flags) {
+// the instruction must leave its destination and the stack alone (SDM 1 8.5.1 to 8.5.3). To be called behind
+// x87_note_instruction() or x87_note_operand().
+inline bool x87_raise(SoftCpu& cpu, uint16_t flags) {
+  X87State& f = cpu.s.x87;
   f.fsw = static_cast<uint16_t>(f.fsw | (flags & (fsw::exceptions | fsw::SF | fsw::C1)));
   const uint16_t unmasked = static_cast<uint16_t>(flags & ~f.fcw & fsw::exceptions);
   if (__builtin_expect(unmasked == 0, 1)) return true;
   f.fsw |= fsw::ES | fsw::B;
+  if (cpu.processor_model == ProcessorModel::intel) {  // SDM 1 8.1.8 and 8.1.9.1
+    f.fop = cpu.x87_noted.fop;
+    if (cpu.x87_noted.operand) f.fdp = cpu.x87_noted.fdp;
+  }
   return (unmasked & (fsw::IE | fsw::DE | fsw::ZE)) == 0;
 }
 // The results of these: true if the masked response is to be stored.
-inline bool x87_stack_underflow(X87State& f) {
-  x87_clear_condition(f, fsw::C1);
-  return x87_raise(f, fsw::IE | fsw::SF);
+inline bool x87_stack_underflow(SoftCpu& cpu) {
+  x87_clear_condition(cpu.s.x87, fsw::C1);
+  return x87_raise(cpu, fsw::IE | fsw::SF);
 }
-inline bool x87_stack_overflow(X87State& f) { return x87_raise(f, fsw::IE | fsw::SF | fsw::C1); }
+inline bool x87_stack_overflow(SoftCpu& cpu) { return x87_raise(cpu, fsw::IE | fsw::SF | fsw::C1); }
 
 // When exceptions that are found before the computation are unmasked, only they are reported.
 inline uint16_t x87_effective_flags(const X87State& f, uint16_t flags) {
@@ -90,24 +96,36 @@ inline uint16_t x87_effective_flags(const X87State& f, uint16_t flags) {
 }
 
 // Op fields of the x87 group: imm is the opcode as FOP holds it, r0 is i of ST(i), r1 is 1 if the operand size is 16 bits.
+//
+// FIP is moved by all instructions that are not control instructions. On `intel` FOP and FDP follow with unmasked exceptions
+// only, and there are no selectors (CPUID 7 EBX[6] and EBX[13]). `amd` has selectors in 64-bit mode, too.
 inline void x87_note_instruction(SoftCpu& cpu, const Op& op) {
   X87State& f = cpu.s.x87;
-  f.fop = static_cast<uint16_t>(op.imm);
+  const bool code64 = (cpu.mode & block_mode::code_mask) == block_mode::code64;
   const uint64_t ip = instruction_rip(cpu, op);
-  if ((cpu.mode & block_mode::code_mask) == block_mode::code64) {
-    f.fip = ip;
+  f.fip = code64 ? ip : static_cast<uint32_t>(ip);
+  if (cpu.processor_model == ProcessorModel::intel) {
+    cpu.x87_noted = {0, static_cast<uint16_t>(op.imm), false};
     f.fcs = 0;
-  } else {
-    f.fip = static_cast<uint32_t>(ip);
-    f.fcs = cpu.s.segment[CS].selector;
+    return;
   }
+  f.fop = static_cast<uint16_t>(op.imm);
+  f.fcs = code64 && cpu.processor_model == ProcessorModel::model ? uint16_t{0} : cpu.s.segment[CS].selector;
 }
 inline void x87_note_operand(SoftCpu& cpu, const Op& op) {
   x87_note_instruction(cpu, op);
   X87State& f = cpu.s.x87;
-  f.fdp = effective_offset(cpu, op);
+  const uint64_t offset = effective_offset(cpu, op);
+  if (cpu.processor_model == ProcessorModel::intel) {
+    cpu.x87_noted.fdp = offset;
+    cpu.x87_noted.operand = true;
+    f.fds = 0;
+    return;
+  }
+  f.fdp = offset;
   const bool code64 = (cpu.mode & block_mode::code_mask) == block_mode::code64;
-  f.fds = code64 ? uint16_t{0} : cpu.s.segment[op.ea & ea::seg_mask].selector;
+  const bool none = code64 && cpu.processor_model == ProcessorModel::model;
+  f.fds = none ? uint16_t{0} : cpu.s.segment[op.ea & ea::seg_mask].selector;
 }
 
 // Operands of more than eight bytes. False: cpu.fault is set; nothing has been stored.
