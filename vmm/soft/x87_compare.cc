@@ -102,7 +102,7 @@ bool exec_test(SoftCpu& cpu, const Op& op) {
 }
 
 // FCOMI and relatives: the order goes to ZF, PF, CF; OF, SF and AF become zero. They change even if an exception is unmasked,
-// like the condition codes of FCOM. C1 is cleared (SDM 2 FCOMI), on `amd` only by a stack fault (APM 5 FCOMI; measured).
+// like the condition codes of FCOM.
 template <bool Unordered, bool Pop>
 bool exec_compare_flags(SoftCpu& cpu, const Op& op) {
   if (!x87_check_pending(cpu)) return false;
