@@ -189,8 +189,16 @@ std::string differences(const Sequence& sequence, const Outcome& native, const O
   report.field("fcw", at<uint16_t>(n, 0), at<uint16_t>(s, 0));
   const auto& items = sequence.items;
   const bool approximate = std::any_of(items.begin(), items.end(), [](const Item& i) { return i.approximate; });
-  // A transcendental may call an exact result inexact: PE, UE if it is tiny, and with them ES and B.
-  const uint32_t fsw = ~(undefined >> 16 | (approximate ? 0x80b0 : 0));
+  // Without PE there was nothing to round, so nothing is open. Else C1 is, and what is tiny for one may not be for the other.
+  constexpr uint16_t kPrecision = 0x20, kC1 = 0x200, kUnderflow = 0x8090;  // UE, and ES and B
+  const bool exact = approximate && (at<uint16_t>(n, 2) & kPrecision) == 0;
+  const uint32_t open = exact ? undefined >> 16 & ~uint32_t{kC1} : undefined >> 16 | (approximate ? kUnderflow : 0u);
+  const uint32_t fsw = ~open;
+  if (sequence.settled) {  // pointers to the last x87 instruction
+    report.field("fop", at<uint16_t>(n, 6), at<uint16_t>(s, 6));
+    report.field("fip", at<uint64_t>(n, 8), at<uint64_t>(s, 8));
+    report.field("fdp", at<uint64_t>(n, 16), at<uint64_t>(s, 16));
+  }
   if (x87) report.field("fsw", at<uint16_t>(n, 2) & fsw, at<uint16_t>(s, 2) & fsw);
   if (x87) report.field("ftw", n.fx[4], s.fx[4]);
   const uint32_t mxcsr = ~open_mxcsr(native);

@@ -18,7 +18,8 @@ void Builder::composite_x87_environment() {
       return e;
     };
     append(form(6), named(state ? "fnsave" : "fnstenv", 0, 0, x87));
-    // Instruction and operand pointers differ between vendors (APM 2, 11.4.4): out with them.
+    // Instruction and operand pointers differ between vendors, and on AMD's processors a thread switch on the host loses them
+    // while no exception waits (docs/vendors.md): out with them.
     if (bits == 16) {
       for (unsigned field = 6; field < 14; field += 2) store_constant(at + field, 2, 0, true);
     } else {
@@ -33,17 +34,23 @@ void Builder::composite_x87_environment() {
     return;
   }
   const uint64_t at = good_target(512, 16);
-  const auto form = [&](unsigned digit) {
+  const auto form = [&](unsigned digit, bool wide) {
     Encoding e = memory_form(1, 0xae, digit, express(at, Reach{.after = 512}));
-    if (is64() && random_.chance(50)) e.operand = 64;
+    if (wide) e.operand = 64;
     return e;
   };
-  append(form(0), named("fxsave", 0, 0, x87));
-  store_constant(at + 6, 2, 0, true);
-  store_constant(at + 8, 8, 0, true);
-  store_constant(at + 16, 8, 0, true);
-  store_constant(at + 28, 4, 0, true);
-  if (random_.chance(60)) append(form(1), named("fxrstor"));
+  const bool wide = is64() && random_.chance(50);
+  append(form(0, wide), named("fxsave", 0, 0, x87));
+  if (!own_model()) {
+    store_constant(at + 6, 2, 0, true);
+    store_constant(at + 8, 8, 0, true);
+    store_constant(at + 16, 8, 0, true);
+    store_constant(at + 28, 4, 0, true);
+  } else if (!wide) {  // selectors, which do not survive a thread switch on the host
+    store_constant(at + 12, 2, 0, true);
+    store_constant(at + 20, 2, 0, true);
+  }
+  if (random_.chance(60)) append(form(1, is64() && random_.chance(50)), named("fxrstor"));
 }
 
 // F2XM1 and its like, on operands of their domain. The sequence ends here: the last bits may differ.

@@ -6,6 +6,7 @@
 #include "tests/conformance/segments.h"
 #include "vmm/cpu/registers.h"
 #include "vmm/cpu/state.h"
+#include "vmm/cpu/x87_pointers.h"
 #include "vmm/vcpu.h"
 
 namespace retrovisor::conformance {
@@ -56,7 +57,8 @@ struct SoftRunner::Parts {
         mmio(journal),
         platform{*memory, ports, mmio, clock, deadlines, journal, entropy, control},
         engine(make_soft_engine(platform, 1, processor_model)),
-        vcpu(VcpuId(0), engine->vcpu_state(VcpuId(0))) {}
+        vcpu(VcpuId(0), engine->vcpu_state(VcpuId(0))),
+        vendor(vendor_of(processor_model)) {}
 
   std::unique_ptr<GuestMemory> memory;
   Clock clock;
@@ -69,6 +71,7 @@ struct SoftRunner::Parts {
   Platform platform;
   std::unique_ptr<Engine> engine;
   Vcpu vcpu;
+  ProcessorModel vendor;
 
   void put64(uint64_t phys, uint64_t value) {
     std::array<uint8_t, 8> bytes;
@@ -244,6 +247,11 @@ void SoftRunner::read_state(State& out) const {
   std::memcpy(fx, &s.x87.fcw, 2);
   std::memcpy(fx + 2, &s.x87.fsw, 2);
   fx[4] = s.x87.tag;
+  if (x87_pointers_saved(parts_->vendor, s.x87)) {
+    std::memcpy(fx + 6, &s.x87.fop, 2);
+    std::memcpy(fx + 8, &s.x87.fip, 8);
+    std::memcpy(fx + 16, &s.x87.fdp, 8);
+  }
   std::memcpy(fx + 24, &s.mxcsr, 4);
   const unsigned top = s.x87.fsw >> 11 & 7;
   for (unsigned i = 0; i < 8; ++i) {

@@ -1,4 +1,4 @@
-// The pointers to the last x87 instruction (FIP, FDP, FOP and their selectors), by processor.
+// The pointers to the last x87 instruction (FIP, FDP, FOP and their selectors), by vendor (vendor_of()).
 #pragma once
 
 #include "vmm/cpu/state.h"

@@ -49,7 +49,7 @@ std::vector<uint8_t> Machine::common_cpu_state() const {
     if ((state.segment[CS].attributes & seg::type_mask) == 3) state.segment[CS].attributes |= seg::code;
     // Nothing is defined of a vCPU that has shut down; RF is what differs.
     if (state.activity == Activity::shutdown) state.rflags &= ~flag::RF;
-    x87_pointers_through_memory(config_.processor_model, state.x87);  // KVM shows them so (kvm/vcpu_state.h)
+    x87_pointers_through_memory(vendor_of(config_.processor_model), state.x87);  // KVM shows them so (kvm/vcpu_state.h)
     state.save(out, v->id);
   }
   return out.take();

@@ -279,7 +279,10 @@ bool system_access(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsi
   return access_with(cpu, op, linear, data, size, access, Translations::supervisor, true);
 }
 
-bool probe_write(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size, bool user) {
+namespace {
+
+bool probe(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size, bool user, bool write,
+           std::initializer_list<ProbedPart> first) {
   if (cpu.address_fault) {
     cpu.address_fault = false;
     return false;
@@ -290,19 +293,36 @@ bool probe_write(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size, boo
   else if (!canonical(linear) || !canonical(linear + size - 1)) return raise_segment(cpu, op.ea & ea::seg_mask);
   const Translations::Kind kind = privilege_of(cpu, user);
   Target target;
-  for (uint64_t done = 0; done < size;) {
-    uint64_t at = linear + done;
-    if (wraps) at &= 0xffffffff;
-    if (!translate(cpu, at, true, kind, false, target)) return false;
-    // Code and MMIO would hold the parts back: better before the first of them.
-    const uint64_t part = std::min<uint64_t>(size - done, kPageSize - (at & ~kPageMask));
-    if (op.remaining != 1 && (target.host == nullptr || (cpu.platform->memory.flags(target.phys >> kPageShift) & page_flag::guarded) != 0)) {
-      cpu.exit = Exit::split;
-      return false;
+  const auto pages = [&](uint64_t done, uint64_t end) {
+    while (done < end) {
+      uint64_t at = linear + done;
+      if (wraps) at &= 0xffffffff;
+      if (!translate(cpu, at, write, kind, false, target)) return false;
+      // Code and MMIO would hold the parts back: better before the first of them.
+      const uint64_t part = std::min<uint64_t>(end - done, kPageSize - (at & ~kPageMask));
+      if (op.remaining != 1 && (target.host == nullptr ||
+                                (write && (cpu.platform->memory.flags(target.phys >> kPageShift) & page_flag::guarded) != 0))) {
+        cpu.exit = Exit::split;
+        return false;
+      }
+      done += part;
     }
-    done += part;
-  }
-  return true;
+    return true;
+  };
+  for (const ProbedPart& part : first)
+    if (!pages(part.offset, part.offset + part.size)) return false;
+  return pages(0, size);
+}
+
+}  // namespace
+
+bool probe_write(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size, bool user) {
+  return probe(cpu, op, linear, size, user, true, {});
+}
+
+bool probe_in_order(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size, Access access,
+                    std::initializer_list<ProbedPart> first) {
+  return probe(cpu, op, linear, size, cpu.s.cpl() == 3, access != Access::read, first);
 }
 
 namespace {

@@ -1,6 +1,8 @@
 // Guest memory access from handlers: a hit in the soft TLB is a compare and an add; all else goes to mem_access.
 #pragma once
 
+#include <initializer_list>
+
 #include "vmm/soft/soft_cpu.h"
 
 namespace retrovisor::soft {
@@ -18,6 +20,14 @@ bool system_access(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsi
 // Makes sure that `size` bytes could be written, without writing: multi-part stores check before the first part.
 // `user`: with the rights of CPL 3, else as supervisor. False: cpu.fault is set.
 bool probe_write(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size, bool user);
+// The same for either kind of access (without alignment checks), where the order of the page faults is not that of the
+// addresses: `first` are looked at before the rest, one after the other.
+struct ProbedPart {
+  unsigned offset;
+  unsigned size;
+};
+bool probe_in_order(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size, Access access,
+                    std::initializer_list<ProbedPart> first);
 
 template <class T>
 [[gnu::always_inline]] inline bool load(SoftCpu* cpu, const Op* op, uint64_t linear, T& out) {

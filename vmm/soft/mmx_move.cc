@@ -64,7 +64,11 @@ bool exec_load(SoftCpu& cpu, const Op& op) {
 }
 template <class T>
 bool exec_store(SoftCpu& cpu, const Op& op) {
-  if (!x87_check_pending(cpu) || !store_scalar<T, EaAny>(cpu, op, static_cast<T>(get_mmx(cpu, op.r0)))) return false;
+  if (!x87_check_pending(cpu)) return false;
+  const auto value = static_cast<T>(get_mmx(cpu, op.r0));
+  // On Intel's processors TOP is zero already when the store faults (measured).
+  if (cpu.processor_model == ProcessorModel::intel) x87_clear_top(cpu.s.x87);
+  if (!store_scalar<T, EaAny>(cpu, op, value)) return false;
   mmx_touch(cpu);
   return true;
 }
@@ -104,10 +108,9 @@ bool exec_movdq2q(SoftCpu& cpu, const Op& op) {
 
 bool exec_maskmovq(SoftCpu& cpu, const Op& op) {
   if (!x87_check_pending(cpu)) return false;
+  mmx_touch(cpu);  // before the store faults, if it does (measured, both vendors)
   const auto mask = static_cast<unsigned>(_mm_movemask_epi8(vec_of(get_mmx(cpu, op.r1))));
-  if (!masked_store(cpu, op, &cpu.s.x87.r[op.r0].mantissa, 8, mask)) return false;
-  mmx_touch(cpu);
-  return true;
+  return masked_store(cpu, op, &cpu.s.x87.r[op.r0].mantissa, 8, mask);
 }
 bool exec_maskmovdqu(SoftCpu& cpu, const Op& op) {
   const auto mask = static_cast<unsigned>(_mm_movemask_epi8(get_xmm(cpu, op.r1)));

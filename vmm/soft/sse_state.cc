@@ -101,12 +101,17 @@ bool load_area(SoftCpu& cpu, const Op& op, uint64_t linear, FpuArea& area, unsig
   return true;
 }
 
+// What of an area is looked at first. FXSAVE and FXRSTOR: the last byte (measured, both vendors); XSAVE: the first, then the
+// last (measured: AMD). Nothing is written before all of it can be.
+constexpr std::initializer_list<ProbedPart> kLegacyOrder = {{FpuArea::legacy_size - 1, 1}};
+constexpr std::initializer_list<ProbedPart> kXsaveOrder = {{0, 1}, {FpuArea::size - 1, 1}};
+
 // In all four, op.imm says whether REX.W was given.
 
 bool exec_fxsave(SoftCpu& cpu, const Op& op) {
   uint64_t linear;
   if (!area_address(cpu, op, FpuArea::legacy_size, 16, Access::write, linear) ||
-      !probe_write(cpu, op, linear, FpuArea::legacy_size, cpu.s.cpl() == 3)) {
+      !probe_in_order(cpu, op, linear, FpuArea::legacy_size, Access::write, kLegacyOrder)) {
     return false;
   }
   FpuArea area;
@@ -119,6 +124,7 @@ bool exec_fxrstor(SoftCpu& cpu, const Op& op) {
   uint64_t linear;
   FpuArea area;
   if (!area_address(cpu, op, FpuArea::legacy_size, 16, Access::read, linear) ||
+      !probe_in_order(cpu, op, linear, FpuArea::legacy_size, Access::read, kLegacyOrder) ||
       !load_area(cpu, op, linear, area, 0, FpuArea::xmm + 16 * xmm_count(cpu))) {
     return false;
   }
@@ -146,7 +152,7 @@ bool exec_xsave(SoftCpu& cpu, const Op& op) {
   uint64_t linear;
   uint64_t present = 0;
   if (!xsave_allowed(cpu) || !area_address(cpu, op, FpuArea::size, 64, Access::write, linear) ||
-      !probe_write(cpu, op, linear, FpuArea::size, cpu.s.cpl() == 3) ||
+      !probe_in_order(cpu, op, linear, FpuArea::size, Access::write, kXsaveOrder) ||
       !load(&cpu, &op, linear + FpuArea::header, present)) {
     return false;
   }

@@ -90,10 +90,12 @@ bool store_piece(SoftCpu& cpu, const Op& op, uint64_t linear, const uint8_t* dat
   return store(&cpu, &op, piece(op, linear, offset), value);
 }
 
-}  // namespace
+bool hits_for_write(const SoftCpu& cpu, uint64_t linear, unsigned size) {
+  const TlbEntry& e = cpu.tlb->entry[(linear >> kPageShift) % kTlbEntries];
+  return ((linear + size - 1) & kPageMask) == e.write_tag && (linear & kPageMask) == e.write_tag;
+}
 
-bool x87_load_bytes(SoftCpu& cpu, const Op& op, uint8_t* data, unsigned size) {
-  const uint64_t linear = operand_address(cpu, op, size, Access::read);
+bool load_pieces(SoftCpu& cpu, const Op& op, uint64_t linear, uint8_t* data, unsigned size) {
   unsigned at = 0;
   for (; size - at >= 8; at += 8) {
     if (!load_piece<uint64_t>(cpu, op, linear, data, at)) return false;
@@ -104,15 +106,7 @@ bool x87_load_bytes(SoftCpu& cpu, const Op& op, uint8_t* data, unsigned size) {
   return true;
 }
 
-bool x87_probe_store(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size) {
-  const TlbEntry& e = cpu.tlb->entry[(linear >> kPageShift) % kTlbEntries];
-  if (((linear + size - 1) & kPageMask) == e.write_tag && (linear & kPageMask) == e.write_tag) return true;
-  return probe_write(cpu, op, linear, size, cpu.s.cpl() == 3);
-}
-
-bool x87_store_bytes(SoftCpu& cpu, const Op& op, const uint8_t* data, unsigned size) {
-  const uint64_t linear = operand_address(cpu, op, size, Access::write);
-  if (!x87_probe_store(cpu, op, linear, size)) return false;  // nothing may be stored before all of it can be
+bool store_pieces(SoftCpu& cpu, const Op& op, uint64_t linear, const uint8_t* data, unsigned size) {
   unsigned at = 0;
   for (; size - at >= 8; at += 8) {
     if (!store_piece<uint64_t>(cpu, op, linear, data, at)) return false;
@@ -121,6 +115,43 @@ bool x87_store_bytes(SoftCpu& cpu, const Op& op, const uint8_t* data, unsigned s
     if (!store_piece<uint16_t>(cpu, op, linear, data, at)) return false;
   }
   return true;
+}
+
+// Environment and state images: the first word or doubleword is looked at, then the last byte, and only if both can be
+// reached is anything read or written (measured, both vendors).
+bool probe_image(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size, Access access) {
+  const unsigned word = op.r1 != 0 ? 2 : 4;
+  return probe_in_order(cpu, op, linear, size, access, {{0, word}, {size - 1, 1}});
+}
+
+}  // namespace
+
+bool x87_load_ten_bytes(SoftCpu& cpu, const Op& op, uint8_t* data) {
+  return load_pieces(cpu, op, operand_address(cpu, op, 10, Access::read), data, 10);
+}
+
+bool x87_store_ten_bytes(SoftCpu& cpu, const Op& op, const uint8_t* data) {
+  const uint64_t linear = operand_address(cpu, op, 10, Access::write);
+  // Intel's processors store eight bytes, then two: the first may be written when the second fault (measured).
+  if (cpu.processor_model != ProcessorModel::intel && !x87_probe_store(cpu, op, linear, 10)) return false;
+  return store_pieces(cpu, op, linear, data, 10);
+}
+
+bool x87_load_image(SoftCpu& cpu, const Op& op, uint8_t* data, unsigned size) {
+  const uint64_t linear = operand_address(cpu, op, size, Access::read);
+  const TlbEntry& e = cpu.tlb->entry[(linear >> kPageShift) % kTlbEntries];
+  const bool hit = ((linear + size - 1) & kPageMask) == e.read_tag && (linear & kPageMask) == e.read_tag;
+  return (hit || probe_image(cpu, op, linear, size, Access::read)) && load_pieces(cpu, op, linear, data, size);
+}
+
+bool x87_store_image(SoftCpu& cpu, const Op& op, const uint8_t* data, unsigned size) {
+  const uint64_t linear = operand_address(cpu, op, size, Access::write);
+  return (hits_for_write(cpu, linear, size) || probe_image(cpu, op, linear, size, Access::write)) &&
+         store_pieces(cpu, op, linear, data, size);
+}
+
+bool x87_probe_store(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size) {
+  return hits_for_write(cpu, linear, size) || probe_write(cpu, op, linear, size, cpu.s.cpl() == 3);
 }
 
 }  // namespace retrovisor::soft

@@ -50,9 +50,10 @@ uint8_t x87_abridged_tag(uint16_t full);
 // FNINIT: control, status, tag, pointers and opcode; register contents stay.
 void x87_initialize(X87State& f);
 
+inline void x87_clear_top(X87State& f) { f.fsw = static_cast<uint16_t>(f.fsw & ~fsw::top_mask); }
 // What every MMX instruction but EMMS does to the x87 state (SDM 1 9.5.1): TOP is 0 and all registers are in use.
 inline void x87_enter_mmx(X87State& f) {
-  f.fsw = static_cast<uint16_t>(f.fsw & ~fsw::top_mask);
+  x87_clear_top(f);
   f.tag = 0xff;
 }
 

@@ -108,9 +108,7 @@ bool exec_compare_flags(SoftCpu& cpu, const Op& op) {
   if (!x87_check_pending(cpu)) return false;
   x87_note_instruction(cpu, op);
   X87State& f = cpu.s.x87;
-  // C1 is cleared (SDM 2A: FCOMI), but AMD's processors leave it alone (measured).
-  const bool keeps_c1 = cpu.processor_model == ProcessorModel::amd;
-  if (!keeps_c1) x87_clear_condition(f, fsw::C1);
+  if (cpu.processor_model != ProcessorModel::amd) x87_clear_condition(f, fsw::C1);
   Comparison c{kUnordered, 0};
   bool ok;
   if (x87_empty(f, 0) || x87_empty(f, op.r0)) {

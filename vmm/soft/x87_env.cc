@@ -139,7 +139,7 @@ bool exec_load_environment(SoftCpu& cpu, const Op& op) {
   if (!x87_check_pending(cpu)) return false;
   uint8_t image[kEnvironment32];
   const bool narrow = op.r1 != 0;
-  if (!x87_load_bytes(cpu, op, image, narrow ? kEnvironment16 : kEnvironment32)) return false;
+  if (!x87_load_image(cpu, op, image, narrow ? kEnvironment16 : kEnvironment32)) return false;
   apply_environment(cpu, narrow, image);
   return true;
 }
@@ -148,7 +148,7 @@ bool exec_load_environment(SoftCpu& cpu, const Op& op) {
 bool exec_store_environment(SoftCpu& cpu, const Op& op) {
   uint8_t image[kEnvironment32];
   const unsigned size = build_environment(cpu, op.r1 != 0, image);
-  if (!x87_store_bytes(cpu, op, image, size)) return false;
+  if (!x87_store_image(cpu, op, image, size)) return false;
   cpu.s.x87.fcw |= fcw::masks;
   x87_update_summary(cpu.s.x87);
   return true;
@@ -159,7 +159,7 @@ bool exec_restore(SoftCpu& cpu, const Op& op) {
   uint8_t image[kEnvironment32 + kRegisters];
   const bool narrow = op.r1 != 0;
   const unsigned size = narrow ? kEnvironment16 : kEnvironment32;
-  if (!x87_load_bytes(cpu, op, image, size + kRegisters)) return false;
+  if (!x87_load_image(cpu, op, image, size + kRegisters)) return false;
   apply_environment(cpu, narrow, image);
   for (unsigned i = 0; i < 8; ++i) {
     X87Register& r = x87_st(cpu.s.x87, i);
@@ -177,7 +177,7 @@ bool exec_save(SoftCpu& cpu, const Op& op) {
     std::memcpy(image + size + 10 * i, &r.mantissa, 8);
     std::memcpy(image + size + 10 * i + 8, &r.sign_exponent, 2);
   }
-  if (!x87_store_bytes(cpu, op, image, size + kRegisters)) return false;
+  if (!x87_store_image(cpu, op, image, size + kRegisters)) return false;
   x87_initialize(cpu.s.x87);
   return true;
 }

@@ -40,7 +40,7 @@ bool exec_load(SoftCpu& cpu, const Op& op) {
 bool exec_load_float80(SoftCpu& cpu, const Op& op) {
   if (!x87_check_pending(cpu)) return false;
   uint8_t data[10];
-  if (!x87_load_bytes(cpu, op, data, sizeof data)) return false;
+  if (!x87_load_ten_bytes(cpu, op, data)) return false;
   x87_note_operand(cpu, op);
   X87Register value;
   std::memcpy(&value.mantissa, data, 8);
@@ -52,7 +52,7 @@ bool exec_load_float80(SoftCpu& cpu, const Op& op) {
 bool exec_load_bcd(SoftCpu& cpu, const Op& op) {
   if (!x87_check_pending(cpu)) return false;
   uint8_t data[10];
-  if (!x87_load_bytes(cpu, op, data, sizeof data)) return false;
+  if (!x87_load_ten_bytes(cpu, op, data)) return false;
   x87_note_operand(cpu, op);
   uint64_t magnitude = 0;
   for (unsigned i = 9; i-- > 0;) magnitude = magnitude * 100 + (data[i] >> 4) * 10u + (data[i] & 15);
@@ -80,8 +80,10 @@ struct IntegerStore {
   }
 };
 
-// A store that an unmasked exception holds back still needs a place to go to: page and segment faults come first.
+// A store that an unmasked exception holds back still needs a place to go to: page and segment faults come first. Not on
+// `intel`, where nothing of its operand is looked at (measured, both).
 bool not_stored(SoftCpu& cpu, const Op& op, unsigned size) {
+  if (cpu.processor_model == ProcessorModel::intel) return true;
   return x87_probe_store(cpu, op, operand_address(cpu, op, size, Access::write), size);
 }
 
@@ -125,7 +127,7 @@ bool exec_store_ten_bytes(SoftCpu& cpu, const Op& op) {
   }
   const bool stored = (flags & ~f.fcw & fsw::IE) == 0;
   constexpr unsigned size = sizeof data.byte;
-  if (!(stored ? x87_store_bytes(cpu, op, data.byte, size) : not_stored(cpu, op, size))) return false;
+  if (!(stored ? x87_store_ten_bytes(cpu, op, data.byte) : not_stored(cpu, op, size))) return false;
   x87_note_operand(cpu, op);
   x87_clear_condition(f, fsw::C1);
   x87_raise(cpu, flags);

@@ -128,9 +128,12 @@ inline void x87_note_operand(SoftCpu& cpu, const Op& op) {
   f.fds = none ? uint16_t{0} : cpu.s.segment[op.ea & ea::seg_mask].selector;
 }
 
-// Operands of more than eight bytes. False: cpu.fault is set; nothing has been stored.
-bool x87_load_bytes(SoftCpu& cpu, const Op& op, uint8_t* data, unsigned size);
-bool x87_store_bytes(SoftCpu& cpu, const Op& op, const uint8_t* data, unsigned size);
+// Operands of more than eight bytes: ten, and images of environment and state. False: cpu.fault is set; what has been stored
+// then, if anything, x87.cc says.
+bool x87_load_ten_bytes(SoftCpu& cpu, const Op& op, uint8_t* data);
+bool x87_store_ten_bytes(SoftCpu& cpu, const Op& op, const uint8_t* data);
+bool x87_load_image(SoftCpu& cpu, const Op& op, uint8_t* data, unsigned size);
+bool x87_store_image(SoftCpu& cpu, const Op& op, const uint8_t* data, unsigned size);
 // Makes sure that an operand at the address from operand_address() could be stored. False: cpu.fault is set.
 bool x87_probe_store(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size);
 

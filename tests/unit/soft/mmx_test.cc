@@ -74,10 +74,12 @@ TEST_F(Mmx, pending_x87_exceptions_come_first) {
   EXPECT_TRUE(m.run({0x66, 0x0f, 0xfc, 0xca}));  // SSE2 does not care
   EXPECT_TRUE(m.run({0x66, 0x0f, 0x2a, 0x0b}));  // nor CVTPI2PD from memory
 }
-TEST_F(Mmx, cvtpi2pd_from_memory_is_no_mmx_instruction) {
-  ASSERT_TRUE(m.run({0x66, 0x0f, 0x2a, 0x0b}));
+TEST_F(Mmx, conversions_from_memory_do_not_go_over_to_mmx) {
+  ASSERT_TRUE(m.run({0x66, 0x0f, 0x2a, 0x0b}));  // CVTPI2PD
   expect_x87_state();
-  ASSERT_TRUE(m.run({0x0f, 0x2a, 0x0b}));  // CVTPI2PS is
+  ASSERT_TRUE(m.run({0x0f, 0x2a, 0x0b}));  // CVTPI2PS
+  expect_x87_state();
+  ASSERT_TRUE(m.run({0x0f, 0x2a, 0xca}));  // but with a register
   expect_mmx_state();
 }
 TEST_F(Mmx, low_interleaves_read_only_four_bytes) {

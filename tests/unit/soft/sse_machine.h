@@ -1,4 +1,4 @@
-// A vCPU in 64-bit mode with paging, some RAM and nothing else, to run single MMX and SSE instructions on.
+// A vCPU in 64-bit mode with paging, some RAM and nothing else, to run single x87, MMX and SSE instructions on.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -91,7 +91,8 @@ class SseMachine {
     prepare_op(insn_, 0, ops_[0]);
     ops_[0].remaining = 1;
     ops_[1].fn = op_test_end;
-    return emit_sse(insn_, ops_[0], fpu_);
+    const Emit emit = emit_sse(insn_, ops_[0], fpu_);
+    return emit != Emit::unknown ? emit : emit_x87(insn_, ops_[0], fpu_);
   }
   // Runs what was prepared. False: a fault (cpu().fault) or another exit.
   bool execute() {

@@ -201,7 +201,7 @@ class X87Specials : public testing::Test {
 };
 
 TEST_F(X87Specials, agree_with_the_host_under_every_mask) {
-  const ProcessorModel model = kvm::host_processor_model();
+  const ProcessorModel model = vendor_of(kvm::host_processor_model());
   if (model == ProcessorModel::model) GTEST_SKIP() << "no model of this host's processor";
   bench_.cpu().processor_model = model;
   for (const Instruction& instruction : kInstructions) {

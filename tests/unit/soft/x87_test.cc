@@ -75,7 +75,7 @@ double ulps_apart(const X87Register& a, const X87Register& b) {
 
 class X87Host : public testing::Test {
  protected:
-  X87Host() { bench_.cpu().processor_model = kvm::host_processor_model(); }
+  X87Host() { bench_.cpu().processor_model = vendor_of(kvm::host_processor_model()); }
 
   // Compares one execution; returns what differs, or nothing.
   std::string compare(uint8_t opcode, uint8_t modrm, const X87State& initial) {
