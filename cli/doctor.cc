@@ -153,7 +153,7 @@ std::string kvm_table(const kvm::KvmProbe& probe) {
                          : "\nkvm: capabilities that are missing, and what they are for\n" + lacking;
   const auto holes = determinism_holes(probe);
   out += holes.empty() ? "\nkvm: nothing is known that a recording with --engine=kvm could not hold\n"
-                       : "\nkvm: what a recording with --engine=kvm cannot make deterministic here\n";
+                       : "\nkvm: what a recording with --engine=kvm cannot hold here\n";
   for (const kvm::Hole& hole : holes)
     out += fmt::format("  {:<37} {}{}\n", hole.what, hole.detail, hole.acceptable ? " (acceptable)" : "");
   return out;

@@ -18,6 +18,20 @@ constexpr Words kWords[] = {
      "guest programs are emulated by KVM"},
     {Question::syscall_enters_ring0, "syscall_enters_ring0", "SYSCALL enters ring 0", "64-bit system calls work",
      "no 64-bit Linux user space; guests enter their kernel by exceptions only"},
+    {Question::int_n_ring3, "int_n_ring3", "INT n enters ring 0", "32-bit system calls and breakpoints work",
+     "programs that use INT 80h, or INT3 in 32-bit code, get #UD or the like instead"},
+    {Question::ldt_code, "ldt_code", "IRETQ to code of the LDT", "programs may have code segments of their own",
+     "programs with code segments of their own do not run"},
+    {Question::iret_nulls_selectors, "iret_nulls_selectors", "IRETQ empties selectors", "programs do not see the kernel's selectors",
+     "programs see selectors that a processor would have emptied"},
+    {Question::ring3_sees_itself, "ring3_sees_itself", "ring 3 sees its own state", "selectors and flags read as they are",
+     "programs that read DS or RFLAGS.IF see this KVM's own, and store them"},
+    {Question::compat_instructions, "compat_instructions", "32-bit ring 3 is complete", "BCD arithmetic, BOUND, ARPL, INTO run",
+     "32-bit programs get #UD at instructions that are there"},
+    {Question::x87_pointers, "x87_pointers", "x87 pointers can be told", "FIP, FDP and FOP are replayed by every engine",
+     "programs that store FIP, FDP or FOP are not always replayed exactly"},
+    {Question::wrmsr_checked, "wrmsr_checked", "WRMSR checks values", "KVM refuses what a processor refuses",
+     "such writes come to the engine, which checks them"},
     {Question::cpuid_holds_ring0, "cpuid_holds_ring0", "CPUID holds in ring 0", "the kernel sees the CPU model",
      "the kernel sees features of the host: it may use what the soft engine does not know"},
     {Question::cpuid_holds_ring3, "cpuid_holds_ring3", "CPUID holds in ring 3", "programs see the CPU model",
@@ -92,6 +106,22 @@ std::vector<Hole> determinism_holes(const KvmProbe& probe, EngineAbilities engin
   else
     hole("RDTSC in programs", "trapped under a 64-bit kernel in the upper half of the address space, not before or elsewhere", true);
   if (!probe.yes(Question::tsc_msr_traps)) hole("RDMSR of the TSC", "reads a counter of the host");
+  // What is done otherwise than by a processor, and so than by the soft engine.
+  if (!probe.yes(Question::syscall_enters_ring0)) hole("SYSCALL in programs", "does not enter the kernel as a processor does");
+  if (!probe.yes(Question::int_n_ring3)) hole("INT n in programs", "does not enter the kernel: #UD, or a triple fault, instead");
+  if (!probe.yes(Question::ldt_code)) hole("LDT code in programs", "IRETQ to a code segment of the LDT does not go there");
+  if (!probe.yes(Question::iret_nulls_selectors))
+    hole("selectors in programs", "IRETQ leaves the kernel's in DS, ES, FS and GS, which a processor empties");
+  if (!probe.yes(Question::ring3_sees_itself)) hole("DS and RFLAGS in programs", "read as this KVM's own, not as the guest's");
+  if (!probe.yes(Question::compat_instructions))
+    hole("32-bit code in programs", "some instructions raise #UD: AAA, DAA, BOUND and the like (see compat_instructions)");
+  if (!probe.yes(Question::x87_pointers)) {
+    // What a thread switch on the host drops shows in what is stored, so the digests tell.
+    const bool dropped = probe.x87_pointers_dropped && !probe.x87_pointers_differ;
+    hole("x87 pointers", dropped ? "FNSTENV and FNSAVE show zero for FIP, FDP and FOP where the host has switched threads since"
+                                 : "FIP, FDP or FOP are stored otherwise than the soft engine does for this processor",
+         dropped);
+  }
   if (!probe.yes(Question::cpuid_holds_ring0))
     hole("CPUID in the kernel", patched ? "shows features of the host where it is not patched: as RDTSC, and in 32-bit code"
                                         : "shows features of the host");
@@ -111,7 +141,7 @@ EngineChoice choose_engine(const KvmProbe& probe, EngineAbilities engine) {
   for (const HostCapabilities::Found& found : probe.capabilities.found)
     if (found.capability->required && !found.enough()) against(fmt::format("KVM lacks {}", found.capability->name));
   for (const Question needed :
-       {Question::ring0_native, Question::ring3_native, Question::syscall_enters_ring0, Question::dirty_log})
+       {Question::ring0_native, Question::ring3_native, Question::dirty_log})
     if (!probe.yes(needed)) against(std::string(meaning(needed, Answer::no)));
   for (const Hole& hole : determinism_holes(probe, engine))
     if (!hole.acceptable) against(fmt::format("{}: {}", hole.what, hole.detail));

@@ -73,6 +73,7 @@ class KvmEngine final : public Engine {
   Next port_access(Vcpu& vcpu);
   Next mmio_access();
   Next msr_access(Vcpu& vcpu, bool write);
+  Next finish_sregs_write(Vcpu& vcpu, uint32_t index, uint64_t value);
   Next halt(Vcpu& vcpu);
   Next trapped(Vcpu& vcpu);
   Next assist(Vcpu& vcpu);

@@ -5,6 +5,7 @@
 
 #include "vmm/cpu/msr.h"
 #include "vmm/kvm/engine_impl.h"
+#include "vmm/kvm/msr_filter.h"
 
 namespace retrovisor::kvm {
 
@@ -84,7 +85,7 @@ KvmEngine::Next KvmEngine::mmio_access() {
 KvmEngine::Next KvmEngine::msr_access(Vcpu& vcpu, bool write) {
   kvm_run& run = vcpu_->run_area();
   pending_ = true;
-  // Registers that KVM should keep come here, too, where it does not know them or refuses the value.
+  // Registers that KVM should keep come here, too, where it does not know them, refuses the value or takes any (msr_filter.h).
   const bool event = !msr_kept_by_cpu(run.msr.index);
   if (event) platform_.control.synchronous_event();
   const VirtualTime now = platform_.clock.now();
@@ -107,7 +108,19 @@ KvmEngine::Next KvmEngine::msr_access(Vcpu& vcpu, bool write) {
   }
   run.msr.error = allowed ? 0 : 1;
   if (!write && allowed) run.msr.data = value;
+  if (write && allowed && msr_in_sregs(run.msr.index)) return finish_sregs_write(vcpu, run.msr.index, value);
   return event ? Next::event : Next::again;
+}
+
+// EFER and the bases move with SREGS: KVM finishes the instruction with its own, and then gets the new one.
+KvmEngine::Next KvmEngine::finish_sregs_write(Vcpu& vcpu, uint32_t index, uint64_t value) {
+  const bool drained = drain(vcpu);
+  if (failure_) return Next::failed;
+  if (!drained) return exited(vcpu);
+  (void)write_msr(vcpu, platform_.clock.now(), index, value);
+  soft_stale_ = true;
+  changed_ |= part::core;
+  return Next::again;
 }
 
 KvmEngine::Next KvmEngine::halt(Vcpu& vcpu) {

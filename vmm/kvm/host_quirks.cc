@@ -4,8 +4,10 @@
 #include <array>
 #include <chrono>
 
+#include "vmm/cpu/msr.h"
 #include "vmm/cpu/page_walk.h"
 #include "vmm/kvm/cpuid.h"
+#include "vmm/kvm/msr_filter.h"
 #include "vmm/kvm/tiny_guest.h"
 #include "vmm/kvm/vcpu_state.h"
 
@@ -43,19 +45,6 @@ Result<bool> keeps_vm86(const KvmVcpu& vcpu) {
   return (seen.rflags & flag::VM) != 0;
 }
 
-// Loads and saves FIP on this thread; its own FPU state is as before afterwards.
-bool drops_fpu_pointers() {
-  constexpr size_t fip = 8;
-  alignas(16) std::array<uint8_t, 512> own{}, loaded{}, saved{};
-  asm volatile("fxsave64 %0" : "+m"(own));
-  loaded = own;
-  loaded[2] = loaded[3] = 0;  // FSW: nothing waits
-  for (size_t i = 0; i < 4; ++i) loaded[fip + i] = static_cast<uint8_t>(i + 1);
-  // In one piece: no other code may meet the changed registers. XMM registers and MXCSR are loaded with what they have.
-  asm volatile("fxsave64 %0\n\tfxrstor64 %2\n\tfxsave64 %1\n\tfxrstor64 %0" : "+m"(own), "+m"(saved) : "m"(loaded));
-  return !std::equal(saved.begin() + fip, saved.begin() + fip + 4, loaded.begin() + fip);
-}
-
 Result<bool> adds_host_cpuid(const KvmVcpu& vcpu) {
   const auto table = cpuid_table(VcpuId(0), 1);
   auto in_force = install_cpuid(vcpu, table);
@@ -86,7 +75,64 @@ Result<bool> opens_interrupt_window_late(const Kvm& kvm) {
   return run.exit_reason != KVM_EXIT_IRQ_WINDOW_OPEN || end->rip != TinyGuest::kCode + 2;
 }
 
+// A value of each register that write_msr() refuses, with the registers as TinyGuest has them.
+struct BadValue {
+  uint32_t index;
+  uint64_t value;
+};
+constexpr uint64_t kNonCanonical = uint64_t{1} << 47, kBit32 = uint64_t{1} << 32;
+constexpr BadValue kBadValues[] = {
+    {msr::SYSENTER_ESP, kNonCanonical},
+    {msr::SYSENTER_EIP, kNonCanonical},
+    {msr::PAT, 2},  // memory type 2
+    {msr::EFER, 0x501 | uint64_t{1} << 9},
+    {msr::EFER, 0x401},  // LME off in 64-bit mode
+    {msr::LSTAR, kNonCanonical},
+    {msr::CSTAR, kNonCanonical},
+    {msr::SFMASK, kBit32},
+    {msr::FS_BASE, kNonCanonical},
+    {msr::GS_BASE, kNonCanonical},
+    {msr::KERNEL_GS_BASE, kNonCanonical},
+    {msr::TSC_AUX, kBit32},
+};
+
 }  // namespace
+
+// Loads and saves FIP on this thread; its own FPU state is as before afterwards.
+bool drops_fpu_pointers() {
+  constexpr size_t fip = 8;
+  alignas(16) std::array<uint8_t, 512> own{}, loaded{}, saved{};
+  asm volatile("fxsave64 %0" : "+m"(own));
+  loaded = own;
+  loaded[2] = loaded[3] = 0;  // FSW: nothing waits
+  for (size_t i = 0; i < 4; ++i) loaded[fip + i] = static_cast<uint8_t>(i + 1);
+  // In one piece: no other code may meet the changed registers. XMM registers and MXCSR are loaded with what they have.
+  asm volatile("fxsave64 %0\n\tfxrstor64 %2\n\tfxsave64 %1\n\tfxrstor64 %0" : "+m"(own), "+m"(saved) : "m"(loaded));
+  return !std::equal(saved.begin() + fip, saved.begin() + fip + 4, loaded.begin() + fip);
+}
+
+Result<std::vector<uint32_t>> unchecked_msrs(const Kvm& kvm, std::span<const uint32_t> asked) {
+  constexpr std::chrono::milliseconds kLimit(100);
+  VmOptions options;
+  options.filter_msrs = false;  // KVM itself is asked
+  auto guest = TinyGuest::create(kvm, tiny_cpuid(), false, options);
+  if (!guest) return std::move(guest).error();
+  std::vector<uint32_t> unchecked;
+  for (const BadValue& bad : kBadValues) {
+    if (std::find(asked.begin(), asked.end(), bad.index) == asked.end()) continue;
+    const auto byte = [](uint64_t value, unsigned i) { return static_cast<uint8_t>(value >> (8 * i)); };
+    const uint64_t i = bad.index, v = bad.value;
+    // mov ecx, index; mov eax, low half; mov edx, high half; wrmsr
+    const std::array<uint8_t, 17> code = {0xb9, byte(i, 0), byte(i, 1), byte(i, 2), byte(i, 3), 0xb8, byte(v, 0), byte(v, 1), byte(v, 2),
+                                          byte(v, 3), 0xba, byte(v, 4), byte(v, 5), byte(v, 6), byte(v, 7), 0x0f, 0x30};
+    RV_TRY((*guest)->load(TinyGuest::Ring::kernel, code));
+    auto end = (*guest)->run(kLimit);
+    if (!end) return std::move(end).error();
+    const bool taken = end->kind == TinyGuest::End::Kind::halted;
+    if (taken && (unchecked.empty() || unchecked.back() != bad.index)) unchecked.push_back(bad.index);
+  }
+  return unchecked;
+}
 
 bool may_hide_exception(const kvm_vcpu_events& events, const CpuState& s, GuestMemory& memory) {
   constexpr uint8_t kBreakpoint = 3, kOverflow = 4, kInt3 = 0xcc, kInto = 0xce;
@@ -115,6 +161,9 @@ Result<HostQuirks> probe_quirks(const Kvm& kvm) {
   auto window = opens_interrupt_window_late(kvm);
   if (!window) return std::move(window).error();
   quirks.late_interrupt_window = *window;
+  auto unchecked = unchecked_msrs(kvm, written_msrs(kvm.capabilities(), {}));
+  if (!unchecked) return std::move(unchecked).error();
+  quirks.unchecked_msrs = std::move(*unchecked);
   return quirks;
 }
 

@@ -2,6 +2,10 @@
 // work-around of this room stands here or asks here, so that it can be removed in one place.
 #pragma once
 
+#include <cstdint>
+#include <span>
+#include <vector>
+
 #include "vmm/cpu/state.h"
 #include "vmm/kvm/kvm_api.h"
 #include "vmm/memory/guest_memory.h"
@@ -30,7 +34,18 @@ struct HostQuirks {
   // that depends on the host, or not at all before the next other exit. Seen with kvm_pvm, in ring 0. Such an exit is then
   // nothing but an interruption, and who wants the first possible place has to find it himself.
   bool late_interrupt_window = false;
+
+  // Those of unchecked_msrs() that the guest would write in KVM otherwise (written_msrs(), msr_filter.h).
+  std::vector<uint32_t> unchecked_msrs;
 };
+
+// MSRs of which the guest's WRMSR takes a value that no processor takes: a non-canonical address, reserved bits, a memory type
+// that does not exist, a change of EFER.LME with paging on (SDM 4; 2B WRMSR). KVM sign-extends addresses for SYSENTER_ESP and
+// SYSENTER_EIP wherever it runs; kvm_pvm does not look at PAT and SFMASK.
+Result<std::vector<uint32_t>> unchecked_msrs(const Kvm& kvm, std::span<const uint32_t> asked);
+
+// HostQuirks::drops_fpu_pointers, which concerns this thread's processor and not KVM.
+bool drops_fpu_pointers();
 
 // KVM_GET_VCPU_EVENTS never shows a #BP or #OF that waits to be delivered: KVM's API has no place for the length of the
 // instruction, and with RIP still at it, nothing is lost. kvm_pvm moves RIP first, at INT3 and INTO in ring 3. So a vCPU that was

@@ -227,7 +227,7 @@ Result<KvmVm> Kvm::create_vm(const VmOptions& options) const {
   if (options.exit_on_emulation_failure && capabilities_.has(KVM_CAP_EXIT_ON_EMULATION_FAILURE)) {
     RV_TRY(vm.enable(KVM_CAP_EXIT_ON_EMULATION_FAILURE, "KVM_CAP_EXIT_ON_EMULATION_FAILURE", 1));
   }
-  if (options.filter_msrs) RV_TRY(install_msr_filter(vm, capabilities_));
+  if (options.filter_msrs) RV_TRY(install_msr_filter(vm, capabilities_, options.unchecked_msrs));
   return vm;
 }
 

@@ -91,6 +91,8 @@ struct HostCapabilities {
 struct VmOptions {
   // RDMSR and WRMSR come to user space but for the registers of msr_filter.h.
   bool filter_msrs = true;
+  // WRMSR of these comes to user space although KVM keeps them: HostQuirks::unchecked_msrs.
+  std::vector<uint32_t> unchecked_msrs;
   // An instruction that KVM cannot emulate is an exit at every privilege level, not #UD at level 3.
   bool exit_on_emulation_failure = true;
 };

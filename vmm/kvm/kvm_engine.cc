@@ -70,7 +70,9 @@ Result<void> KvmEngine::start(SystemCalls& calls) {
       return Error{ErrorCode::unsupported, "this host's KVM lets programs read the TSC, which the recording's did not; replay with "
                                            "--engine=soft", "--engine"};
   }
-  auto vm = kvm_->create_vm();
+  VmOptions vm_options;
+  vm_options.unchecked_msrs = quirks_.unchecked_msrs;
+  auto vm = kvm_->create_vm(vm_options);
   if (!vm) return std::move(vm).error();
   vm_.emplace(std::move(*vm));
   auto slots = MemorySlots::create(*vm_, platform_.memory);

@@ -8,39 +8,13 @@
 #include <memory>
 #include <sstream>
 
-#include "vmm/kvm/tiny_guest.h"
+#include "vmm/kvm/probe_trial.h"
 #include "vmm/kvm/tsc_trap.h"
 
 namespace retrovisor::kvm {
-namespace {
 
-using std::chrono::milliseconds;
-using End = TinyGuest::End;
-using Kind = End::Kind;
-using Ring = TinyGuest::Ring;
-
-constexpr milliseconds kLimit{50};        // for code that ends by itself after a few instructions
-constexpr milliseconds kSpeedTime{6};     // for measuring speed
-constexpr milliseconds kCountLimit{200};  // for the counted stretches: thousands of instructions, emulated
-// An emulator makes one or two million instructions a second, a CPU more than a thousand; between them is nothing.
-constexpr double kNativeSpeed = 50e6;
-
-using Code = std::vector<uint8_t>;
-const Code kUd2 = {0x0f, 0x0b};
-constexpr uint8_t kInvalidOpcode = 6, kBreakpointVector = 3, kGeneralProtection = 13;
-
-Finding failed(const Error& error) { return {Answer::unknown, error.text()}; }
-Answer answer(bool yes) { return yes ? Answer::yes : Answer::no; }
-const char* name(Ring ring) { return ring == Ring::kernel ? "ring 0" : "ring 3"; }
-
-// A fresh guest with `code` in it, run to its first exit.
-struct Trial {
-  std::unique_ptr<TinyGuest> guest;
-  End end;
-  kvm_regs regs{};
-};
-Result<Trial> try_code(const Kvm& kvm, Ring ring, std::span<const uint8_t> code, uint64_t cr4 = 0,
-                       const kvm_guest_debug* debug = nullptr) {
+Result<Trial> try_code(const Kvm& kvm, TinyGuest::Ring ring, std::span<const uint8_t> code, uint64_t cr4,
+                       const kvm_guest_debug* debug) {
   auto guest = TinyGuest::create(kvm, tiny_cpuid());
   if (!guest) return std::move(guest).error();
   RV_TRY((*guest)->load(ring, code, cr4));
@@ -51,6 +25,23 @@ Result<Trial> try_code(const Kvm& kvm, Ring ring, std::span<const uint8_t> code,
   RV_TRY(trial.guest->vcpu().get_regs(trial.regs));
   return trial;
 }
+
+namespace {
+
+using std::chrono::milliseconds;
+using End = TinyGuest::End;
+using Kind = End::Kind;
+using Ring = TinyGuest::Ring;
+
+constexpr milliseconds kSpeedTime{6};     // for measuring speed
+constexpr milliseconds kCountLimit{200};  // for the counted stretches: thousands of instructions, emulated
+// An emulator makes one or two million instructions a second, a CPU more than a thousand; between them is nothing.
+constexpr double kNativeSpeed = 50e6;
+
+const Code kUd2 = {0x0f, 0x0b};
+constexpr uint8_t kInvalidOpcode = 6, kBreakpointVector = 3, kGeneralProtection = 13;
+
+const char* name(Ring ring) { return ring == Ring::kernel ? "ring 0" : "ring 3"; }
 
 // Instructions per second of "next: inc rcx; jmp next".
 Result<double> measure_speed(const Kvm& kvm, Ring ring) {
@@ -299,6 +290,7 @@ KvmProbe probe_kvm(const char* path) {
   probe[Question::ring0_native] = ask_speed(*kvm, Ring::kernel, probe.ring0_per_second);
   probe[Question::ring3_native] = ask_speed(*kvm, Ring::user, probe.ring3_per_second);
   probe[Question::syscall_enters_ring0] = ask_syscall(*kvm);
+  ask_programs(*kvm, probe);
   probe[Question::cpuid_holds_ring0] = ask_cpuid(*kvm, Ring::kernel);
   probe[Question::cpuid_holds_ring3] = ask_cpuid(*kvm, Ring::user);
   probe[Question::user_rdtsc_traps] = ask_user_rdtsc(*kvm);

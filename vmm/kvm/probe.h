@@ -19,6 +19,13 @@ enum class Question : uint8_t {
   ring0_native,          // guest kernels run on the CPU, not in KVM's emulator
   ring3_native,          // the same of guest user space
   syscall_enters_ring0,  // SYSCALL in user space does what it should
+  int_n_ring3,           // so do INT n, and INT3 in 32-bit code
+  ldt_code,              // IRETQ goes to a code segment of the LDT
+  iret_nulls_selectors,  // IRETQ to ring 3 empties DS, ES, FS, GS if they are the kernel's
+  ring3_sees_itself,     // DS and RFLAGS.IF read in ring 3 are what they are
+  compat_instructions,   // what only 32-bit code has runs in compatibility mode: AAA, DAA, BOUND, ARPL and so on
+  x87_pointers,          // FIP, FDP, FOP are what the soft engine has for this host's processor, at any time
+  wrmsr_checked,         // WRMSR of values that no processor takes comes to user space or is #GP
   cpuid_holds_ring0,     // CPUID in ring 0 shows the table of KVM_SET_CPUID2
   cpuid_holds_ring3,
   user_rdtsc_traps,  // RDTSC in ring 3 raises #GP with CR4.TSD set behind the guest's back
@@ -34,7 +41,7 @@ enum class Question : uint8_t {
   dirty_log,       // KVM_GET_DIRTY_LOG names exactly the pages written
   dirty_ring,      // KVM_CAP_DIRTY_LOG_RING is there
 };
-inline constexpr size_t kQuestions = 17;
+inline constexpr size_t kQuestions = 24;
 
 enum class Answer : uint8_t { unknown, no, yes };
 std::string_view to_string(Answer answer);
@@ -57,6 +64,8 @@ struct KvmProbe {
   std::array<Finding, kQuestions> findings;
   double ring0_per_second = 0, ring3_per_second = 0;  // instructions of a small loop
   ProgressKind progress = ProgressKind::none;
+  bool x87_pointers_differ = false;   // FXSAVE shows others than the processor model has
+  bool x87_pointers_dropped = false;  // HostQuirks::drops_fpu_pointers
 
   bool usable() const { return problem.empty(); }
   const Finding& operator[](Question question) const { return findings[static_cast<size_t>(question)]; }
@@ -72,7 +81,8 @@ bool host_has_virtualization();
 
 // --- What follows from it --------------------------------------------------------------------------------------------
 
-// Something nondeterministic that a guest can see under kvm on this host and that a recording cannot hold.
+// Something that a guest can see under kvm on this host and that a recording cannot hold, because it is nondeterministic or
+// because KVM does it otherwise than a processor: the soft engine's replay then differs.
 struct Hole {
   std::string what;  // "RDTSC in programs"
   std::string detail;

@@ -15,12 +15,13 @@ namespace retrovisor::kvm {
 namespace {
 
 // Where things lie in the guest's memory, below kCode.
-constexpr uint64_t kGdt = 0x1000, kIdt = 0x2000, kTss = 0x3000;
+constexpr uint64_t kGdt = 0x1000, kLdt = 0x1800, kIdt = 0x2000, kTss = 0x3000;
 constexpr uint64_t kPml4 = 0x4000, kPdpt = 0x5000, kPd = 0x6000;
-constexpr uint64_t kHandlers = 0x7000, kHandlerSize = 16, kVectors = 32;
-constexpr uint64_t kKernelStack = 0xa000, kUserStack = 0xc000;  // their tops
+constexpr uint64_t kHandlers = 0x7000, kHandlerSize = 16, kVectors = TinyGuest::kSystemCall + 1;
+constexpr uint64_t kKernelStack = 0xa000;  // its top
 
-constexpr uint16_t kKernelCs = 0x10, kKernelSs = 0x18, kUserSs = 0x2b, kUserCs = 0x33, kTssSelector = 0x40;
+constexpr uint16_t kKernelCs = 0x10, kCompatibilityCs = 0x23, kTssSelector = 0x40, kLdtSelector = 0x50;
+constexpr uint64_t kLdtSize = 16;
 constexpr uint8_t kHlt = 0xf4;
 
 constexpr uint32_t kMsrStar = 0xc0000081, kMsrLstar = 0xc0000082, kMsrSfmask = 0xc0000084;
@@ -36,20 +37,26 @@ constexpr uint64_t kDescriptors[] = {
     0x00affb000000ffff,  // 30h: 64-bit code, DPL 3
     0,
     0x00008b0000000067 | (kTss << 16),
-    0,  // 40h: busy 64-bit TSS
+    0,                                                // 40h: busy 64-bit TSS
+    0x0000820000000000 | (kLdt << 16) | (kLdtSize - 1),
+    0,  // 50h: LDT
 };
+// Of the LDT.
+constexpr uint64_t kUserCodeDescriptor = 0x00affb000000ffff;
 
-kvm_segment segment(uint16_t selector, uint8_t type, uint8_t dpl, bool code) {
+enum class Form : uint8_t { code64, code32, data };
+
+kvm_segment segment(uint16_t selector, uint8_t dpl, Form form) {
   kvm_segment s{};
   s.selector = selector;
   s.limit = 0xffffffff;
-  s.type = type;
+  s.type = form == Form::data ? 3 : 0xb;
   s.present = 1;
   s.dpl = dpl;
   s.s = 1;
   s.g = 1;
-  s.l = code;
-  s.db = !code;
+  s.l = form == Form::code64;
+  s.db = form != Form::code64;
   return s;
 }
 
@@ -130,7 +137,7 @@ std::string TinyGuest::End::text() const {
   switch (kind) {
     case Kind::halted: return "it ran";
     case Kind::syscall: return "SYSCALL's handler was reached in ring 0";
-    case Kind::exception: return fmt::format("the guest got exception {}", vector);
+    case Kind::exception: return fmt::format("the guest got {} {}", vector < 32 ? "exception" : "interrupt", vector);
     case Kind::debug: return "KVM_EXIT_DEBUG";
     case Kind::read_msr: return "KVM_EXIT_X86_RDMSR";
     case Kind::emulation_failure: return "KVM_EXIT_INTERNAL_ERROR, an instruction KVM cannot emulate";
@@ -146,12 +153,13 @@ TinyGuest::TinyGuest(std::unique_ptr<Memory> memory, std::unique_ptr<Alarm> alar
 TinyGuest::~TinyGuest() = default;
 
 Result<std::unique_ptr<TinyGuest>> TinyGuest::create(const Kvm& kvm, std::span<const kvm_cpuid_entry2> cpuid,
-                                                     bool dirty_log) {
+                                                     bool dirty_log, const VmOptions& options) {
   auto memory = std::make_unique<Memory>();
   auto alarm = std::make_unique<Alarm>();
   if (!memory->ok() || !alarm->ok())
     return Error{ErrorCode::io, fmt::format("no memory or no timer for a guest: {}", errno_text(errno)), "probe"};
   for (size_t i = 0; i < std::size(kDescriptors); ++i) memory->put(kGdt + 8 * i, kDescriptors[i]);
+  memory->put(kLdt + (TinyGuest::kUserCodeInLdt & ~7U), kUserCodeDescriptor);
   memory->put(kTss + 4, kKernelStack);       // RSP0
   memory->put(kTss + 0x66, uint64_t{0x68});  // no I/O bitmap
   // Page tables: present, writable, user; one page of 2 MiB.
@@ -161,12 +169,13 @@ Result<std::unique_ptr<TinyGuest>> TinyGuest::create(const Kvm& kvm, std::span<c
   for (uint64_t vector = 0; vector < kVectors; ++vector) {
     const uint64_t handler = kHandlers + vector * kHandlerSize;
     memory->bytes()[handler] = kHlt;
-    const uint64_t type = vector == 3 ? 0xee00 : 0x8e00;  // 64-bit interrupt gate; INT3 also from ring 3
+    const bool for_programs = vector == 3 || vector == 4 || vector == kSystemCall;
+    const uint64_t type = for_programs ? 0xee00 : 0x8e00;  // 64-bit interrupt gate
     memory->put(kIdt + 16 * vector, (handler & 0xffff) | uint64_t{kKernelCs} << 16 | type << 32 | (handler >> 16) << 48);
   }
   memory->bytes()[kSyscall] = kHlt;
 
-  auto vm = kvm.create_vm();
+  auto vm = kvm.create_vm(options);
   if (!vm) return std::move(vm).error();
   kvm_userspace_memory_region region{};
   region.flags = dirty_log ? KVM_MEM_LOG_DIRTY_PAGES : 0;
@@ -188,10 +197,11 @@ Result<void> TinyGuest::load(Ring ring, std::span<const uint8_t> code, uint64_t 
 
   kvm_sregs s{};
   RV_TRY(vcpu_.get_sregs(s));
-  const bool user = ring == Ring::user;
+  const bool user = ring != Ring::kernel;
   const uint8_t dpl = user ? 3 : 0;
-  s.cs = segment(user ? kUserCs : kKernelCs, 0xb, dpl, true);
-  s.ss = segment(user ? kUserSs : kKernelSs, 3, dpl, false);
+  s.cs = ring == Ring::compatibility ? segment(kCompatibilityCs, dpl, Form::code32)
+                                     : segment(user ? kUserCode : kKernelCs, dpl, Form::code64);
+  s.ss = segment(user ? kUserData : kKernelData, dpl, Form::data);
   s.ds = s.es = s.fs = s.gs = s.ss;
   s.tr = {};
   s.tr.selector = kTssSelector;
@@ -200,7 +210,11 @@ Result<void> TinyGuest::load(Ring ring, std::span<const uint8_t> code, uint64_t 
   s.tr.type = 0xb;
   s.tr.present = 1;
   s.ldt = {};
-  s.ldt.unusable = 1;
+  s.ldt.selector = kLdtSelector;
+  s.ldt.base = kLdt;
+  s.ldt.limit = kLdtSize - 1;
+  s.ldt.type = 2;
+  s.ldt.present = 1;
   s.gdt = {};
   s.gdt.base = kGdt;
   s.gdt.limit = sizeof(kDescriptors) - 1;
@@ -226,6 +240,16 @@ Result<void> TinyGuest::load(Ring ring, std::span<const uint8_t> code, uint64_t 
   }};
   return vcpu_.set_msrs(msrs);
 }
+
+uint64_t TinyGuest::peek(uint64_t at) const {
+  uint64_t value = 0;
+  RV_ASSERT(at <= kMemorySize - sizeof value);
+  std::memcpy(&value, memory_->bytes().subspan(at, sizeof value).data(), sizeof value);
+  return value;
+}
+
+// RIP, CS, RFLAGS, RSP, SS end at the stack's top, whether or not an error code is below them.
+uint64_t TinyGuest::fault_rip() const { return peek(kKernelStack - 5 * sizeof(uint64_t)); }
 
 Result<TinyGuest::End> TinyGuest::run(std::chrono::milliseconds limit) {
   alarm_->set(limit);

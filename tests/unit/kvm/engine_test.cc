@@ -174,6 +174,71 @@ TEST_F(FailingRecording, in_its_middle_keeps_the_whole_chunks_before) {
   EXPECT_NE(result.note.find("incomplete"), std::string::npos) << result.note;
 }
 
+// --- a KVM that checks nothing ---
+
+// The host's KVM, but every WRMSR comes to user space, as where KVM would take any value.
+class AllWritesExit final : public SystemCalls {
+ public:
+  int open(const char* path) override { return real_.open(path); }
+  int ioctl(int fd, unsigned long which, void* arg) override {
+    if (which != KVM_X86_SET_MSR_FILTER) return real_.ioctl(fd, which, arg);
+    kvm_msr_filter filter = *static_cast<kvm_msr_filter*>(arg);
+    for (kvm_msr_filter_range& range : filter.ranges) {
+      if ((range.flags & KVM_MSR_FILTER_WRITE) != 0) range.nmsrs = 0;
+    }
+    return real_.ioctl(fd, which, &filter);
+  }
+  int map(int fd, size_t size, void** address) override { return real_.map(fd, size, address); }
+  long read_at(int fd, std::span<uint8_t> out, uint64_t offset) override { return real_.read_at(fd, out, offset); }
+  void unmap(void* address, size_t size) override { real_.unmap(address, size); }
+  void close(int fd) override { real_.close(fd); }
+
+ private:
+  SystemCalls& real_ = system_calls();
+};
+
+TEST(UncheckedMsrs, kept_in_sregs_are_written_by_the_engine) {
+  if (auto kvm = Kvm::open(); !kvm) GTEST_SKIP() << "no KVM here: " << kvm.error().text();
+  // Real mode at 7C00h. EFER = 1 (SCE); FS_BASE = 500h; mov fs:[16], al; GS_BASE non-canonical: #GP (IVT entry 13 leads to `end`).
+  constexpr uint8_t kWrites[] = {
+      0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xd0, 0xbc, 0x00, 0x70,        // cli; DS, SS = 0; stack
+      0xc7, 0x06, 0x34, 0x00, 0x80, 0x7c, 0xa3, 0x36, 0x00,              // [34h] = end
+      0x66, 0x31, 0xd2,                                                  // xor edx, edx
+      0x66, 0xb9, 0x80, 0x00, 0x00, 0xc0, 0xb0, 0x01, 0x0f, 0x30,        // mov ecx, c0000080h; mov al, 1; wrmsr
+      0x66, 0xb9, 0x00, 0x01, 0x00, 0xc0, 0xb8, 0x00, 0x05, 0x0f, 0x30,  // mov ecx, c0000100h; mov ax, 500h; wrmsr
+      0xb0, 0x5a, 0x64, 0xa2, 0x10, 0x00,                                // mov al, 5ah; mov fs:[10h], al
+      0x66, 0x41, 0xba, 0x00, 0x80, 0x0f, 0x30,                          // inc ecx (GS_BASE); mov dx, 8000h; wrmsr
+      0xb0, 0x01, 0xe6, 0xf4,                                            // out f4h, 1
+  };
+  static_assert(sizeof kWrites <= 0x80);
+  std::vector<uint8_t> code(std::begin(kWrites), std::end(kWrites));
+  code.resize(0x80, 0xf4);
+  for (const int byte : {0xb0, 0x03, 0xe6, 0xf4, 0xfa, 0xf4}) code.push_back(static_cast<uint8_t>(byte));  // end: out f4h, 3
+  BootImages images = guest_images();
+  images.kernel = code;
+  AllWritesExit calls;
+  MachineConfig config = kvm_machine(&calls);
+  config.kvm.share = KvmEngineOptions::Share::kvm;
+  FixedBoundary boundary;
+  auto machine = Machine::create(config, boundary);
+  ASSERT_TRUE(machine.ok()) << machine.error().text();
+  Machine& m = **machine;
+  Vcpu& vcpu = m.vcpu(VcpuId(0));
+  ASSERT_TRUE(load_guest(images, m.memory(), vcpu.state, 1).ok());
+  m.memory_changed();
+  m.engine().state_changed(vcpu);
+  const Stop stop = m.run_until(Position(100));
+  EXPECT_EQ(stop.reason, StopReason::debug_exit);
+  EXPECT_EQ(stop.detail, 7U) << "#GP of the last write";
+  m.engine().complete(vcpu);
+  EXPECT_EQ(vcpu.state.efer, efer::SCE);
+  EXPECT_EQ(vcpu.state.segment[FS].base, 0x500U);
+  EXPECT_EQ(vcpu.state.segment[GS].base, 0U);
+  uint8_t byte = 0;
+  EXPECT_TRUE(m.memory().read(PhysAddr(0x510), std::span(&byte, 1)));
+  EXPECT_EQ(byte, 0x5a) << "the base is in force at once";
+}
+
 // --- no KVM, or not enough of one ---
 
 struct MachineWithout : ::testing::Test {

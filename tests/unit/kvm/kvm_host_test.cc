@@ -327,10 +327,13 @@ TEST_F(KvmHost, the_video_hole_is_mmio) {
 }
 
 TEST_F(KvmHost, msrs_come_to_us_but_for_those_that_pass) {
-  code(0x1000, {0x66, 0xb9, 0x76, 0x01, 0, 0,        // mov ecx, 176h: SYSENTER_EIP passes
+  code(0x1000, {0x66, 0xb9, 0x00, 0x01, 0x00, 0xc0,  // mov ecx, c0000100h: FS_BASE passes
                 0x66, 0xb8, 0x44, 0x33, 0x22, 0x11,  // mov eax, 11223344h
                 0x66, 0x31, 0xd2,                    // xor edx, edx
                 0x0f, 0x30,                          // wrmsr
+                0x66, 0xb9, 0x76, 0x01, 0, 0,        // mov ecx, 176h: SYSENTER_EIP does for reading
+                0x0f, 0x30,                          // wrmsr
+                0x0f, 0x32,                          // rdmsr
                 0x66, 0xb9, 0x10, 0, 0, 0,           // mov ecx, 10h: TSC does not
                 0x0f, 0x32,                          // rdmsr
                 0x66, 0xb9, 0xef, 0xbe, 0xad, 0xde,  // mov ecx, deadbeefh: there is none
@@ -338,6 +341,10 @@ TEST_F(KvmHost, msrs_come_to_us_but_for_those_that_pass) {
                 0xf4});
   load_real(0x1000);
   kvm_run& run = vcpu->run_area();
+  ASSERT_EQ(run_to_exit(), uint32_t{KVM_EXIT_X86_WRMSR});
+  EXPECT_EQ(run.msr.index, msr::SYSENTER_EIP);
+  EXPECT_EQ(run.msr.data, 0x11223344u);
+  run.msr.error = 0;
   ASSERT_EQ(run_to_exit(), uint32_t{KVM_EXIT_X86_RDMSR});
   EXPECT_EQ(run.msr.index, msr::TSC);
   run.msr.data = 0x0000000500000006;
@@ -347,7 +354,7 @@ TEST_F(KvmHost, msrs_come_to_us_but_for_those_that_pass) {
   EXPECT_EQ(run.msr.data, 0x0000000500000006u);
   run.msr.error = 0;
   ASSERT_EQ(run_to_exit(), uint32_t{KVM_EXIT_HLT});
-  EXPECT_EQ(stored().sysenter_eip, 0x11223344u);
+  EXPECT_EQ(stored().segment[FS].base, 0x11223344u);
 }
 
 TEST_F(KvmHost, an_msr_that_kvm_does_not_list_comes_to_us) {

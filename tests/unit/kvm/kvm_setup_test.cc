@@ -201,23 +201,45 @@ TEST_F(KvmSetup, real_mode_pages_are_placed_before_the_first_vcpu) {
 
 // --- the filter ---
 
+struct Filtered {
+  std::vector<uint32_t> read, written;
+};
+Filtered filtered(const FakeKvm& calls) {
+  Filtered out;
+  for (size_t i = 0; i < calls.filter_bitmaps.size(); ++i) {
+    const kvm_msr_filter_range& range = calls.filter.ranges[i];
+    const bool writes = range.flags == KVM_MSR_FILTER_WRITE;
+    EXPECT_TRUE(writes || range.flags == KVM_MSR_FILTER_READ) << "one range would hide the other";
+    for (uint32_t bit = 0; bit < range.nmsrs; ++bit) {
+      if ((calls.filter_bitmaps[i][bit / 8] >> bit % 8 & 1) != 0) (writes ? out.written : out.read).push_back(range.base + bit);
+    }
+  }
+  return out;
+}
+
 TEST_F(KvmSetup, the_msr_filter_passes_the_list_and_nothing_else) {
   ASSERT_TRUE(set_up(*calls, *memory, state).ok());
   const kvm_msr_filter& f = calls->filter;
   EXPECT_EQ(f.flags, uint32_t{KVM_MSR_FILTER_DEFAULT_DENY});
-  std::vector<uint32_t> passed;
-  for (size_t i = 0; i < calls->filter_bitmaps.size(); ++i) {
-    EXPECT_EQ(f.ranges[i].flags, uint32_t{KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE});
-    for (uint32_t bit = 0; bit < f.ranges[i].nmsrs; ++bit) {
-      if ((calls->filter_bitmaps[i][bit / 8] >> bit % 8 & 1) != 0) passed.push_back(f.ranges[i].base + bit);
-    }
-  }
+  const auto [passed, written] = filtered(*calls);
   auto kvm = Kvm::open(*calls);
+  EXPECT_EQ(written, written_msrs(kvm->capabilities(), {}));
+  EXPECT_EQ(written, (std::vector<uint32_t>{msr::EFER, msr::FS_BASE, msr::GS_BASE, msr::KERNEL_GS_BASE}));
   EXPECT_EQ(passed, passed_msrs(kvm->capabilities()));
   EXPECT_EQ(passed, (std::vector<uint32_t>{msr::SYSENTER_CS, msr::SYSENTER_ESP, msr::SYSENTER_EIP, msr::PAT, msr::EFER,
                                            msr::STAR, msr::LSTAR, msr::CSTAR, msr::SFMASK, msr::FS_BASE, msr::GS_BASE,
                                            msr::KERNEL_GS_BASE}))
       << "not TSC_AUX, which this KVM does not list";
+}
+
+TEST_F(KvmSetup, writes_that_kvm_does_not_check_come_to_us) {
+  auto kvm = Kvm::open(*calls);
+  VmOptions options;
+  options.unchecked_msrs = {msr::SFMASK, msr::GS_BASE};
+  ASSERT_TRUE(kvm->create_vm(options).ok());
+  const auto [passed, written] = filtered(*calls);
+  EXPECT_EQ(passed, passed_msrs(kvm->capabilities()));
+  EXPECT_EQ(written, (std::vector<uint32_t>{msr::EFER, msr::FS_BASE, msr::KERNEL_GS_BASE}));
 }
 
 TEST_F(KvmSetup, every_passed_msr_is_part_of_the_state_that_is_moved) {

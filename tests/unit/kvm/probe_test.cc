@@ -7,6 +7,8 @@
 #include <csignal>
 #include <set>
 
+#include "vmm/cpu/msr.h"
+#include "vmm/kvm/host_quirks.h"
 #include "vmm/kvm/tiny_guest.h"
 
 namespace retrovisor::kvm {
@@ -50,7 +52,9 @@ TEST(Choice, is_soft_without_kvm_and_says_why) {
 TEST(Choice, is_soft_if_one_thing_is_missing_that_a_guest_or_a_recording_needs) {
   for (const Question question : {Question::ring0_native, Question::ring3_native, Question::syscall_enters_ring0,
                                   Question::cpuid_holds_ring0, Question::cpuid_holds_ring3, Question::user_rdtsc_traps,
-                                  Question::tsc_msr_traps, Question::int3_exits_ring0, Question::dirty_log}) {
+                                  Question::tsc_msr_traps, Question::int3_exits_ring0, Question::dirty_log, Question::int_n_ring3,
+                                  Question::ldt_code, Question::iret_nulls_selectors, Question::ring3_sees_itself,
+                                  Question::compat_instructions, Question::x87_pointers}) {
     for (const Answer answer : {Answer::no, Answer::unknown}) {
       KvmProbe probe = good_host();
       probe[question].answer = answer;
@@ -64,7 +68,8 @@ TEST(Choice, is_soft_if_one_thing_is_missing_that_a_guest_or_a_recording_needs) 
 TEST(Choice, is_still_kvm_where_the_soft_engine_can_help_out) {
   for (const Question question :
        {Question::breakpoint_ring0, Question::breakpoint_ring3, Question::step_ring0, Question::step_ring3,
-        Question::int3_exits_ring3, Question::progress_exact, Question::dirty_ring, Question::rdrand_hidden}) {
+        Question::int3_exits_ring3, Question::progress_exact, Question::dirty_ring, Question::rdrand_hidden,
+        Question::wrmsr_checked}) {
     KvmProbe probe = good_host();
     probe[question].answer = Answer::no;
     EXPECT_TRUE(choose_engine(probe, kAll).kvm) << key(question);
@@ -92,6 +97,28 @@ TEST(Holes, name_what_can_be_seen_of_the_host) {
   EXPECT_TRUE(has(probe, "RDMSR of the TSC"));
   probe[Question::rdrand_hidden].answer = Answer::unknown;
   EXPECT_TRUE(has(probe, "RDRAND and RDSEED"));
+}
+
+// What KVM does otherwise than the soft engine, which would replay it, is told beforehand.
+TEST(Holes, name_what_is_not_done_as_a_processor_does_it) {
+  EXPECT_EQ(determinism_holes(good_host(), kAll).size(), 2U) << "RDTSC in code that is not known";
+  for (const Question question : {Question::syscall_enters_ring0, Question::int_n_ring3, Question::ldt_code, Question::iret_nulls_selectors,
+                                  Question::ring3_sees_itself, Question::compat_instructions}) {
+    KvmProbe probe = good_host();
+    probe[question].answer = Answer::no;
+    const auto holes = determinism_holes(probe, kAll);
+    EXPECT_EQ(std::count_if(holes.begin(), holes.end(), [](const Hole& h) { return h.in_programs && !h.acceptable; }), 1) << key(question);
+  }
+}
+
+TEST(Holes, x87_pointers_that_thread_switches_drop_are_told_and_no_reason_against_kvm) {
+  KvmProbe probe = good_host();
+  probe[Question::x87_pointers].answer = Answer::no;
+  probe.x87_pointers_dropped = true;
+  EXPECT_TRUE(choose_engine(probe, kAll).kvm);
+  EXPECT_EQ(determinism_holes(probe, kAll).size(), determinism_holes(good_host(), kAll).size() + 1);
+  probe.x87_pointers_differ = true;
+  EXPECT_FALSE(choose_engine(probe, kAll).kvm);
 }
 
 TEST(Holes, stay_open_where_the_engine_does_not_use_the_trap) {
@@ -190,6 +217,32 @@ TEST_F(OnKvm, probe_answers_every_question_in_time_and_twice_alike) {
   EXPECT_GT(first.ring0_per_second, 1e4);
   EXPECT_GT(first.ring3_per_second, 1e4);
   EXPECT_EQ(first.hardware, host_has_virtualization());
+  if (first.hardware) {  // a processor does it
+    for (const Question question : {Question::int_n_ring3, Question::ldt_code, Question::iret_nulls_selectors, Question::ring3_sees_itself,
+                                    Question::compat_instructions})
+      EXPECT_TRUE(first.yes(question)) << key(question) << ": " << first[question].seen;
+  }
+}
+
+TEST_F(OnKvm, tiny_guest_has_what_the_probes_of_programs_use) {
+  // One program of each kind that runs everywhere, to its HLT.
+  for (const Ring ring : {Ring::user, Ring::compatibility}) {
+    const auto g = guest();
+    ASSERT_TRUE(g && g->load(ring, std::vector<uint8_t>{0xb8, 0x78, 0x56, 0x34, 0x12, 0xa3, 0x00, 0x00, 0x02, 0x00, 0, 0, 0, 0}).ok());
+    const auto end = g->run(std::chrono::milliseconds(100));  // mov eax, 12345678h; mov [20000h], eax
+    ASSERT_TRUE(end.ok());
+    EXPECT_EQ(end->kind, Kind::exception);
+    EXPECT_EQ(g->peek(TinyGuest::kData), 0x12345678u);
+    EXPECT_GT(g->fault_rip(), TinyGuest::kCode + 5);
+  }
+}
+
+TEST_F(OnKvm, probed_msr_values_are_those_that_our_own_check_refuses) {
+  // The same values by the CPU model: SYSENTER_EIP non-canonical and so on. What this host's KVM takes is among them.
+  const auto unchecked = unchecked_msrs(*kvm_, msrs_kept_by_cpu());
+  ASSERT_TRUE(unchecked.ok()) << unchecked.error().text();
+  for (const uint32_t index : *unchecked) EXPECT_TRUE(msr_kept_by_cpu(index)) << std::hex << index;
+  EXPECT_TRUE(unchecked_msrs(*kvm_, {}).value().empty());
 }
 
 }  // namespace
