@@ -69,7 +69,10 @@ void SoftEngine::set_processor_model(ProcessorModel how) {
   if (how == processor_model_) return;
   processor_model_ = how;
   // AMD's processors have MXCSR.MM, misaligned SSE (APM 1 4.2.2). No CPUID bit of ours offers it.
-  for (const auto& context : contexts_) context->cpu.mxcsr_mask = how == ProcessorModel::amd ? 0x2ffff : 0xffff;
+  for (const auto& context : contexts_) {
+    context->cpu.mxcsr_mask = how == ProcessorModel::amd ? 0x2ffff : 0xffff;
+    context->cpu.processor_model = how;
+  }
   cache_.flush();  // it is in the handlers of decoded code
   forget_jumps();
 }

@@ -6,6 +6,7 @@
 
 #include "vmm/observer.h"
 #include "vmm/platform.h"
+#include "vmm/processor_model.h"
 #include "vmm/soft/op.h"
 #include "vmm/user_tsc.h"
 #include "vmm/vcpu.h"
@@ -119,6 +120,7 @@ struct alignas(64) SoftCpu {
   class SoftEngine* engine = nullptr;
   uint32_t vcpus = 1;         // of the machine, for CPUID
   UserTsc user_tsc = UserTsc::direct;
+  ProcessorModel processor_model = ProcessorModel::model;
   uint32_t mxcsr_mask = 0xffff;     // what FXSAVE and XSAVE show as MXCSR_MASK; belongs to ProcessorModel
 
   std::byte* bytes() { return reinterpret_cast<std::byte*>(this); }
