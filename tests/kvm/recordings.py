@@ -29,6 +29,7 @@ ALWAYS = {
     "strings": rb"PASS, checks: cc\n",
     "tsc": rb"tsc: backwards 0000000000000000 ",
     "user_tsc": rb"user_tsc: wrong 0000000000000000 faults 000000000000001d refused 0000000000000014 ",
+    "vendor_flags": rb"^vendor_flags: faults 0000000000000018 state ",
 }
 
 
