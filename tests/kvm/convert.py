@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
-"""Traces recorded under KVM, and what `retrovisor trace convert` makes of them. Golden: those of golden/, without KVM.
+"""Traces recorded under KVM, and what `retrovisor trace convert` makes of them. Golden: those of traces/golden, without KVM.
 Recorded: fresh ones of every guest; SKIPPED without /dev/kvm. From the environment: RETROVISOR, KVM_GUESTS (the folder with
-the guests, assembled), TIMELINE_CHECK.
-
-`convert.py make-golden` records golden/ anew under KVM, which a new machine model makes necessary."""
+the guests, assembled), TIMELINE_CHECK."""
 import json
 import os
 import re
@@ -16,19 +14,14 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 os.environ.setdefault("GDB_GUESTS", os.environ["KVM_GUESTS"])
 sys.path.insert(0, os.path.join(HERE, "..", "gdb"))
+sys.path.insert(0, HERE)
+import golden  # noqa: E402
 import recordings  # noqa: E402
 import support  # noqa: E402
 
 TOOL = os.environ["RETROVISOR"]
-GOLDEN = os.path.join(HERE, "golden")
 GUEST = ["--flat-address", "0x7c00", "--flat-mode", "real16", "--memory", "64M"]
 FINE, FAILED, BAD_ARGUMENTS, DIVERGENCE, BAD_TRACE, UNSUPPORTED = 0, 1, 2, 3, 4, 7
-# What golden/ holds, and with what it is recorded. The first ends in the middle of the run.
-GOLDEN_OPTIONS = {
-    "mini_kernel": ["--digest-interval", "400", "--stop-at", "1260"],
-    "spin": ["--digest-interval", "100", "--digest-detail", "sums"],
-}
-GOLDEN_OUTPUT = {"mini_kernel": rb"two tasks\nAABB", "spin": rb"^spin: ticks 0000000000000028"}
 
 
 class Case(support.Case):
@@ -76,15 +69,16 @@ class Case(support.Case):
 
 class Golden(Case):
     def each(self):
-        for name in GOLDEN_OPTIONS:
-            with self.subTest(name):
-                yield name, os.path.join(GOLDEN, name + ".trace"), os.path.join(GOLDEN, name + ".bin")
+        for vendor, name, trace, kernel in golden.traces():
+            if name in ("mini_kernel", "spin"):  # those with landings
+                with self.subTest(name, vendor=vendor):
+                    yield name, trace, kernel
 
     def test_replays_on_the_soft_engine_with_every_digest_equal(self):
         for name, trace, kernel in self.each():
             info = self.info(trace)
             replayed, summary = self.summary("replay", trace, "-k", kernel)
-            self.assertRegex(replayed["output"], GOLDEN_OUTPUT[name])
+            self.assertRegex(replayed["output"], golden.GUESTS[name][1])
             self.assertGreater(info["events"]["landing"], 10)
             self.assertRegex(summary["remarks"][-1], rf"the recorded run, as far as it went: {info['digests'] + 1} digests")
 
@@ -101,8 +95,8 @@ class Golden(Case):
             self.assertEqual(result.returncode, 0, f"{name}: {result.stdout}{result.stderr}")
 
     def test_gdb_walks_the_converted_trace_in_both_directions(self):
-        kernel = os.path.join(GOLDEN, "mini_kernel.bin")
-        server = self.serve(self.convert(os.path.join(GOLDEN, "mini_kernel.trace"), kernel), "-k", kernel)
+        trace, kernel = next((trace, kernel) for _, name, trace, kernel in golden.traces() if name == "mini_kernel")
+        server = self.serve(self.convert(trace, kernel), "-k", kernel)
         # In the timer's handler: INC [ticks]; MOV RAX, [RSP + SAVED_RIP].
         found = re.search(rb"\xff\x04\x25(....)\x48\x8b[\x44\x84]\x24", self.content(kernel), re.DOTALL)
         handler, ticks = 0x7c00 + found.start(), int.from_bytes(found.group(1), "little")
@@ -126,7 +120,7 @@ class Golden(Case):
             self.assertIn("retrovisor trace convert", self.tool("gdb", trace, "-k", kernel, expect=UNSUPPORTED).words)
 
     def test_what_cannot_be_converted_is_refused_and_leaves_nothing_behind(self):
-        trace, kernel = os.path.join(GOLDEN, "spin.trace"), os.path.join(GOLDEN, "spin.bin")
+        trace, kernel = next((trace, kernel) for _, name, trace, kernel in golden.traces() if name == "spin")
         exact, out = self.convert(trace, kernel), self.path("out.trace")
 
         def refuse(source, code, words, output=out, image=kernel):
@@ -135,7 +129,7 @@ class Golden(Case):
             self.assertFalse(os.path.exists(out))
 
         refuse(exact, BAD_ARGUMENTS, "exact to the instruction already")
-        refuse(trace, BAD_ARGUMENTS, "does not belong to this kernel", image=os.path.join(GOLDEN, "mini_kernel.bin"))
+        refuse(trace, BAD_ARGUMENTS, "does not belong to this kernel", image=kernel.replace("spin", "mini_kernel"))
         refuse(trace, FAILED, "cannot create the trace: No such file or directory", output=self.path("nowhere/out.trace"))
         refuse(trace, FAILED, "cannot create the trace: Is a directory", output=self.folder)
         refuse(trace, FAILED, "No space left on device", output="/dev/full")
@@ -152,7 +146,7 @@ class Golden(Case):
         refuse(copy, BAD_TRACE, "damaged chunk.*file offset")
 
     def test_incomplete_trace_becomes_an_incomplete_one(self):
-        trace, kernel = os.path.join(GOLDEN, "spin.trace"), os.path.join(GOLDEN, "spin.bin")
+        trace, kernel = next((trace, kernel) for _, name, trace, kernel in golden.traces() if name == "spin")
         cut, out = self.path("cut.trace"), self.path("out.trace")
         with open(cut, "wb") as file:
             file.write(self.content(trace)[:-1])
@@ -217,16 +211,5 @@ class Recorded(Case):
                                                timeout=60).returncode, FINE)
 
 
-def make_golden():
-    for name, options in GOLDEN_OPTIONS.items():
-        shutil.copy(os.path.join(recordings.GUESTS, name + ".bin"), GOLDEN)
-        subprocess.run([TOOL, "record", "--engine", "kvm", "--kernel", name + ".bin", *GUEST, "--console", "none",
-                        "-o", name + ".trace", *options],
-                       stdin=subprocess.DEVNULL, cwd=GOLDEN, timeout=60, check=True)
-
-
 if __name__ == "__main__":
-    if sys.argv[1:] == ["make-golden"]:
-        make_golden()
-    else:
-        support.main()
+    support.main()

@@ -191,10 +191,16 @@ int report(Machine& soft, Machine& kvm, const std::string& what, const Stop& a, 
     if (soft.page_hash(page) == kvm.page_hash(page)) continue;
     const uint8_t* x = soft.memory().host(PhysAddr(page << kPageShift));
     const uint8_t* y = kvm.memory().host(PhysAddr(page << kPageShift));
-    size_t at = 0;
-    while (at < kPageSize && x[at] == y[at]) ++at;
-    if (at == kPageSize) continue;
-    fmt::print(stderr, "  page {:#x}: first at {:#x}: soft {:02x}, kvm {:02x}\n", page, (page << kPageShift) + at, x[at], y[at]);
+    constexpr unsigned kShown = 12;
+    unsigned shown = 0;
+    for (size_t at = 0; at < kPageSize && shown < kShown; at += 8) {
+      uint64_t left_word = 0, right_word = 0;
+      std::memcpy(&left_word, x + at, sizeof left_word);
+      std::memcpy(&right_word, y + at, sizeof right_word);
+      if (left_word == right_word) continue;
+      fmt::print(stderr, "  [{:#x}]: soft {:016x}, kvm {:016x}\n", (page << kPageShift) + at, left_word, right_word);
+      ++shown;
+    }
   }
   return 1;
 }

@@ -30,6 +30,7 @@ ALWAYS = {
     "tsc": rb"tsc: backwards 0000000000000000 ",
     "user_tsc": rb"user_tsc: wrong 0000000000000000 faults 000000000000001d refused 0000000000000014 ",
     "x87_pointers": rb"x87_pointers: rounds 0000000000000014\n",
+    "vendor_flags": rb"^vendor_flags: faults 0000000000000018 state ",
 }
 
 

@@ -69,9 +69,21 @@ RV_HANDLER op_ret(SoftCpu* cpu, const Op* op) {
   RV_DISPATCH;
 }
 
+// CALL to where no code can be: #GP, but a fault of the stack goes before (measured: AMD and Intel alike). Intel's processors have
+// written the return address by then; AMD's, and the model, have not.
+bool refuse_call(SoftCpu& cpu, const Op& op, uint64_t back, unsigned size) {
+  if (cpu.processor_model == ProcessorModel::intel) return poke(cpu, op, -static_cast<int64_t>(size), back, size) && raise_gp(cpu, 0);
+  Op stack_op = op;
+  stack_op.ea = SS;
+  const uint64_t at = segment_address(cpu, SS, (cpu.s.gpr[RSP] - size) & sp_mask(cpu), size, Access::write);
+  return probe_write(cpu, stack_op, at, size, cpu.s.cpl() == 3) && raise_gp(cpu, 0);
+}
+
 template <bool Call>
 [[gnu::always_inline]] inline bool indirect(SoftCpu* cpu, const Op* op, uint64_t target) {
-  if (__builtin_expect(!is_canonical(target), 0)) return raise_gp(*cpu, 0);
+  if (__builtin_expect(!is_canonical(target), 0)) {
+    return Call ? refuse_call(*cpu, *op, cpu->s.rip + op->ip_offset + op->length, 8) : raise_gp(*cpu, 0);
+  }
   if constexpr (Call) {
     Op stack_op = *op;
     stack_op.ea = SS;
@@ -100,11 +112,16 @@ RV_HANDLER op_indirect_m(SoftCpu* cpu, const Op* op) {
 
 // --- any mode: through the run loop -----------------------------------------------------------------------------------
 
-// Moves RIP to `target` if the code segment allows (SDM 2, JMP: #GP(0) beyond the limit or non-canonical).
-bool jump_to(SoftCpu& cpu, uint64_t target, unsigned operand_size) {
+// Cuts `target` to the operand size. False: the code segment does not allow it.
+bool allowed_target(const SoftCpu& cpu, uint64_t& target, unsigned operand_size) {
   if (operand_size == 2) target &= 0xffff;
   if (operand_size == 4) target &= 0xffffffff;
-  if (cpu.s.mode64() ? !is_canonical(target) : target > cpu.s.segment[CS].limit) return raise_gp(cpu, 0);
+  return cpu.s.mode64() ? is_canonical(target) : target <= cpu.s.segment[CS].limit;
+}
+
+// Moves RIP to `target` if the code segment allows (SDM 2, JMP: #GP(0) beyond the limit or non-canonical).
+bool jump_to(SoftCpu& cpu, uint64_t target, unsigned operand_size) {
+  if (!allowed_target(cpu, target, operand_size)) return raise_gp(cpu, 0);
   cpu.s.rip = target;
   return true;
 }
@@ -121,11 +138,10 @@ bool exec_jmp(SoftCpu& cpu, const Op& op) { return jump_to(cpu, relative_target(
 
 bool call_to(SoftCpu& cpu, const Op& op, uint64_t target, unsigned size) {
   const uint64_t back = (cpu.s.rip + op.length) & ip_mask(cpu);
-  const uint64_t here = cpu.s.rip;
-  if (!jump_to(cpu, target, size)) return false;
-  if (push(cpu, op, back, size)) return true;
-  cpu.s.rip = here;
-  return false;
+  if (!allowed_target(cpu, target, size)) return refuse_call(cpu, op, back, size);
+  if (!push(cpu, op, back, size)) return false;
+  cpu.s.rip = target;
+  return true;
 }
 
 bool exec_call(SoftCpu& cpu, const Op& op) { return call_to(cpu, op, relative_target(cpu, op), op.scale); }

@@ -106,6 +106,24 @@ bool exec_movdq2q(SoftCpu& cpu, const Op& op) {
   return true;
 }
 
+// Processors look whether all 16 bytes can be written, whatever the mask (measured): AMD's from the first, and #AC if they are not
+// at a multiple of 8; Intel's the upper half first. SDM 2B, MASKMOVDQU, leaves it open; the model asks for the selected bytes alone.
+bool probe_masked(SoftCpu& cpu, const Op& op) {
+  const bool user = cpu.s.cpl() == 3;
+  const uint64_t linear = operand_address(cpu, op, 16, Access::write);
+  if (cpu.processor_model == ProcessorModel::intel) {
+    if (cpu.address_fault) return probe_write(cpu, op, linear, 16, user);
+    const uint64_t last = linear + 15;
+    const bool one_piece = !cpu.s.mode64() || static_cast<uint64_t>(static_cast<int64_t>(last << 16) >> 16) == last;
+    return (!one_piece || probe_write(cpu, op, linear + 8, 8, user)) && probe_write(cpu, op, linear, 16, user);
+  }
+  uint64_t half = 0;
+  const bool checked = user && (cpu.s.cr0 & cr0::AM) != 0 && (cpu.s.rflags & flag::AC) != 0;
+  // The first half's bytes are not needed, but its alignment and rights are asked for.
+  if (checked && !cpu.address_fault && !mem_access(cpu, op, linear, &half, sizeof half, Access::read_for_write)) return false;
+  return probe_write(cpu, op, linear, 16, user);
+}
+
 bool exec_maskmovq(SoftCpu& cpu, const Op& op) {
   if (!x87_check_pending(cpu)) return false;
   mmx_touch(cpu);  // before the store faults, if it does (measured, both vendors)
@@ -113,6 +131,7 @@ bool exec_maskmovq(SoftCpu& cpu, const Op& op) {
   return masked_store(cpu, op, &cpu.s.x87.r[op.r0].mantissa, 8, mask);
 }
 bool exec_maskmovdqu(SoftCpu& cpu, const Op& op) {
+  if (cpu.processor_model != ProcessorModel::model && !probe_masked(cpu, op)) return false;
   const auto mask = static_cast<unsigned>(_mm_movemask_epi8(get_xmm(cpu, op.r1)));
   return masked_store(cpu, op, &cpu.s.xmm[op.r0], 16, mask);
 }

@@ -121,6 +121,7 @@ struct alignas(64) SoftCpu {
   class SoftEngine* engine = nullptr;
   uint32_t vcpus = 1;         // of the machine, for CPUID
   UserTsc user_tsc = UserTsc::direct;
+  ProcessorModel processor_model = ProcessorModel::model;
   uint32_t mxcsr_mask = 0xffff;     // what FXSAVE and XSAVE show as MXCSR_MASK; belongs to ProcessorModel
   ProcessorModel processor_model = ProcessorModel::model;  // the vendor's (vendor_of)
   // Of the present x87 instruction: what FOP and FDP become if it raises an unmasked exception, where only that moves them.

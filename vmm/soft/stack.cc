@@ -130,12 +130,13 @@ bool exec_pusha(SoftCpu& cpu, const Op& op) {
 
 bool exec_popa(SoftCpu& cpu, const Op& op) {
   const unsigned size = op.r0;
-  uint64_t v[8];
-  for (unsigned i = 0; i < 8; ++i)
-    if (!peek(cpu, op, static_cast<int64_t>(size * i), v[i], size)) return false;
+  // One after the other: what was loaded before a fault stays (measured: AMD and Intel alike).
+  for (unsigned i = 0; i < 8; ++i) {
+    uint64_t v;
+    if (!peek(cpu, op, static_cast<int64_t>(size * i), v, size)) return false;
+    if (7 - i != RSP) set_sized(cpu, slot_of(7 - i), v, size);
+  }
   move_sp(cpu, static_cast<int64_t>(size * 8));
-  for (unsigned i = 0; i < 8; ++i)
-    if (7 - i != RSP) set_sized(cpu, slot_of(7 - i), v[i], size);
   return true;
 }
 

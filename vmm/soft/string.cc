@@ -48,13 +48,14 @@ bool iterate(SoftCpu& cpu, const Op& op, const Form& f) {
     if (!source(v)) return false;
     set<T>(&cpu, slot_of(RAX), v);
   } else {
+    // CMPS reads its destination first (measured: AMD and Intel alike).
     T a;
+    if (!load(&cpu, &dest_op, segment_address(cpu, ES, rdi & f.mask, sizeof(T), Access::read), v)) return false;
     if constexpr (S == Str::cmps) {
       if (!source(a)) return false;
     } else {
       a = get<T>(&cpu, slot_of(RAX));
     }
-    if (!load(&cpu, &dest_op, segment_address(cpu, ES, rdi & f.mask, sizeof(T), Access::read), v)) return false;
     cpu.cc = alu<Alu::cmp>(a, v, 0);
   }
   if constexpr (S != Str::stos && S != Str::scas) set_masked(rsi, rsi + static_cast<uint64_t>(f.step), f.mask);
