@@ -28,6 +28,7 @@ struct Expectation {
   uint32_t vcpus = 1;
   std::string input;
   Position limit = kDefaultLimit;
+  bool as_kernel = false;  // recognised by what it is, not loaded flat
 };
 
 // "; key: value" lines at the top of the source.
@@ -35,13 +36,14 @@ Expectation read_expectation(const std::string& path) {
   Expectation e;
   std::ifstream in(path);
   for (std::string line; std::getline(in, line) && line.starts_with(";");) {
-    static const std::regex kLine("; (expect|console|vcpus|input|limit): (.*)");
+    static const std::regex kLine("; (expect|console|vcpus|input|limit|load): (.*)");
     std::smatch m;
     if (!std::regex_match(line, m, kLine)) continue;
     const std::string key = m[1], value = m[2];
     if (key == "console") e.console = value;
     if (key == "vcpus") e.vcpus = static_cast<uint32_t>(std::stoul(value));
     if (key == "input") e.input = value;
+    if (key == "load") e.as_kernel = value == "kernel";
     if (key == "limit") e.limit = Position(std::stoull(value));
     if (key == "expect") {
       const size_t space = value.find(' ');
@@ -101,7 +103,7 @@ Result<Outcome> run(const Expectation& expected, const std::vector<uint8_t>& bin
   Machine& m = **machine;
   BootImages images;
   images.kernel = binary;
-  images.flat_address = kLoadAddress;
+  if (!expected.as_kernel) images.flat_address = kLoadAddress;
   images.flat_mode = FlatMode::real16;
   auto loaded = load_guest(images, m.memory(), m.vcpu(VcpuId(0)).state, expected.vcpus);
   if (!loaded) return std::move(loaded).error();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "vmm/boot/bios.h"
 #include "vmm/boot/entry_state.h"
 #include "vmm/boot/image_reader.h"
 
@@ -14,10 +15,10 @@ namespace {
 namespace hdr {
 constexpr uint64_t setup_sects = 0x1f1, syssize = 0x1f4, boot_flag = 0x1fe, jump = 0x200, header = 0x202, version = 0x206,
                    kernel_version = 0x20e, type_of_loader = 0x210, loadflags = 0x211, code32_start = 0x214,
-                   ramdisk_image = 0x218, ramdisk_size = 0x21c, cmd_line_ptr = 0x228, initrd_addr_max = 0x22c,
+                   ramdisk_image = 0x218, ramdisk_size = 0x21c, heap_end_ptr = 0x224, cmd_line_ptr = 0x228, initrd_addr_max = 0x22c,
                    kernel_alignment = 0x230, relocatable_kernel = 0x234, xloadflags = 0x236, cmdline_size = 0x238,
                    payload_offset = 0x248, payload_length = 0x24c, pref_address = 0x258, init_size = 0x260,
-                   end_of_2_12 = 0x264;
+                   end_of_2_02 = 0x22c, end_of_2_12 = 0x264;
 }  // namespace hdr
 
 // Other fields of the boot parameters (zero-page.rst).
@@ -29,13 +30,25 @@ constexpr uint64_t acpi_rsdp_addr = 0x70, e820_entries = 0x1e8, e820_table = 0x2
 constexpr uint16_t kBootFlag = 0xaa55;
 constexpr uint32_t kHdrS = 0x53726448;
 constexpr uint64_t kSector = 512;
-constexpr uint8_t kLoadedHigh = 1 << 0;    // loadflags
+constexpr uint8_t kLoadedHigh = 1 << 0, kCanUseHeap = 1 << 7;  // loadflags
 constexpr uint16_t kXlfKernel64 = 1 << 0;  // xloadflags: has the 64-bit entry point
 constexpr uint64_t kEntry64 = 0x200;       // from the start of the protected-mode part
 constexpr uint8_t kUndefinedLoader = 0xff;
 constexpr uint64_t kMaxVersionString = 256;
+constexpr uint32_t kOldInitrdMax = 0x37ffffff, kOldCommandLine = 255;  // what holds where the header does not say
+constexpr uint64_t kLoadHigh = 0x100000;   // where the protected-mode part goes that does not say
+
+// Protocol versions that brought fields.
+constexpr uint16_t k2_02 = 0x202, k2_03 = 0x203, k2_05 = 0x205, k2_06 = 0x206, k2_08 = 0x208, k2_10 = 0x20a, k2_12 = 0x20c;
+
+// The real-mode part's segment: its code below the heap's and stack's end, the command line behind (boot.rst, "Sample boot
+// configuration", moved down to where nothing else is).
+constexpr uint64_t kRealBegin = 0x10000, kRealSize = 0x10000, kRealCodeSize = 0x8000, kHeapEnd = 0xfe00, kRealStack = 0xfff0;
+
+enum class Entry : uint8_t { real16, protected32, long64 };
 
 struct Header {
+  Entry entry = Entry::long64;
   uint64_t setup_size = 0;   // boot sector and setup, in bytes: where the protected-mode part begins in the file
   uint64_t kernel_size = 0;  // protected-mode part
   uint64_t header_end = 0;   // file offset
@@ -63,21 +76,22 @@ Result<std::string> version_string(const ImageReader& in, uint64_t setup_size) {
                      hdr::kernel_version);
 }
 
-Result<Header> parse_header(const ImageReader& in) {
-  if (!in.has(0, hdr::end_of_2_12) || in.u16(hdr::boot_flag) != kBootFlag)
-    return image_error("not a Linux kernel: no boot sector signature", hdr::boot_flag);
-  if (in.u32(hdr::header) != kHdrS) return image_error("not a Linux kernel: no \"HdrS\" magic", hdr::header);
+// By which of its entries a kernel is started: the widest that it has. Images of the protocol that are no kernels (network loaders)
+// may have no code32_start: all of them begin in real mode.
+Result<Entry> choose_entry(const ImageReader& in) {
   const uint16_t version = in.u16(hdr::version);
-  if (version < 0x20c) {
-    return image_error(
-        fmt::format("boot protocol {}.{:02} is too old: the 64-bit entry needs 2.12", version >> 8, version & 0xff),
-        hdr::version);
+  if (version < k2_02) {
+    return image_error(fmt::format("boot protocol {}.{:02} is too old: 2.02 or later is needed", version >> 8, version & 0xff),
+                       hdr::version);
   }
   if ((in.u8(hdr::loadflags) & kLoadedHigh) == 0)
     return image_error("kernel is a zImage, which cannot be loaded at 1M", hdr::loadflags);
-  if ((in.u16(hdr::xloadflags) & kXlfKernel64) == 0) return image_error("kernel has no 64-bit entry point", hdr::xloadflags);
+  if (version >= k2_12 && (in.u16(hdr::xloadflags) & kXlfKernel64) != 0) return Entry::long64;
+  return in.u32(hdr::code32_start) != 0 ? Entry::protected32 : Entry::real16;
+}
 
-  Header h;
+// Sizes of the image's parts against the file's.
+Result<void> parse_sizes(const ImageReader& in, Header& h) {
   const uint8_t sectors = in.u8(hdr::setup_sects);
   h.setup_size = (uint64_t{sectors == 0 ? uint8_t{4} : sectors} + 1) * kSector;
   if (h.setup_size >= in.size()) {
@@ -85,16 +99,25 @@ Result<Header> parse_header(const ImageReader& in) {
         fmt::format("kernel file is truncated: header says {} bytes of setup, file has {} bytes", h.setup_size, in.size()),
         hdr::setup_sects);
   }
+  if (h.entry == Entry::real16 && h.setup_size > kRealCodeSize) {
+    return image_error(fmt::format("setup has {} bytes, which do not fit into real mode: {} do", h.setup_size, kRealCodeSize),
+                       hdr::setup_sects);
+  }
   // The jump instruction before the magic skips the header: its displacement is the header's length (boot.rst).
   h.header_end = hdr::header + in.u8(hdr::jump + 1);
-  if (h.header_end < hdr::end_of_2_12 || h.header_end > std::min(h.setup_size, params::header_room)) {
-    return image_error(fmt::format("setup header ends at {:#x}, expected {:#x} to {:#x}", h.header_end, hdr::end_of_2_12,
-                                   std::min(h.setup_size, params::header_room)),
+  const uint64_t least = in.u16(hdr::version) >= k2_12 ? hdr::end_of_2_12 : hdr::end_of_2_02;
+  const uint64_t most = std::min(h.setup_size, params::header_room);
+  if (h.header_end < least || h.header_end > most) {
+    return image_error(fmt::format("setup header ends at {:#x}, expected {:#x} to {:#x}", h.header_end, least, most),
                        hdr::jump + 1);
   }
   const uint64_t present = in.size() - h.setup_size;
+  // Before 2.04, 16 bits of it count (boot.rst, syssize), and there the rest is what the file has.
   const uint64_t declared = uint64_t{in.u32(hdr::syssize)} * 16;
-  if (declared <= kEntry64) return image_error("kernel is too small for a 64-bit entry point", hdr::syssize);
+  const uint64_t least_size = h.entry == Entry::long64 ? kEntry64 : 0;
+  const std::string_view what =
+      h.entry == Entry::long64 ? "kernel is too small for a 64-bit entry point" : "kernel has no protected-mode part";
+  if (declared <= least_size) return image_error(std::string(what), hdr::syssize);
   // syssize is rounded up to 16 bytes, the file need not be.
   if (declared > ((present + 15) & ~uint64_t{15})) {
     return image_error(
@@ -102,25 +125,40 @@ Result<Header> parse_header(const ImageReader& in) {
         hdr::syssize);
   }
   h.kernel_size = std::min(declared, present);
-  if (h.kernel_size <= kEntry64) return image_error("kernel is too small for a 64-bit entry point", hdr::syssize);
-  const uint64_t payload_end = uint64_t{in.u32(hdr::payload_offset)} + in.u32(hdr::payload_length);
-  if (payload_end > h.kernel_size) {
-    return image_error(fmt::format("compressed payload ends at {}, kernel has {} bytes", payload_end, h.kernel_size),
-                       hdr::payload_offset);
-  }
+  if (h.kernel_size <= least_size) return image_error(std::string(what), hdr::syssize);
+  return {};
+}
 
+Result<Header> parse_header(const ImageReader& in) {
+  if (!in.has(0, hdr::end_of_2_12) || in.u16(hdr::boot_flag) != kBootFlag)
+    return image_error("not a Linux kernel: no boot sector signature", hdr::boot_flag);
+  if (in.u32(hdr::header) != kHdrS) return image_error("not a Linux kernel: no \"HdrS\" magic", hdr::header);
+  Header h;
+  auto entry = choose_entry(in);
+  if (!entry) return std::move(entry).error();
+  h.entry = *entry;
+  RV_TRY(parse_sizes(in, h));
+  // Fields of later protocols than the image's are not there.
+  const uint16_t version = in.u16(hdr::version);
+  if (version >= k2_08) {
+    const uint64_t payload_end = uint64_t{in.u32(hdr::payload_offset)} + in.u32(hdr::payload_length);
+    if (payload_end > h.kernel_size) {
+      return image_error(fmt::format("compressed payload ends at {}, kernel has {} bytes", payload_end, h.kernel_size),
+                         hdr::payload_offset);
+    }
+  }
   h.code32_start = in.u32(hdr::code32_start);
-  h.initrd_addr_max = in.u32(hdr::initrd_addr_max);
-  h.relocatable = in.u8(hdr::relocatable_kernel) != 0;
+  h.initrd_addr_max = version >= k2_03 ? in.u32(hdr::initrd_addr_max) : kOldInitrdMax;
+  h.relocatable = version >= k2_05 && in.u8(hdr::relocatable_kernel) != 0;
   h.alignment = in.u32(hdr::kernel_alignment);
   if (h.relocatable && (h.alignment == 0 || (h.alignment & (h.alignment - 1)) != 0)) {
     return image_error(fmt::format("kernel alignment {:#x} is not a power of two", h.alignment), hdr::kernel_alignment);
   }
-  h.cmdline_size = in.u32(hdr::cmdline_size);
-  h.pref_address = in.u64(hdr::pref_address);
+  h.cmdline_size = version >= k2_06 ? in.u32(hdr::cmdline_size) : kOldCommandLine;
+  h.pref_address = version >= k2_10 ? in.u64(hdr::pref_address) : kLoadHigh;
   if (h.pref_address >= kLowRamEnd)
     return image_error(fmt::format("preferred load address {:#x} is above 3G", h.pref_address), hdr::pref_address);
-  h.init_size = std::max<uint64_t>(in.u32(hdr::init_size), h.kernel_size);
+  h.init_size = version >= k2_10 ? std::max<uint64_t>(in.u32(hdr::init_size), h.kernel_size) : h.kernel_size;
   auto text = version_string(in, h.setup_size);
   if (!text) return std::move(text).error();
   h.version = *text;
@@ -131,6 +169,12 @@ Result<Header> parse_header(const ImageReader& in) {
 // pref_address is of no use: the kernel would move itself up to it (boot.rst, pref_address).
 Result<uint64_t> place_kernel(const Header& h, LoadPlan& plan) {
   uint64_t at = h.pref_address;
+  if (!h.relocatable && h.entry != Entry::long64 && at != kLoadHigh) {
+    // Entered at its old place, it moves up by itself.
+    const uint64_t end = std::max(at, kLoadHigh) + h.init_size;
+    RV_TRY(plan.claim(kLoadHigh, end - kLoadHigh, "the kernel", fmt::format("offset {:#x}", hdr::init_size)));
+    return kLoadHigh;
+  }
   if (h.relocatable && !plan.is_free(at, h.init_size))
     at = (std::max(kBiosAreaEnd, at) + h.alignment - 1) & ~(h.alignment - 1);
   if (!plan.is_free(at, h.init_size)) {
@@ -144,6 +188,17 @@ Result<uint64_t> place_kernel(const Header& h, LoadPlan& plan) {
 
 void set(std::vector<uint8_t>& page, uint64_t offset, unsigned size, uint64_t value) {
   for (unsigned i = 0; i < size; ++i) page[offset + i] = static_cast<uint8_t>(value >> (8 * i));
+}
+
+// What a loader fills in, in the boot parameters or in the real-mode part.
+struct BootFields {
+  uint64_t ramdisk = 0, ramdisk_size = 0, command_line = 0;
+};
+void set_fields(std::vector<uint8_t>& page, const BootFields& fields) {
+  set(page, hdr::type_of_loader, 1, kUndefinedLoader);
+  set(page, hdr::ramdisk_image, 4, fields.ramdisk);
+  set(page, hdr::ramdisk_size, 4, fields.ramdisk_size);
+  set(page, hdr::cmd_line_ptr, 4, fields.command_line);
 }
 
 }  // namespace
@@ -165,31 +220,45 @@ Result<LoadedGuest> load_bzimage(const BootImages& images, LoadPlan& plan, CpuSt
                  fmt::format("offset {:#x}", hdr::cmdline_size)};
   }
   if (!images.modules.empty()) return Error{ErrorCode::bad_argument, "a Linux kernel takes an initrd, not modules", ""};
+  // Before anything else is placed: it is bound to its place.
+  if (h.entry == Entry::real16) RV_TRY(plan.claim(kRealBegin, kRealSize, "the kernel's real-mode part", ""));
 
   auto kernel = place_kernel(h, plan);
   if (!kernel) return std::move(kernel).error();
   plan.write(*kernel, in.bytes(h.setup_size, h.kernel_size));
-  plan.clear(*kernel + h.kernel_size, h.init_size - h.kernel_size);
+  plan.clear(*kernel + h.kernel_size, h.init_size - h.kernel_size);  // claimed: place_kernel() did, that much at least
 
-  uint64_t ramdisk = 0;
+  BootFields fields;
   if (!images.initrd.empty()) {
     // As high as it may be, so that it is out of the way of the unpacked kernel.
     auto at = plan.place_high(images.initrd.size(), kPageSize, uint64_t{h.initrd_addr_max} + 1, "initrd");
     if (!at) return std::move(at).error();
-    ramdisk = *at;
-    plan.write(ramdisk, images.initrd);
+    fields.ramdisk = *at;
+    fields.ramdisk_size = images.initrd.size();
+    plan.write(*at, images.initrd);
   }
   auto command_line = plan.put_string(images.command_line, "the command line");
   if (!command_line) return std::move(command_line).error();
+  fields.command_line = *command_line;
+
+  if (h.entry == Entry::real16) {
+    std::vector<uint8_t> setup(in.bytes(0, h.setup_size).begin(), in.bytes(0, h.setup_size).end());
+    set_fields(setup, fields);
+    setup[hdr::loadflags] |= kCanUseHeap;
+    set(setup, hdr::heap_end_ptr, 2, kHeapEnd - kSector);  // counts from the setup code, which is behind the boot sector
+    plan.write(kRealBegin, setup);
+    constexpr uint16_t kSegment = kRealBegin >> 4, kSetupCode = kSegment + (kSector >> 4);
+    start_by_bios(plan, state, {.ip = 0, .cs = kSetupCode, .flags = flag::fixed, .sp = kRealStack, .segment = kSegment, .dx = 0});
+    return LoadedGuest{"bzImage (real mode)", h.version};
+  }
 
   std::vector<uint8_t> page(params::size, 0);
   const auto header = in.bytes(hdr::setup_sects, h.header_end - hdr::setup_sects);
   std::copy(header.begin(), header.end(), page.begin() + hdr::setup_sects);
-  set(page, hdr::type_of_loader, 1, kUndefinedLoader);
-  set(page, hdr::code32_start, 4, *kernel);
-  set(page, hdr::ramdisk_image, 4, ramdisk);
-  set(page, hdr::ramdisk_size, 4, images.initrd.size());
-  set(page, hdr::cmd_line_ptr, 4, *command_line);
+  set_fields(page, fields);
+  // The header gives the 32-bit entry for a kernel that is loaded at 1M.
+  const uint64_t entry32 = *kernel + h.code32_start - kLoadHigh;
+  set(page, hdr::code32_start, 4, h.entry == Entry::long64 ? *kernel : entry32);
   set(page, params::acpi_rsdp_addr, 8, rsdp);
   const std::vector<MemoryMapEntry> map = memory_map(plan.memory());
   set(page, params::e820_entries, 1, map.size());
@@ -202,9 +271,15 @@ Result<LoadedGuest> load_bzimage(const BootImages& images, LoadPlan& plan, CpuSt
   auto boot_params = plan.put_low(page, kPageSize, "the boot parameters");
   if (!boot_params) return std::move(boot_params).error();
 
-  RV_TRY(enter_long_mode(plan, state, *kernel + kEntry64));
+  if (h.entry == Entry::long64) {
+    RV_TRY(enter_long_mode(plan, state, *kernel + kEntry64));
+  } else {
+    if (entry32 < *kernel || entry32 - *kernel >= h.kernel_size)
+      return image_error(fmt::format("32-bit entry {:#x} is not in the kernel at {:#x}", entry32, *kernel), hdr::code32_start);
+    RV_TRY(enter_protected_mode(plan, state, static_cast<uint32_t>(entry32)));
+  }
   state.gpr[RSI] = *boot_params;
-  return LoadedGuest{"bzImage", h.version};
+  return LoadedGuest{h.entry == Entry::long64 ? "bzImage" : "bzImage (32 bits)", h.version};
 }
 
 }  // namespace retrovisor

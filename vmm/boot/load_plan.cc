@@ -17,8 +17,8 @@ constexpr uint64_t kLowestPlace = 0x1000;
 
 std::vector<MemoryMapEntry> memory_map(const GuestMemory& memory) {
   std::vector<MemoryMapEntry> map;
-  map.push_back({0, kVideoHoleBegin, MemoryType::ram});
-  map.push_back({kVideoHoleBegin, kBiosAreaEnd - kVideoHoleBegin, MemoryType::reserved});
+  map.push_back({0, kEbdaBegin, MemoryType::ram});
+  map.push_back({kEbdaBegin, kBiosAreaEnd - kEbdaBegin, MemoryType::reserved});
   map.push_back({kBiosAreaEnd, memory.low_end() - kBiosAreaEnd, MemoryType::ram});
   map.push_back({machine_map::kIoApicBase, kPageSize, MemoryType::reserved});
   map.push_back({machine_map::kLocalApicBase, kPageSize, MemoryType::reserved});
@@ -27,7 +27,7 @@ std::vector<MemoryMapEntry> memory_map(const GuestMemory& memory) {
 }
 
 LoadPlan::LoadPlan(GuestMemory& memory) : memory_(memory) {
-  taken_.push_back({kVideoHoleBegin, kBiosAreaEnd, "the BIOS area"});
+  taken_.push_back({kEbdaBegin, kBiosAreaEnd, "the BIOS area"});
 }
 
 bool LoadPlan::is_ram(uint64_t begin, uint64_t size) const {
@@ -87,7 +87,7 @@ Result<uint64_t> LoadPlan::place_high(uint64_t size, uint64_t align, uint64_t en
 Result<uint64_t> LoadPlan::place_low(uint64_t size, uint64_t align, std::string_view what) {
   uint64_t begin = 0;
   size = std::max<uint64_t>(size, 1);
-  if (!find_below(size, align, kVideoHoleBegin, begin)) return place_high(size, align, memory_.low_end(), what);
+  if (!find_below(size, align, kEbdaBegin, begin)) return place_high(size, align, memory_.low_end(), what);
   taken_.push_back({begin, begin + size, std::string(what)});
   return begin;
 }

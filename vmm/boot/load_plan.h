@@ -12,10 +12,16 @@
 
 namespace retrovisor {
 
-// The BIOS area. ACPI tables lie at its end, where operating systems look for the RSDP (ACPI 6.5, 5.2.5.1).
-inline constexpr uint64_t kBiosAreaEnd = 0x100000;
+// The BIOS area: the extended BIOS data area at the end of base memory (the data area at 0x400 points at it), the video hole, the
+// ACPI tables where operating systems look for the RSDP (ACPI 6.5, 5.2.5.1), the MP tables, and the services (bios.asm).
+inline constexpr uint64_t kEbdaBegin = 0x9fc00;
+inline constexpr uint64_t kEbdaSize = 0x400;
 inline constexpr uint64_t kAcpiBegin = 0xe0000;
-inline constexpr uint64_t kAcpiSize = kBiosAreaEnd - kAcpiBegin;
+inline constexpr uint64_t kAcpiSize = 0x10000;
+inline constexpr uint64_t kMpTableBegin = 0xf0000;
+inline constexpr uint64_t kMpTableSize = 0x1000;
+inline constexpr uint64_t kBiosServices = 0xfe000;
+inline constexpr uint64_t kBiosAreaEnd = 0x100000;
 
 // Types of memory as INT 15h, E820h numbers them (ACPI 6.5, table 15.4); PVH and multiboot use the same numbers.
 enum class MemoryType : uint32_t { ram = 1, reserved = 2 };
@@ -26,7 +32,7 @@ struct MemoryMapEntry {
   MemoryType type = MemoryType::ram;
 };
 
-// Ascending, without overlaps: RAM below the video hole; the hole and the BIOS area; RAM up to 3 GiB; the interrupt
+// Ascending, without overlaps: base memory; the BIOS area with the video hole; RAM up to 3 GiB; the interrupt
 // controllers; RAM above 4 GiB.
 std::vector<MemoryMapEntry> memory_map(const GuestMemory& memory);
 

@@ -31,7 +31,7 @@ struct BootImages {
 inline constexpr uint64_t kFirmwareMtrrDefType = 1 << 11 | 6;
 
 struct LoadedGuest {
-  std::string format;    // "bzImage", "PVH", "multiboot", "flat"
+  std::string format;    // "bzImage", "PVH", "multiboot", "boot sector", "flat"
   std::string version;   // kernel version string, where the image tells
 };
 

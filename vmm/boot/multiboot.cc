@@ -106,7 +106,7 @@ Result<LoadedGuest> load_multiboot(const BootImages& images, uint64_t header, Lo
 
   ByteBuilder info;
   info.u32(kInfoMemory | kInfoCommandLine | kInfoModules | kInfoMemoryMap | kInfoLoaderName);
-  info.u32(kVideoHoleBegin >> 10).u32((plan.memory().low_end() - kBiosAreaEnd) >> 10);  // mem_lower, mem_upper in KiB
+  info.u32(kEbdaBegin >> 10).u32((plan.memory().low_end() - kBiosAreaEnd) >> 10);  // mem_lower, mem_upper in KiB
   info.u32(0).u32(*command_line);                                                       // boot_device, cmdline
   info.u32(modules->size()).u32(*list_at).zeros(16);                                    // mods_count, mods_addr, syms
   info.u32(map.size()).u32(*map_at).zeros(12).u32(*loader_name);  // mmap_*; drives and config table: none; boot_loader_name

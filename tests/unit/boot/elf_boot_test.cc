@@ -54,7 +54,7 @@ TEST(Pvh, loads_segments_and_start_info) {
   const uint64_t entries = get(info, 48, 4);
   const Bytes map = read_memory(*memory, get(info, 40, 8), entries * 24);
   ASSERT_EQ(entries, memory_map(*memory).size());
-  EXPECT_EQ(get(map, 8, 8), 0xa0000U);
+  EXPECT_EQ(get(map, 8, 8), 0x9fc00U);
 }
 
 TEST(Pvh, takes_a_note_of_8_bytes) { EXPECT_EQ(error_of(with_kernel(make_elf(true, 8))), "loaded as PVH"); }
@@ -76,7 +76,7 @@ TEST(Pvh, names_the_field_at_fault) {
   EXPECT_EQ(error_with(72, 8, 0xf00), "ELF file is truncated: segment 0 has 512 bytes at 0xf00 (offset 0x40)");
   EXPECT_EQ(error_with(104, 8, 0x100), "ELF segment 0 is larger in the file than in memory (offset 0x40)");
   EXPECT_EQ(error_with(88, 8, 0xe0000),
-            "an ELF segment at 0xe0000..0xe2fff overlaps the BIOS area at 0xa0000..0xfffff (offset 0x40)");
+            "an ELF segment at 0xe0000..0xe2fff overlaps the BIOS area at 0x9fc00..0xfffff (offset 0x40)");
   EXPECT_EQ(error_with(88, 8, UINT64_MAX),
             "an ELF segment does not fit into guest memory: 12288 bytes at 0xffffffffffffffff (offset 0x40)");
   EXPECT_EQ(error_with(104, 8, 0x8000000),
@@ -112,7 +112,7 @@ TEST(Multiboot, loads_by_address_fields) {
 
   const Bytes info = read_memory(*memory, state.gpr[RBX], 116);
   EXPECT_EQ(get(info, 0, 4), 0x24dU);
-  EXPECT_EQ(get(info, 4, 4), 640U);
+  EXPECT_EQ(get(info, 4, 4), 639U);
   EXPECT_EQ(get(info, 8, 4), 63 * 1024U);
   EXPECT_EQ(read_string(*memory, get(info, 16, 4)), "a=1 b");
   ASSERT_EQ(get(info, 20, 4), 3U);
@@ -130,7 +130,7 @@ TEST(Multiboot, loads_by_address_fields) {
   const Bytes map = read_memory(*memory, get(info, 48, 4), map_size);
   for (size_t at = 0; at < map_size; at += get(map, at, 4) + 4)
     if (get(map, at + 20, 4) == 1) ram += get(map, at + 12, 8);
-  EXPECT_EQ(ram, (uint64_t{64} << 20) - 0x60000);
+  EXPECT_EQ(ram, (uint64_t{64} << 20) - 0x60400);
 }
 
 TEST(Multiboot, loads_an_elf_kernel_and_translates_its_virtual_entry) {
@@ -174,7 +174,7 @@ TEST(Multiboot, header_behind_8_kib_is_not_found) {
   kernel.insert(kernel.begin(), 8192 - 12 - 0x20, 0);
   ASSERT_EQ(find_multiboot_header(kernel), 8192U - 12);
   kernel.insert(kernel.begin(), 4, 0);
-  EXPECT_EQ(error_of(with_kernel(kernel)), "kernel is neither a Linux bzImage nor an ELF file nor a multiboot kernel");
+  EXPECT_EQ(error_of(with_kernel(kernel)), "kernel is neither a Linux bzImage nor an ELF file, a multiboot kernel or a boot sector");
 }
 
 TEST(Flat, starts_at_its_first_byte_in_each_mode) {
@@ -219,13 +219,13 @@ TEST(Flat, refuses_addresses_outside_of_memory_and_mode) {
   EXPECT_EQ(error_of(images), "a flat binary cannot start at 0xffffffffffffffff, above 4G (flat address)");
   images.flat_address = 0x9f001;
   EXPECT_EQ(error_of(images),
-            "the flat binary at 0x9f001..0xa0000 overlaps the BIOS area at 0xa0000..0xfffff (flat address)");
+            "the flat binary at 0x9f001..0xa0000 overlaps the BIOS area at 0x9fc00..0xfffff (flat address)");
   images.kernel.clear();
   EXPECT_EQ(error_of(images), "flat binary is empty");
 }
 
 TEST(Flat, that_fills_low_memory_has_its_tables_above_1_mib) {
-  BootImages images = with_kernel(Bytes(0x9f000, 0xf4));
+  BootImages images = with_kernel(Bytes(0x9ec00, 0xf4));
   images.flat_address = 0x1000;
   auto memory = make_memory(16);
   CpuState state;

@@ -146,7 +146,7 @@ TEST(MemoryMap, has_no_overlaps_and_all_ram_outside_of_the_bios_area) {
       EXPECT_TRUE(memory->is_ram(PhysAddr(e.begin)));
       EXPECT_TRUE(memory->is_ram(PhysAddr(end - 1)));
     }
-    EXPECT_EQ(ram, (mib << 20) - (0x100000 - 0xa0000));
+    EXPECT_EQ(ram, (mib << 20) - (0x100000 - 0x9fc00));
   }
 }
 
@@ -162,7 +162,7 @@ TEST(LoadPlan, keeps_ranges_apart) {
   ASSERT_TRUE(high.ok());
   EXPECT_EQ(*high, 0x1ff000U);
   EXPECT_FALSE(plan.place_high(uint64_t{16} << 20, 0x1000, UINT64_MAX, "too big").ok());
-  uint64_t last = 0xa0000;
+  uint64_t last = 0x9f000;  // the last page boundary below the BIOS's data
   while (true) {  // low memory fills downwards, then goes on above
     const auto low = plan.place_low(0x8000, 0x1000, "d");
     ASSERT_TRUE(low.ok());
