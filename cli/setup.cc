@@ -93,6 +93,7 @@ Result<BootImages> read_images(const GuestOptions& options, uint64_t memory_size
   auto mode = parse_flat_mode(options.flat_mode);
   if (!mode) return mode.error();
   images.flat_mode = *mode;
+  RV_TRY(name_images(images, options.kernel, image_names(options).modules, memory_size));
   return images;
 }
 

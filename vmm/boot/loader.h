@@ -40,4 +40,9 @@ struct LoadedGuest {
 // the offending field and its file offset.
 Result<LoadedGuest> load_guest(const BootImages& images, GuestMemory& memory, CpuState& state, uint32_t vcpus);
 
+// Multiboot kernels expect, as QEMU and GRUB legacy give it, that command line and module strings begin with the image's name: Xen
+// drops the first word, whatever it is. Puts the last parts of these paths there if the kernel is such a one (`limit`: what a packed
+// one may unpack to). To be called once, before the strings go into a trace.
+Result<void> name_images(BootImages& images, const std::string& kernel, const std::vector<std::string>& modules, uint64_t limit);
+
 }  // namespace retrovisor

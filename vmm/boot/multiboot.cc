@@ -88,7 +88,7 @@ Result<LoadedGuest> load_multiboot(const BootImages& images, uint64_t header, Lo
   const auto entry = (flags & kAddressFields) != 0 ? load_by_addresses(in, header, plan) : load_as_elf(in, plan);
   if (!entry) return entry.error();
 
-  auto modules = place_modules(images, plan);
+  auto modules = place_modules(images, plan, "initrd");
   if (!modules) return std::move(modules).error();
   ByteBuilder list;
   for (const PlacedModule& m : *modules) list.u32(m.begin).u32(m.begin + m.size).u32(m.arguments).u32(0);

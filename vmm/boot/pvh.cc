@@ -29,7 +29,7 @@ Result<std::optional<uint64_t>> pvh_entry(const ImageReader& in, const ElfImage&
   return find_elf_note(in, elf, "Xen", kXenElfnotePhys32Entry);
 }
 
-Result<std::vector<PlacedModule>> place_modules(const BootImages& images, LoadPlan& plan) {
+Result<std::vector<PlacedModule>> place_modules(const BootImages& images, LoadPlan& plan, std::string_view initrd_string) {
   std::vector<PlacedModule> placed;
   const auto place = [&](const std::vector<uint8_t>& bytes, std::string_view arguments,
                          std::string_view what) -> Result<void> {
@@ -41,7 +41,7 @@ Result<std::vector<PlacedModule>> place_modules(const BootImages& images, LoadPl
     placed.push_back({*at, bytes.size(), *text});
     return {};
   };
-  if (!images.initrd.empty()) RV_TRY(place(images.initrd, "", "initrd"));
+  if (!images.initrd.empty()) RV_TRY(place(images.initrd, initrd_string, "initrd"));
   for (size_t i = 0; i < images.modules.size(); ++i) {
     const std::string_view arguments =
         i < images.module_arguments.size() ? std::string_view(images.module_arguments[i]) : "";
@@ -58,7 +58,7 @@ Result<LoadedGuest> load_pvh(const BootImages& images, const ElfImage& elf, uint
     return Error{ErrorCode::bad_image, fmt::format("PVH entry point {:#x} is not in a loaded segment", entry),
                  "XEN_ELFNOTE_PHYS32_ENTRY"};
   }
-  auto modules = place_modules(images, plan);
+  auto modules = place_modules(images, plan, "");
   if (!modules) return std::move(modules).error();
   auto command_line = plan.put_string(images.command_line, "the command line");
   if (!command_line) return std::move(command_line).error();

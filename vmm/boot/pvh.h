@@ -14,12 +14,12 @@ Result<std::optional<uint64_t>> pvh_entry(const ImageReader& in, const ElfImage&
 Result<LoadedGuest> load_pvh(const BootImages& images, const ElfImage& elf, uint64_t entry, LoadPlan& plan, CpuState& state,
                              uint64_t rsdp);
 
-// Places initrd and modules on page boundaries; used by PVH and multiboot.
+// Places initrd, whose string is given, and modules on page boundaries; used by PVH and multiboot.
 struct PlacedModule {
   uint64_t begin = 0;
   uint64_t size = 0;
   uint64_t arguments = 0;  // address of a NUL-terminated string
 };
-Result<std::vector<PlacedModule>> place_modules(const BootImages& images, LoadPlan& plan);
+Result<std::vector<PlacedModule>> place_modules(const BootImages& images, LoadPlan& plan, std::string_view initrd_string);
 
 }  // namespace retrovisor

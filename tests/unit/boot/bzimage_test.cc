@@ -171,5 +171,88 @@ TEST(BzImage, a_field_of_zero_setup_sectors_means_four) {
   EXPECT_EQ(read_memory(*memory, 0x100000, 1)[0], 1);
 }
 
+TEST(BzImage, without_a_64_bit_entry_is_entered_by_its_32_bit_one) {
+  BootImages images;
+  images.kernel = make_bzimage_of(true);
+  images.command_line = "quiet";
+  images.initrd = Bytes(5000, 3);
+  for (const bool relocatable : {true, false}) {
+    images.kernel[0x234] = relocatable ? 1 : 0;
+    put(images.kernel, 0x214, 4, 0x100040);
+    put(images.kernel, 0x258, 8, 0x400000);  // where a kernel that cannot be moved goes by itself
+    auto memory = make_memory(64);
+    CpuState state;
+    const auto loaded = load(images, *memory, state);
+    ASSERT_TRUE(loaded.ok()) << loaded.error().text();
+    EXPECT_EQ(loaded->format, "bzImage (32 bits)");
+    const uint64_t begin = relocatable ? 0x400000 : 0x100000;
+    EXPECT_EQ(state.rip, begin + 0x40);
+    EXPECT_EQ(read_memory(*memory, begin, kKernelSize), Bytes(images.kernel.begin() + kSetupSize, images.kernel.end()));
+    // boot.rst, "32-bit boot protocol".
+    EXPECT_EQ(state.cr0, cr0::PE | cr0::ET);
+    EXPECT_EQ(state.efer, 0U);
+    EXPECT_EQ(state.rflags, flag::fixed);
+    EXPECT_EQ(state.gpr[RBP] | state.gpr[RDI] | state.gpr[RBX], 0U);
+    EXPECT_EQ(state.segment[CS].selector, 0x10);
+    EXPECT_NE(state.segment[CS].attributes & seg::DB, 0U);
+    for (const SegReg s : {DS, ES, SS}) {
+      EXPECT_EQ(state.segment[s].selector, 0x18);
+      EXPECT_EQ(state.segment[s].limit, 0xffffffffU);
+    }
+    const Bytes p = read_memory(*memory, state.gpr[RSI], 4096);
+    EXPECT_EQ(get(p, 0x202, 4), 0x53726448U);
+    EXPECT_EQ(get(p, 0x214, 4), begin + 0x40);
+    EXPECT_EQ(read_string(*memory, get(p, 0x228, 4)), "quiet");
+    EXPECT_EQ(read_memory(*memory, get(p, 0x218, 4), get(p, 0x21c, 4)), images.initrd);
+    EXPECT_GE(get(p, 0x218, 4), 0x400000U + 0x20000U);  // out of the way
+  }
+  put(images.kernel, 0x214, 4, 0x102000);
+  EXPECT_EQ(error_of(images), "32-bit entry 0x102000 is not in the kernel at 0x100000 (offset 0x214)");
+  put(images.kernel, 0x214, 4, 1);
+  EXPECT_EQ(error_of(images), "32-bit entry 0x1 is not in the kernel at 0x100000 (offset 0x214)");
+}
+
+TEST(BzImage, without_any_such_entry_begins_in_real_mode) {
+  BootImages images;
+  images.kernel = make_bzimage_of(false);
+  images.command_line = "dhcp";
+  images.initrd = Bytes(5000, 3);
+  auto memory = make_memory(64);
+  CpuState state;
+  const auto loaded = load(images, *memory, state);
+  ASSERT_TRUE(loaded.ok()) << loaded.error().text();
+  EXPECT_EQ(loaded->format, "bzImage (real mode)");
+  EXPECT_FALSE(state.protected_mode());
+  const Bytes setup = read_memory(*memory, 0x10000, kSetupSize);
+  EXPECT_TRUE(std::equal(setup.begin(), setup.begin() + 0x1f0, images.kernel.begin()));
+  EXPECT_TRUE(std::equal(setup.begin() + 0x264, setup.end(), images.kernel.begin() + 0x264));
+  EXPECT_EQ(setup[0x210], 0xff);
+  EXPECT_EQ(setup[0x211] & 0x81, 0x81);                  // loaded high, may use the heap
+  EXPECT_LE(get(setup, 0x224, 2) + 0x200, 0xfff0U - 256);  // which ends below the stack
+  EXPECT_EQ(read_string(*memory, get(setup, 0x228, 4)), "dhcp");
+  EXPECT_EQ(read_memory(*memory, get(setup, 0x218, 4), 5000), images.initrd);
+  EXPECT_EQ(read_memory(*memory, 0x100000, kKernelSize), Bytes(images.kernel.begin() + kSetupSize, images.kernel.end()));
+  images.kernel[0x1f1] = 64;
+  images.kernel.resize(size_t{100} * 512);
+  EXPECT_EQ(error_of(images), "setup has 33280 bytes, which do not fit into real mode: 32768 do (offset 0x1f1)");
+}
+
+TEST(BzImage, of_an_older_protocol_has_no_later_fields) {
+  BootImages images;
+  images.kernel = make_bzimage_of(true);
+  put(images.kernel, 0x206, 2, 0x202);
+  put(images.kernel, 0x22c, 4, 0x1000);      // none of these is a field yet
+  images.kernel[0x234] = 1;
+  put(images.kernel, 0x230, 4, 0x300000);
+  put(images.kernel, 0x238, 4, 1);
+  put(images.kernel, 0x24c, 4, UINT32_MAX);
+  put(images.kernel, 0x258, 8, UINT64_MAX);
+  images.initrd = Bytes(100, 1);
+  images.command_line = std::string(255, 'x');
+  EXPECT_EQ(error_of(images), "loaded as bzImage (32 bits)");
+  images.command_line += "x";
+  EXPECT_EQ(error_of(images), "command line of 256 bytes is too long: this kernel takes 255 (offset 0x238)");
+}
+
 }  // namespace
 }  // namespace retrovisor::boot_test

@@ -123,6 +123,7 @@ TEST(Multiboot, loads_by_address_fields) {
     EXPECT_EQ(begin % 4096, 0U);
     EXPECT_EQ(read_memory(*memory, begin, get(modules, 16 * i + 4, 4) - begin), expected[i]);
   }
+  EXPECT_EQ(read_string(*memory, get(modules, 8, 4)), "initrd");
   EXPECT_EQ(read_string(*memory, get(modules, 24, 4)), "m1");
   EXPECT_EQ(read_string(*memory, get(info, 64, 4)), "retrovisor");
   uint64_t ram = 0;
@@ -232,6 +233,63 @@ TEST(Flat, that_fills_low_memory_has_its_tables_above_1_mib) {
   ASSERT_TRUE(load(images, *memory, state).ok());
   EXPECT_GE(state.cr3, 0x100000U);
   EXPECT_GE(state.gdtr.base, 0x100000U);
+}
+
+TEST(Multiboot, strings_begin_with_the_images_names) {
+  for (const bool packed : {false, true}) {
+    BootImages images = with_kernel(packed ? make_gzip(make_multiboot_elf()) : make_multiboot_elf());
+    images.command_line = "com1=115200 console=com1";
+    images.modules = {Bytes(10, 1), Bytes(10, 2)};
+    images.module_arguments = {"root=/dev/ram", ""};
+    ASSERT_TRUE(name_images(images, "/boot/xen-4.17.gz", {"/boot/vmlinuz", "initrd.img"}, 1 << 20).ok());
+    EXPECT_EQ(images.command_line, "xen-4.17.gz com1=115200 console=com1");
+    EXPECT_EQ(images.module_arguments, (std::vector<std::string>{"vmlinuz root=/dev/ram", "initrd.img"}));
+    auto memory = make_memory(64);
+    CpuState state;
+    const auto loaded = load(images, *memory, state);
+    ASSERT_TRUE(loaded.ok()) << loaded.error().text();
+    EXPECT_EQ(loaded->format, "multiboot");
+    const Bytes info = read_memory(*memory, state.gpr[RBX], 116);
+    EXPECT_EQ(read_string(*memory, get(info, 16, 4)), images.command_line);
+  }
+}
+
+TEST(Multiboot, only_its_strings_begin_with_names) {
+  for (const Bytes& kernel : {make_elf(true), make_bzimage(), make_boot_sector(512), make_gzip(make_elf(true)), Bytes(10, 1), Bytes()}) {
+    BootImages images = with_kernel(kernel);
+    images.command_line = "quiet";
+    images.modules = {Bytes(10, 1)};
+    images.module_arguments = {"a"};
+    ASSERT_TRUE(name_images(images, "kernel", {"module"}, 1 << 20).ok());
+    EXPECT_EQ(images.command_line, "quiet");
+    EXPECT_EQ(images.module_arguments, (std::vector<std::string>{"a"}));
+  }
+  BootImages flat = with_kernel(make_multiboot());
+  flat.flat_address = 0x100000;
+  ASSERT_TRUE(name_images(flat, "kernel", {}, 1 << 20).ok());
+  EXPECT_EQ(flat.command_line, "");
+}
+
+TEST(Packed, kernels_of_every_kind_are_unpacked) {
+  EXPECT_EQ(error_of(with_kernel(make_gzip(make_multiboot()))), "loaded as multiboot");
+  EXPECT_EQ(error_of(with_kernel(make_gzip(make_elf(true)))), "loaded as PVH");
+  EXPECT_EQ(error_of(with_kernel(make_gzip(make_bzimage()))), "loaded as bzImage");
+  Bytes padded = make_gzip(make_multiboot());
+  padded.resize(padded.size() + 1000);  // what follows does not count
+  EXPECT_EQ(error_of(with_kernel(padded)), "loaded as multiboot");
+}
+
+TEST(Packed, names_what_is_wrong_and_where) {
+  const Bytes whole = make_gzip(make_multiboot());
+  Bytes cut(whole.begin(), whole.begin() + 700);
+  EXPECT_EQ(error_of(with_kernel(cut)), "gzip file is truncated: 700 bytes (offset 0x2bc)");
+  Bytes damaged = whole;
+  damaged[damaged.size() - 8] ^= 1;
+  EXPECT_EQ(error_of(with_kernel(damaged)).substr(0, 43), "gzip file is damaged: incorrect data check ");
+  EXPECT_EQ(error_of(with_kernel(make_gzip(Bytes(600, 1)))),
+            "unpacked by gzip: kernel is neither a Linux bzImage nor an ELF file, a multiboot kernel or a boot sector");
+  EXPECT_EQ(error_of(with_kernel(make_gzip(Bytes(size_t{17} << 20, 0))), 16).substr(0, 44),
+            "gzip file unpacks to more than 16777216 byte");
 }
 
 }  // namespace

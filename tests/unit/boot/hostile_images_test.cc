@@ -10,7 +10,11 @@ std::vector<std::pair<std::string, Bytes>> all_images() {
   return {{"bzImage", make_bzimage()},
           {"PVH", make_elf(true)},
           {"multiboot", make_multiboot()},
-          {"multiboot ELF", make_multiboot_elf()}};
+          {"multiboot ELF", make_multiboot_elf()},
+          {"boot sector", make_boot_sector(1536)},
+          {"multiboot, packed", make_gzip(make_multiboot())},
+          {"bzImage of 32 bits", make_bzimage_of(true)},
+          {"bzImage of 16 bits", make_bzimage_of(false)}};
 }
 
 TEST(HostileImages, truncation_at_every_length_is_survived) {

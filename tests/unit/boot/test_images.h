@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -67,6 +68,18 @@ inline Bytes make_bzimage() {
   const std::string version = "6.1.0-test (builder@host) #1";
   std::copy(version.begin(), version.end(), b.begin() + 0x300);
   for (size_t i = 0; i < kKernelSize; ++i) b[kSetupSize + i] = static_cast<uint8_t>(i * 7 + 1);
+  return b;
+}
+
+// The same without a 64-bit entry; or (protocol 2.07) without a 32-bit one, too.
+inline Bytes make_bzimage_of(bool has_32) {
+  Bytes b = make_bzimage();
+  put(b, 0x236, 2, 0);
+  if (has_32) return b;
+  put(b, 0x206, 2, 0x207);
+  put(b, 0x214, 4, 0);
+  b[0x234] = 0;
+  put(b, 0x230, 4, 0);
   return b;
 }
 
@@ -144,6 +157,39 @@ inline Bytes make_multiboot_elf() {
   put(b, 0x200, 4, 0x1badb002);
   put(b, 0x204, 4, 2);
   put(b, 0x208, 4, static_cast<uint32_t>(-(0x1badb002 + 2)));
+  return b;
+}
+
+// A boot sector and, if `size` is more than that, the disk behind it.
+inline Bytes make_boot_sector(size_t size) {
+  Bytes b(size, 0);
+  b[0] = 0xf4;
+  put(b, 510, 2, 0xaa55);
+  return b;
+}
+
+// As gzip writes it, unpacked: stored blocks (RFC 1951, 3.2.4).
+inline uint32_t crc32_of(const Bytes& b) {
+  uint32_t crc = ~uint32_t{0};
+  for (const uint8_t byte : b) {
+    crc ^= byte;
+    for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ (0xedb88320 & (0 - (crc & 1)));
+  }
+  return ~crc;
+}
+inline Bytes make_gzip(const Bytes& contents) {
+  Bytes b{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3};
+  size_t at = 0;
+  do {
+    const size_t n = std::min<size_t>(contents.size() - at, 0xffff);
+    b.push_back(at + n == contents.size() ? 1 : 0);
+    for (const size_t v : {n & 0xff, n >> 8, ~n & 0xff, ~n >> 8 & 0xff}) b.push_back(static_cast<uint8_t>(v));
+    b.insert(b.end(), contents.begin() + static_cast<std::ptrdiff_t>(at), contents.begin() + static_cast<std::ptrdiff_t>(at + n));
+    at += n;
+  } while (at < contents.size());
+  b.resize(b.size() + 8);
+  put(b, b.size() - 8, 4, crc32_of(contents));
+  put(b, b.size() - 4, 4, contents.size());
   return b;
 }
 
