@@ -12,6 +12,8 @@
 #include "cli/setup.h"
 #include "replay/replay_session.h"
 #include "traces/reader.h"
+#include "vmm/boot/bzimage.h"
+#include "vmm/boot/elf_image.h"
 
 namespace retrovisor::cli {
 namespace {
@@ -37,11 +39,22 @@ constexpr uint64_t kMemory = uint64_t{512} << 20;
 // Unpacking takes one to five thousand million instructions, by method.
 constexpr uint64_t kMostInstructions = 40'000'000'000, kStep = 20'000'000;
 
+// Such kernels' symbol and page tables are not those that are looked for.
+Result<void> refuse_32_bits(const std::string& name, std::span<const uint8_t> kernel) {
+  constexpr size_t kElfClass = 4;
+  constexpr uint8_t kElf32 = 1;
+  const bool narrow =
+      is_elf(kernel) ? kernel.size() > kElfClass && kernel[kElfClass] == kElf32 : is_bzimage(kernel) && !is_bzimage64(kernel);
+  if (!narrow) return {};
+  return Error{ErrorCode::unsupported, name + " is a 32-bit kernel: not supported", ""};
+}
+
 Result<KernelSymbols> symbols_of_kernel(const SymbolsCommand& options) {
   auto bytes = read_image(options.source, "KERNEL", kMemory);
   if (!bytes) return bytes.error();
   BootImages images;
   images.kernel = std::move(bytes).value();
+  RV_TRY(refuse_32_bits(options.source, images.kernel));
   // A vmlinux carries the tables in its file.
   if (auto found = decode_kallsyms(images.kernel)) return found;
   images.command_line = "nokaslr";
@@ -63,6 +76,8 @@ Result<KernelSymbols> symbols_of_kernel(const SymbolsCommand& options) {
 Result<KernelSymbols> symbols_of_trace(const SymbolsCommand& options, const TraceHeader& header) {
   auto images = read_recorded_images(header, options.images);
   if (!images) return images.error();
+  // What a hypervisor has loaded may be of other bits than the hypervisor.
+  if (images->modules.empty()) RV_TRY(refuse_32_bits(options.source, images->kernel));
   auto session = ReplaySession::open(options.source, *images);
   if (!session) return session.error();
   ReplayOptions how;

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "tests/fuzz/target.h"
+#include "vmm/boot/gzip.h"
 #include "vmm/boot/loader.h"
 
 namespace retrovisor::fuzz {
@@ -87,6 +88,33 @@ Bytes bzimage() {
   return b;
 }
 
+// The same without a 64-bit entry, or (2.07) without a 32-bit one, too.
+Bytes narrow_bzimage(bool has_32) {
+  Bytes b = bzimage();
+  put(b, 0x236, 2, 0);
+  if (has_32) return b;
+  put(b, 0x206, 2, 0x207);
+  put(b, 0x214, 4, 0);
+  return b;
+}
+
+// A boot sector and a disk behind it.
+Bytes boot_sector() {
+  Bytes b(3 * 512 + 100, 0xf4);
+  put(b, 510, 2, 0xaa55);
+  return b;
+}
+
+// A stored block, as gzip wraps it (RFC 1951, 1952); the checksum is left to the mutations.
+Bytes packed(const Bytes& contents) {
+  Bytes b{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 1};
+  append(b, static_cast<uint16_t>(contents.size()));
+  append(b, static_cast<uint16_t>(~contents.size()));
+  append(b, contents);
+  append(b, uint64_t{0});
+  return b;
+}
+
 // ELF64, one segment at 2 MiB, and a PVH entry note.
 Bytes pvh() {
   Bytes b(0x300, 0);
@@ -167,6 +195,7 @@ void run(std::span<const uint8_t> data) {
     images.flat_address = control.flat_address;
     images.flat_mode = static_cast<FlatMode>((control.flat & 3) % 3);
   }
+  FUZZ_CHECK(name_images(images, "a/kernel", {"module"}, max_input()).ok() || is_gzip(images.kernel));
   GuestMemory& memory = empty_memory(control.memory);
   CpuState state = CpuState::at_reset(VcpuId(0));
   const auto loaded = load_guest(images, memory, state, control.vcpus);
@@ -197,6 +226,11 @@ std::vector<Bytes> seeds() {
   c.modules = 2;
   out.push_back(with_control(c, multiboot(false), initrd));
   out.push_back(with_control(c, multiboot(true), initrd));
+  out.push_back(with_control(c, packed(multiboot(false)), initrd));
+  c.modules = 0;
+  out.push_back(with_control(c, narrow_bzimage(true), initrd));
+  out.push_back(with_control(c, narrow_bzimage(false), initrd));
+  out.push_back(with_control(c, boot_sector()));
   c.flat_address = 0x7c00;
   for (c.flat = 0x80; c.flat < 0x83; ++c.flat) out.push_back(with_control(c, Bytes(64, 0xf4)));
   return out;

@@ -208,6 +208,11 @@ bool is_bzimage(std::span<const uint8_t> image) {
   return in.u16(hdr::boot_flag) == kBootFlag && in.u32(hdr::header) == kHdrS;
 }
 
+bool is_bzimage64(std::span<const uint8_t> image) {
+  const auto entry = choose_entry(ImageReader(image));
+  return is_bzimage(image) && entry && *entry == Entry::long64;
+}
+
 Result<LoadedGuest> load_bzimage(const BootImages& images, LoadPlan& plan, CpuState& state, uint64_t rsdp) {
   const ImageReader in(images.kernel);
   auto parsed = parse_header(in);
