@@ -182,7 +182,7 @@ ALLOWED_SYMBOLS = [
     r"(?:mem(?:cpy|move|set|cmp|chr|rchr)|bcmp|str(?:len|cmp|ncmp|chr))|__(?:mem\w+|str\w+)_chk",
     r"calloc|malloc|free|abort",
     # Libraries that compute from their arguments alone.
-    r"XXH\w+|fmt::.*",
+    r"XXH\w+|fmt::.*|inflate(?:Init2_|End)?",
     # The standard library, but for FORBIDDEN_SYMBOLS.
     r"(?:[\w:<>,*& ]+ )?(?:std|__gnu_cxx)::.*|guard variable for std::.*|non-virtual thunk to std::.*",
 ]

@@ -13,6 +13,11 @@ def guest(name):
     return os.path.join(GUESTS, name + ".bin")
 
 
+def content(name):
+    with open(guest(name), "rb") as file:
+        return file.read()
+
+
 class Boot(support.Case):
     def check(self, output, *arguments, **options):
         recorded = self.record(*arguments, "--memory", "16M", "--deterministic", **options)
@@ -34,11 +39,11 @@ class Boot(support.Case):
         other = self.file("other", b"more")
         arguments = ["--append", "a=1 b", "--module", module + " c d", "--module", other]
         self.check("multiboot.bin a=1 b\nmodule.bin c d\nother\n", "--kernel", guest("multiboot"), *arguments)
-        packed = self.file("kernel.gz", gzip.compress(open(guest("multiboot"), "rb").read()))
+        packed = self.file("kernel.gz", gzip.compress(content("multiboot")))
         self.check("kernel.gz a=1 b\nmodule.bin c d\nother\n", "--kernel", packed, *arguments)
 
     def test_a_replay_with_a_moved_kernel_shows_the_recorded_name(self):
-        kernel = self.file("first", open(guest("multiboot"), "rb").read())
+        kernel = self.file("first", content("multiboot"))
         recorded = self.record("--kernel", kernel, "--memory", "16M", "--deterministic")
         shutil.move(kernel, self.path("second"))
         replayed = self.replay("--kernel", self.path("second"))

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 
-#include "generated/vmm/boot/bios_bytes.h"
+#include "vmm/boot/bios_bytes.h"
 #include "vmm/boot/entry_state.h"
 #include "vmm/boot/image_reader.h"
 #include "vmm/devices/machine_map.h"
