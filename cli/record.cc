@@ -36,7 +36,7 @@ Result<TraceHeader> header_of(const RecordCommand& options, const MachineConfig&
   header.rtc = host.options.wall_clock;
   header.journal_mask = options.journal == "full" ? kJournalFull : options.journal == "none" ? 0 : kJournalDefault;
   // Under KVM the guest takes its exceptions without us.
-  if (config.engine == EngineKind::kvm) header.journal_mask &= ~mask_of(EventKind::exception);
+  if (config.engine == EngineKind::kvm) header.journal_mask &= ~(mask_of(EventKind::exception) | mask_of(EventKind::exception_lost));
   header.digest_detail = options.digest_detail == "sums"   ? DigestDetail::sums
                          : options.digest_detail == "full" ? DigestDetail::full
                                                            : DigestDetail::fields;

@@ -39,8 +39,9 @@ void say_kvm(const kvm::KvmStatistics& kvm) {
 
 void say_summary(const RunSummary& s, Machine& machine, const StateDigest& digest, const HostMemory& memory) {
   const uint64_t instructions = machine.position().value;
+  const auto faults = faults_of(s.run.stop, machine.engine());
   const std::string cause = s.cause == StopCause::none ? "" : fmt::format(" ({})", to_string(s.cause));
-  say("{} ended: {}{} at position {}", s.what, s.ended.empty() ? describe(s.run.stop) : s.ended, cause, instructions);
+  say("{} ended: {}{} at position {}", s.what, s.ended.empty() ? describe(s.run.stop, faults) : s.ended, cause, instructions);
   const bool by_events = machine.config().positions == PositionUnit::events;
   say("  {} {} in {}: {}; guest time {}, of it idle {}", grouped(instructions), by_events ? "events" : "instructions",
       duration_text(seconds_of(s.run.host_time)),
@@ -52,8 +53,10 @@ void say_summary(const RunSummary& s, Machine& machine, const StateDigest& diges
         grouped(s.trace->digests));
   }
   say("  memory: guest touched {}, {} beside it", bytes_text(memory.guest_bytes), bytes_text(memory.overhead()));
-  for (const auto& [bytes, count] : machine.engine().statistics().unknown_instructions)
-    say("  unknown instruction {}: raised #UD {} time{}", bytes, count, count == 1 ? "" : "s");
+  for (const auto& [bytes, count] : machine.engine().statistics().unknown_instructions) {
+    if (bytes.starts_with(kNoMemory)) say("  code ran to where there is {}: raised #UD {} time{}", bytes, count, count == 1 ? "" : "s");
+    else say("  unknown instruction {}: raised #UD {} time{}", bytes, count, count == 1 ? "" : "s");
+  }
   if (const auto* kvm = kvm::kvm_statistics(machine.engine()); kvm != nullptr) say_kvm(*kvm);
   say("  state: cpu {:016x} memory {:016x} devices {:016x}", digest.cpu, digest.memory, digest.devices);
   for (const std::string& remark : s.remarks) say("  {}", remark);
@@ -82,6 +85,15 @@ std::string as_json(const RunSummary& s, Machine& machine, const StateDigest& di
   if (s.trace) {
     out.object("trace").put("file", s.trace->file).put("bytes", s.trace->bytes).put("events", s.trace->events);
     out.put("digests", s.trace->digests).end();
+  }
+  const auto faults = faults_of(s.run.stop, machine.engine());
+  if (!faults.empty()) {
+    out.array("faults");
+    for (const ChainedFault& f : faults) {
+      out.object().put("interrupt", f.interrupt).put("vector", uint64_t{f.vector}).put("error", uint64_t{f.error});
+      out.put("rip", f.rip).put("cr2", f.address).end();
+    }
+    out.end();
   }
   out.array("remarks");
   for (const std::string& remark : s.remarks) out.put("", remark);

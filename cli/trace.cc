@@ -87,7 +87,7 @@ std::string as_text(const TraceSummary& s, const std::string& path) {
   if (!s.key_frames.empty()) line("key frames", key_frames_text(s));
   const std::string rate = by_events ? "" : fmt::format(", {:.0f} bytes per million", bytes_per_million(s));
   line("length", fmt::format("{} {}{}", grouped(s.through.value), unit, rate));
-  line("ended by", s.end ? describe(s.end->stop) : "nothing: " + s.completeness());
+  line("ended by", s.end ? describe(s.end->stop, s.end->faults) : "nothing: " + s.completeness());
   return out;
 }
 

@@ -89,7 +89,7 @@ std::string text_line(const TraceItem& item, const TraceReader& reader) {
                        k->state.devices);
   }
   const auto& end = std::get<EndRecord>(item);
-  return fmt::format("{:>14}  end: {}\n", end.position.value, describe(end.stop));
+  return fmt::format("{:>14}  end: {}\n", end.position.value, describe(end.stop, end.faults));
 }
 
 std::string json_line(const TraceItem& item, const TraceReader& reader) {

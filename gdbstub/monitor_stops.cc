@@ -32,7 +32,7 @@ Result<std::string> break_on(Execution& e, Words words) {
     std::vector<EventKind> kinds;
     uint64_t max;
   };
-  const What all[] = {{"exception", {EventKind::exception}, 31},
+  const What all[] = {{"exception", {EventKind::exception, EventKind::exception_lost}, 31},
                       {"irq", {EventKind::interrupt}, 255},
                       {"io", {EventKind::port_read, EventKind::port_write}, 0xffff},
                       {"mmio", {EventKind::mmio_read, EventKind::mmio_write}, UINT64_MAX},

@@ -85,7 +85,7 @@ void Session::step(VcpuId vcpu) {
 
 void Session::say_end(const TimelineStop& stop) {
   const bool why = stop.machine_stop.reason != StopReason::position;
-  console(fmt::format("[retrovisor] the recording ends here{}\n", why ? ": " + describe(stop.machine_stop) : ""));
+  console(fmt::format("[retrovisor] the recording ends here{}\n", why ? ": " + describe(stop.machine_stop, stop.faults) : ""));
 }
 
 void Session::report(const Result<TimelineStop>& stop) {
@@ -104,7 +104,8 @@ void Session::report(const Result<TimelineStop>& stop) {
   running_.reset();
   quiet_end_ = false;
   if (stop->reason == TimelineStop::Reason::end && execution_.timeline() == nullptr) {
-    console(fmt::format("[retrovisor] the machine has ended: {}\n", describe(stop->machine_stop)));
+    console(fmt::format("[retrovisor] the machine has ended: {}\n", 
+                        describe(stop->machine_stop, faults_of(stop->machine_stop, execution_.machine().engine()))));
     send(fmt::format("W{:02x}", stop->machine_stop.reason == StopReason::debug_exit ? stop->machine_stop.detail & 0xff : 0));
     end_ = SessionEnd::exited;
     return;

@@ -67,7 +67,7 @@ class RecordHook final : public SliceHook {
 
   Result<void> finish(const RunResult& run) {
     if (!run.on_arrival || last_position_ != run.end) RV_TRY(digest(!run.on_arrival));
-    return writer_.end(run.end, run.stop, last_, options_.sync);
+    return writer_.end(run.end, run.stop, last_, options_.sync, faults_of(run.stop, machine_.engine()));
   }
   uint64_t key_frames() const { return frames_.count(); }
 

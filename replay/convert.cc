@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include "traces/describe.h"
 #include "traces/writer.h"
 
 namespace retrovisor {
@@ -124,7 +125,7 @@ Result<ConvertResult> convert(const std::string& trace, const BootImages& images
   }
   for (const TraceEvent& e : tail) put(e);
   RV_TRY(w.flush(machine.retired()));
-  if (complete) RV_TRY(w.end(machine.retired(), stop, last));
+  if (complete) RV_TRY(w.end(machine.retired(), stop, last, false, faults_of(stop, machine.engine())));
   out.digests = w.digests();
   out.trace_bytes = w.size();
   return out;

@@ -161,7 +161,10 @@ TimelineStop TimelineImpl::stop_here(TimelineStop::Reason reason) const {
   TimelineStop stop;
   stop.reason = reason;
   stop.position = position_;
-  if (reason == TimelineStop::Reason::end && session_->summary().end) stop.machine_stop = session_->summary().end->stop;
+  if (reason == TimelineStop::Reason::end && session_->summary().end) {
+    stop.machine_stop = session_->summary().end->stop;
+    stop.faults = session_->summary().end->faults;
+  }
   return stop;
 }
 

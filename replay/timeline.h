@@ -38,6 +38,7 @@ struct TimelineStop {
   std::optional<Observation> observation;
   std::optional<JournalEvent> event;
   Stop machine_stop;
+  std::vector<ChainedFault> faults;  // of a triple fault
 };
 
 struct TimelineOptions {

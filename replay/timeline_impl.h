@@ -123,6 +123,7 @@ class TimelineImpl final : public Timeline, private JournalSink {
   Result<Found> search_backward(const StopConditions& conditions, Position lowest, Position below);
   Result<TimelineStop> stand_behind(const Hit& hit);
   TimelineStop stop_at_hit(const Hit& hit) const;
+  std::optional<Hit> lost_at_end(const StopConditions& conditions) const;
 
   std::unique_ptr<ReplaySession> session_;
   std::unique_ptr<JournalChecker> checker_;

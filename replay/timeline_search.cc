@@ -64,8 +64,25 @@ Result<TimelineStop> TimelineImpl::forward(const StopConditions& conditions, Pos
     if (!outcome) return outcome.error();
     if (outcome->end == RunEnd::hit) return stand_behind(*search.hit);
     if (outcome->end == RunEnd::interrupted) return stop_here(Reason::interrupted);
+    if (auto hit = lost_at_end(conditions)) return stop_at_hit(*hit);
   }
   return stop_here(position_ >= end() ? Reason::end : Reason::position);
+}
+
+// A triple fault happens at the last position, on arrival at which the timeline ends: what led to it is known from the recording.
+std::optional<TimelineImpl::Hit> TimelineImpl::lost_at_end(const StopConditions& conditions) const {
+  if (position_ != end() || (conditions.events & mask_of(EventKind::exception_lost)) == 0 || !session_->summary().end) return std::nullopt;
+  for (const ChainedFault& f : session_->summary().end->faults) {
+    if (f.interrupt) continue;
+    const JournalEvent e{EventKind::exception_lost, m_.next_vcpu(), position_, f.vector, f.error, f.address};
+    if (conditions.event_filter && !conditions.event_filter(e)) continue;
+    Hit hit;
+    hit.position = position_;
+    hit.reason = Reason::event;
+    hit.event = e;
+    return hit;
+  }
+  return std::nullopt;
 }
 
 Result<TimelineImpl::Found> TimelineImpl::search_backward(const StopConditions& conditions, Position lowest,

@@ -4,6 +4,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <iterator>
 
 namespace retrovisor {
 namespace {
@@ -38,7 +39,8 @@ std::string describe(const JournalEvent& e) {
     case EventKind::rdrand: return fmt::format("{} {:#x} size {}", name, e.a, e.b);
     case EventKind::dma: return fmt::format("{} at {:#x} size {} hash {:016x}", name, e.a, e.b, e.c);
     case EventKind::vcpu_switch: return fmt::format("{} to vCPU {}", name, e.a);
-    case EventKind::exception: return fmt::format("{} {} error code {:#x} CR2 {:#x}", name, e.a, e.b, e.c);
+    case EventKind::exception:
+    case EventKind::exception_lost: return fmt::format("{} {} error code {:#x} CR2 {:#x}", name, e.a, e.b, e.c);
     case EventKind::cr3_write: return fmt::format("{} {:#x}, was {:#x}", name, e.a, e.b);
     case EventKind::wall_clock: return fmt::format("{} {} s", name, e.a);
     case EventKind::entropy: return std::string(name);
@@ -65,6 +67,35 @@ std::string describe(const TraceEvent& e) {
 
 std::string describe_at(const JournalEvent& e) { return position_prefix(e) + describe(e); }
 std::string describe_at(const TraceEvent& e) { return position_prefix(e.event) + describe(e); }
+
+namespace {
+
+std::string exception_name(uint8_t vector) {
+  constexpr std::string_view kNames[] = {"#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "", "#TS",
+                                         "#NP", "#SS", "#GP", "#PF", "", "#MF", "#AC", "#MC", "#XM"};
+  if (vector < std::size(kNames) && !kNames[vector].empty()) return std::string(kNames[vector]);
+  return fmt::format("exception {}", vector);
+}
+
+}  // namespace
+
+std::string describe(const Stop& stop, const std::vector<ChainedFault>& faults) {
+  std::string out = describe(stop);
+  for (size_t i = 0; i < faults.size(); ++i) {
+    const ChainedFault& f = faults[i];
+    out += i == 0 ? ": " : ", then ";
+    out += f.interrupt ? fmt::format("interrupt {:#x}", f.vector) : exception_name(f.vector);
+    if (i == 0) out += fmt::format(" at RIP {:#x}", f.rip);
+    if (!f.has_error) continue;
+    out += fmt::format(" (error code {:#x}", f.error);
+    out += f.vector == vec::PF ? fmt::format(", CR2 {:#x})", f.address) : ")";
+  }
+  return out;
+}
+
+std::vector<ChainedFault> faults_of(const Stop& stop, const Engine& engine) {
+  return stop.reason == StopReason::triple_fault ? engine.fault_chain() : std::vector<ChainedFault>{};
+}
 
 std::string describe(const Stop& stop) {
   if (stop.reason == StopReason::debug_exit) return fmt::format("{} (code {})", to_string(stop.reason), stop.detail);

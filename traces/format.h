@@ -13,6 +13,7 @@
 #include "vmm/processor_model.h"
 #include "vmm/user_tsc.h"
 #include "vmm/digest.h"
+#include "vmm/engine.h"
 #include "vmm/journal.h"
 #include "vmm/model.h"
 #include "vmm/platform.h"
@@ -134,12 +135,16 @@ struct KeyFrame {
 // Key frames in one trace.
 inline constexpr size_t kMaxKeyFrames = 65536;
 
+// Exceptions that one triple fault can tell of; it has a handful.
+inline constexpr size_t kMaxFaultChain = 32;
+
 struct EndRecord {
   Position position;
   Stop stop;
   StateDigest state;
   uint64_t events = 0;
   uint64_t digests = 0;
+  std::vector<ChainedFault> faults = {};  // Engine::fault_chain()
 };
 
 using TraceItem = std::variant<TraceEvent, DigestRecord, KeyFrame, EndRecord>;

@@ -202,8 +202,12 @@ Result<KeyFrame> decode_key_frame(std::span<const uint8_t> payload) {
 
 std::vector<uint8_t> encode_end(const EndRecord& e) {
   flatbuffers::FlatBufferBuilder b;
+  std::vector<flatbuffers::Offset<fb::LostFault>> faults;
+  for (const ChainedFault& f : e.faults)
+    faults.push_back(fb::CreateLostFault(b, f.interrupt, f.vector, f.has_error, f.error, f.rip, f.address));
+  const auto list = faults.empty() ? 0 : b.CreateVector(faults);
   b.Finish(fb::CreateEnd(b, e.position.value, static_cast<uint8_t>(e.stop.reason), e.stop.detail, e.state.cpu,
-                         e.state.memory, e.state.devices, e.events, e.digests));
+                         e.state.memory, e.state.devices, e.events, e.digests, list));
   return bytes_of(b);
 }
 
@@ -219,6 +223,13 @@ Result<EndRecord> decode_end(std::span<const uint8_t> payload) {
   e.state = {in->cpu(), in->memory(), in->devices()};
   e.events = in->events();
   e.digests = in->digests();
+  if (const auto* faults = in->faults(); faults != nullptr) {
+    if (faults->size() > kMaxFaultChain) return bad("end chunk tells of too many exceptions");
+    for (const auto* f : *faults) {
+      if (f == nullptr) return bad("end chunk lacks an exception");
+      e.faults.push_back({f->interrupt(), f->vector(), f->has_error(), f->error(), f->rip(), f->address()});
+    }
+  }
   return e;
 }
 

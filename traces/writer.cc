@@ -149,10 +149,11 @@ Result<void> TraceWriter::flush(Position through) {
   return {};
 }
 
-Result<void> TraceWriter::end(Position at, Stop stop, const StateDigest& state, bool sync) {
+Result<void> TraceWriter::end(Position at, Stop stop, const StateDigest& state, bool sync,
+                               const std::vector<ChainedFault>& faults) {
   RV_ASSERT(fd_ >= 0);
   write_log(at);
-  write_chunk(ChunkKind::end, encode_end({at, stop, state, events_, digests_}));
+  write_chunk(ChunkKind::end, encode_end({at, stop, state, events_, digests_, faults}));
   if (!failed()) kept_through_ = at;
   // Devices and pipes cannot be synced; that is no failure.
   if (!failed() && sync && ::fsync(fd_) != 0 && errno != EINVAL && errno != EROFS) fail("cannot write the trace", errno);

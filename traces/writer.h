@@ -41,7 +41,9 @@ class TraceWriter {
   // Makes a chunk of what is collected. `through`: position up to which the run is recorded.
   Result<void> flush(Position through);
   // Writes the end marker and closes the file. With `sync` the file is on disk when this returns.
-  Result<void> end(Position at, Stop stop, const StateDigest& state, bool sync = false);
+  // `faults`: of a triple fault.
+  Result<void> end(Position at, Stop stop, const StateDigest& state, bool sync = false,
+                   const std::vector<ChainedFault>& faults = {});
 
   bool failed() const { return error_.has_value(); }
   // Only if failed().

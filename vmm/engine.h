@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "vmm/processor_model.h"
 #include "vmm/user_tsc.h"
@@ -27,9 +28,23 @@ enum class EngineStop : uint8_t {
   failed,        // failure() says why
 };
 
+// One exception of the chain that ended in a triple fault.
+struct ChainedFault {
+  bool interrupt = false;  // no exception, but an interrupt of this vector, with whose delivery it began
+  uint8_t vector = 0;
+  bool has_error = false;
+  uint32_t error = 0;
+  uint64_t rip = 0;
+  uint64_t address = 0;  // of a page fault: CR2
+};
+
+// In EngineStatistics::unknown_instructions, before the guest-physical address: no memory answered the fetch.
+inline constexpr std::string_view kNoMemory = "no memory at ";
+
 // Counters for the run's summary. Never part of machine state.
 struct EngineStatistics {
-  // Instructions the engine does not know, by their bytes in hex: how often each raised #UD.
+  // Instructions the engine does not know, by their bytes in hex: how often each raised #UD. Where there is no memory to fetch
+  // from, a word about that instead. What raises #UD on every processor (UD2 and the like) is the guest's own doing.
   std::map<std::string, uint64_t> unknown_instructions;
   uint64_t blocks_decoded = 0;
   uint64_t cache_bytes = 0;
@@ -83,6 +98,12 @@ class Engine {
   // The pages touched since the last call. Never fewer than were.
   virtual TouchedPages take_touched() = 0;
   virtual const EngineStatistics& statistics() const = 0;
+  // Behind EngineStop::triple_fault: the exceptions, from the one that began it to the one that #DF's delivery ended with. Empty
+  // where a host's processor knows alone.
+  virtual const std::vector<ChainedFault>& fault_chain() const {
+    static const std::vector<ChainedFault> kNone;
+    return kNone;
+  }
 };
 
 std::unique_ptr<Engine> make_soft_engine(const Platform& platform, uint32_t vcpus,

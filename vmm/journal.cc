@@ -15,6 +15,7 @@ std::string_view to_string(EventKind kind) {
     case EventKind::dma: return "dma";
     case EventKind::vcpu_switch: return "vcpu-switch";
     case EventKind::exception: return "exception";
+    case EventKind::exception_lost: return "exception-lost";
     case EventKind::cr3_write: return "cr3-write";
     case EventKind::wall_clock: return "wall-clock";
     case EventKind::entropy: return "entropy";

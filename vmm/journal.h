@@ -23,6 +23,7 @@ enum class EventKind : uint8_t {
   dma = 8,          // a: guest-physical address, b: size in bytes, c: XXH3-64 of the data
   vcpu_switch = 9,  // a: vCPU that runs from here on
   exception = 10,   // a: vector, b: error code, c: CR2 (for #PF)
+  exception_lost = 11,  // as exception, but its handler could not be entered: another exception, #DF or a shutdown takes its place
   // Told to whoever asks for it while a machine runs; never in a trace, where it would say what the guest's own code says.
   cr3_write = 31,   // a: new value of CR3, b: old one
   // Boundary events: what a replay needs. Always written; c: guest time in ns (while halted the position stands still).

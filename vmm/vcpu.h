@@ -19,6 +19,8 @@ class VcpuInterrupts {
   virtual InterruptSource source() const { return InterruptSource::local_apic; }
   // The vCPU's tsc_offset has changed: a TSC deadline is due at another time.
   virtual void tsc_changed() {}
+  // IA32_APIC_BASE.EN, which CPUID leaf 1 shows.
+  virtual bool apic_enabled() const { return true; }
   // CR8: bits 7-4 of the task priority register.
   virtual uint8_t cr8() const = 0;
   virtual void set_cr8(uint8_t value) = 0;

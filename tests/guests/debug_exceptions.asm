@@ -220,7 +220,7 @@ bp1_insn:
   run_user user_dr
   expect "MOV DR in ring 3", [exc_vec], 13
 
-  ; INT1: a trap that leaves DR6 alone. INT3 and its flags.
+  ; INT1: a trap that sets nothing in DR6. INT3 and its flags.
   mov eax, DR6_FIXED
   mov dr6, rax
   try db 0xf1

@@ -105,6 +105,16 @@ class Deterministic(support.Case):
             recorded = self.record(*ECHO, "--stop-on-panic", "--console", f"script:{script}")
             self.assertEqual(recorded["stop"], stop)
             self.assert_replays(recorded)
+            if key == b"T":  # INT3 without an IDT
+                self.assertEqual([fault["vector"] for fault in recorded["faults"]], [13, 13, 8, 13])
+                self.assertEqual({fault["rip"] for fault in recorded["faults"]}, {recorded["faults"][0]["rip"]})
+                told = "triple fault: #GP at RIP {:#x} (error code 0x1a), then #GP (error code 0x6b), then #DF (error code 0x0), then #GP (error code 0x43)"
+                told = told.format(recorded["faults"][0]["rip"]).encode()
+                for command in (["trace", "info"], ["trace", "dump"]):
+                    output = self.tool(*command, self.path("t.trace"))
+                    self.assertIn(told, output.stdout + output.stderr, command)
+            else:
+                self.assertNotIn("faults", recorded)
 
     def test_a_recording_names_its_processor_model_and_replays_with_it(self):
         script = self.file("s", 'after "ready> " send "abcQ"')

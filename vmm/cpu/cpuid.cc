@@ -22,9 +22,10 @@ constexpr uint32_t bit(unsigned n) { return uint32_t{1} << n; }
 // Leaf 1 (SDM 2 tables 3-10, 3-11).
 constexpr uint32_t kFeaturesEdx =
     bit(0) /* FPU */ | bit(1) /* VME */ | bit(2) /* DE */ | bit(3) /* PSE */ | bit(4) /* TSC */ | bit(5) /* MSR */ |
-    bit(6) /* PAE */ | bit(7) /* MCE */ | bit(8) /* CX8 */ | bit(9) /* APIC */ | bit(11) /* SEP */ | bit(12) /* MTRR */ |
+    bit(6) /* PAE */ | bit(7) /* MCE */ | bit(8) /* CX8 */ | bit(11) /* SEP */ | bit(12) /* MTRR */ |
     bit(13) /* PGE */ | bit(14) /* MCA */ | bit(15) /* CMOV */ | bit(16) /* PAT */ | bit(17) /* PSE36 */ |
     bit(19) /* CLFSH */ | bit(23) /* MMX */ | bit(24) /* FXSR */ | bit(25) /* SSE */ | bit(26) /* SSE2 */ | bit(27) /* SS */;
+constexpr uint32_t kApic = bit(9);
 constexpr uint32_t kFeaturesEcx = bit(0) /* SSE3 */ | bit(9) /* SSSE3 */ | bit(13) /* CX16 */ | bit(19) /* SSE4.1 */ |
                                   bit(20) /* SSE4.2 */ | bit(23) /* POPCNT */ | bit(24) /* TSC-deadline */ |
                                   bit(26) /* XSAVE */ | bit(30) /* RDRAND */ | bit(31) /* hypervisor */;
@@ -61,7 +62,7 @@ CpuidResult cache(uint32_t type, uint32_t level, uint32_t kib, uint32_t ways, ui
   return r;
 }
 
-CpuidResult basic(uint32_t leaf, uint32_t subleaf, const CpuState& state, VcpuId id, uint32_t vcpus) {
+CpuidResult basic(uint32_t leaf, uint32_t subleaf, const CpuState& state, VcpuId id, uint32_t vcpus, bool apic) {
   const unsigned cores = core_bits(vcpus);
   CpuidResult r;
   switch (leaf) {
@@ -76,7 +77,7 @@ CpuidResult basic(uint32_t leaf, uint32_t subleaf, const CpuState& state, VcpuId
       r.eax = kSignature;
       r.ebx = 8 << 8 /* CLFLUSH line of 64 bytes */ | (uint32_t{1} << cores) << 16 | id.value << 24;
       r.ecx = kFeaturesEcx | ((state.cr4 & cr4::OSXSAVE) != 0 ? kOsxsave : 0);
-      r.edx = kFeaturesEdx | (vcpus > 1 ? bit(28) /* HTT */ : 0);
+      r.edx = kFeaturesEdx | (apic ? kApic : 0) | (vcpus > 1 ? bit(28) /* HTT */ : 0);
       break;
     case 2: r.eax = 0x0000ff01; break;  // "see leaf 4"
     case 4:
@@ -145,14 +146,14 @@ CpuidResult extended(uint32_t leaf, const CpuState& state) {
 
 }  // namespace
 
-CpuidResult cpuid(uint32_t leaf, uint32_t subleaf, const CpuState& state, VcpuId id, uint32_t vcpus) {
+CpuidResult cpuid(uint32_t leaf, uint32_t subleaf, const CpuState& state, VcpuId id, uint32_t vcpus, bool apic) {
   if (leaf >= 0x80000000 && leaf <= kMaxExtended) return extended(leaf, state);
   if (leaf >= kHypervisorBase && leaf < kHypervisorBase + 0x10000) {
     if (leaf != kHypervisorBase) return {};
     return {kHypervisorBase, letters(kHypervisor, 0), letters(kHypervisor, 4), letters(kHypervisor, 8)};
   }
   // Beyond the last leaf Intel processors answer with the highest basic one (SDM 2 "CPUID").
-  return basic(leaf <= kMaxBasic ? leaf : kMaxBasic, subleaf, state, id, vcpus);
+  return basic(leaf <= kMaxBasic ? leaf : kMaxBasic, subleaf, state, id, vcpus, apic);
 }
 
 }  // namespace retrovisor

@@ -24,7 +24,8 @@ struct CpuidResult {
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-// Answers CPUID for `state` (OSXSAVE and the XSAVE size depend on it) of vCPU `id` among `vcpus`.
-CpuidResult cpuid(uint32_t leaf, uint32_t subleaf, const CpuState& state, VcpuId id, uint32_t vcpus);
+// Answers CPUID for `state` (OSXSAVE and the XSAVE size depend on it) of vCPU `id` among `vcpus`. `apic`: IA32_APIC_BASE.EN, which
+// leaf 1 shows (SDM 3A 10.4.3).
+CpuidResult cpuid(uint32_t leaf, uint32_t subleaf, const CpuState& state, VcpuId id, uint32_t vcpus, bool apic = true);
 
 }  // namespace retrovisor

@@ -10,6 +10,7 @@ namespace retrovisor {
 namespace {
 
 constexpr uint32_t kPlatformId = 0x17, kEblCrPoweron = 0x2a, kBiosUpdateTrigger = 0x79, kDebugCtl = 0x1d9;
+constexpr uint64_t kDebugCtlDefined = 0xffc3;  // SDM 3B figure 17-11
 constexpr uint64_t kMicrocodeRevision = uint64_t{0x20e} << 32;
 constexpr uint64_t kMtrrCap = 8 | 1 << 8 | 1 << 10;  // eight variable ranges, fixed ranges, write-combining
 
@@ -147,7 +148,8 @@ bool write_msr(Vcpu& vcpu, VirtualTime now, uint32_t index, uint64_t value) {
   switch (index) {
     case msr::TSC: return move_tsc(vcpu, value - (now.value + s.tsc_offset));
     case msr::TSC_ADJUST: return move_tsc(vcpu, value - s.tsc_adjust);
-    case kBiosUpdateTrigger: case msr::BIOS_SIGN_ID: case kDebugCtl: return true;
+    case kBiosUpdateTrigger: case msr::BIOS_SIGN_ID: return true;
+    case kDebugCtl: return (value & ~kDebugCtlDefined) == 0;
     case msr::SYSENTER_CS: s.sysenter_cs = value & 0xffffffff; return true;
     case msr::SYSENTER_ESP: return store_canonical(s.sysenter_esp, value);
     case msr::SYSENTER_EIP: return store_canonical(s.sysenter_eip, value);
@@ -156,6 +158,7 @@ bool write_msr(Vcpu& vcpu, VirtualTime now, uint32_t index, uint64_t value) {
       s.mcg_status = 0;
       return true;
     case msr::MISC_ENABLE:
+      if ((value & ~(kMiscEnableWritable | kMiscEnableReadOnly)) != 0) return false;
       s.misc_enable = (s.misc_enable & ~kMiscEnableWritable) | (value & kMiscEnableWritable);
       return true;
     case msr::PAT:

@@ -14,7 +14,12 @@ namespace retrovisor {
 //   2Ah EBL_CR_POWERON       reads as zero
 //   79h IA32_BIOS_UPDT_TRIG  writes are ignored: there is no microcode to update
 //   8Bh IA32_BIOS_SIGN_ID    reads as a fixed revision, new enough for every erratum; writes are ignored
-//  1D9h IA32_DEBUGCTL        reads as zero, writes are ignored: no branch recording
+//  1D9h IA32_DEBUGCTL        reads as zero; writes of the architectural bits (0, 1, 6-15) are ignored: no branch recording
+// What is written is kept as it is, or faults: reserved bits, addresses that are not canonical, memory types that there are not. But for
+// the registers above, what is written and does not stay is
+//   174h IA32_SYSENTER_CS     bits 63-32, which it does not have
+//  1A0h IA32_MISC_ENABLE      bits 7, 11 and 12, which are read-only (SDM 4 table 2-2)
+//   C0000080h IA32_EFER       LMA, which is read-only
 // After a write of EFER the engine has to flush its TLB and look at the mode again.
 bool read_msr(const Vcpu& vcpu, VirtualTime now, uint32_t index, uint64_t& value);
 bool write_msr(Vcpu& vcpu, VirtualTime now, uint32_t index, uint64_t value);
@@ -31,8 +36,13 @@ bool valid_mtrr_def_type(uint64_t value);
 bool valid_mtrr_fixed(uint64_t value);
 bool valid_mtrr_var(unsigned number, uint64_t value);  // even: PHYSBASE, odd: PHYSMASK
 
-// IA32_MISC_ENABLE: fast strings on, no branch trace store, no PEBS; bits the guest may change.
+// IA32_MISC_ENABLE (SDM 4 table 2-2): fast strings on, no branch trace store, no PEBS. Three kinds of bits:
+// what the guest may change, and it stays: fast strings (0), the limit of CPUID's leaves (22);
+// what it may not, and writes are ignored: performance monitoring (7), no BTS (11), no PEBS (12);
+// all others raise #GP(0) if set, be they reserved or switches of what this model does not have (thermal control, SpeedStep,
+// MONITOR, xTPR) or has always (execute-disable): CPUID says which.
 inline constexpr uint64_t kMiscEnableReset = 0x1801;
 inline constexpr uint64_t kMiscEnableWritable = 1 | uint64_t{1} << 22;
+inline constexpr uint64_t kMiscEnableReadOnly = uint64_t{1} << 7 | uint64_t{1} << 11 | uint64_t{1} << 12;
 
 }  // namespace retrovisor

@@ -89,7 +89,6 @@ void for_each_number(State& s, Field&& field) {
   }
   field("mxcsr", s.mxcsr);
   field("sipi_vector", s.sipi_vector);
-  field("shadow_position", s.shadow_position);
   field("pending_debug", s.pending_debug);
 }
 
@@ -99,7 +98,6 @@ void for_each_boolean(State& s, Field&& field) {
   field("nmi_pending", s.nmi_pending);
   field("init_pending", s.init_pending);
   field("sipi_pending", s.sipi_pending);
-  field("shadow_debug", s.shadow_debug);
 }
 
 void check_segment(StateReader& in, const std::string& name, const Segment& g, bool wide_base) {
@@ -137,6 +135,7 @@ void CpuState::save(StateWriter& out, VcpuId id) const {
   });
   for_each_boolean(*this, [&](const std::string& name, bool value) { out.boolean(name, value); });
   out.u8("activity", static_cast<uint8_t>(activity));
+  out.u8("shadow", static_cast<uint8_t>(shadow));
 }
 
 void CpuState::restore(StateReader& in, VcpuId id) {
@@ -153,6 +152,10 @@ void CpuState::restore(StateReader& in, VcpuId id) {
   in.u8("activity", raw_activity);
   in.check("activity", raw_activity <= static_cast<uint8_t>(Activity::shutdown));
   activity = static_cast<Activity>(raw_activity & 3);
+  uint8_t raw_shadow = 0;
+  in.u8("shadow", raw_shadow);
+  in.check("shadow", raw_shadow <= static_cast<uint8_t>(Shadow::debug));
+  shadow = raw_shadow <= static_cast<uint8_t>(Shadow::debug) ? static_cast<Shadow>(raw_shadow) : Shadow::none;
   zero = 0;
 
   const bool lma = (efer & efer::LMA) != 0;

@@ -47,6 +47,10 @@ struct alignas(16) Xmm {
 // Interrupt-related activity (what HLT, INIT and shutdown leave a vCPU in).
 enum class Activity : uint8_t { running = 0, halted = 1, wait_for_sipi = 2, shutdown = 3 };
 
+// After STI, MOV SS and POP SS interrupts stay out until the vCPU has retired one more instruction (SDM 3A 6.8.3); MOV SS and
+// POP SS hold back debug traps as well. It is the vCPU's own: other vCPUs may run before its next instruction does.
+enum class Shadow : uint8_t { none = 0, interrupts = 1, debug = 2 /* and interrupts */ };
+
 struct alignas(64) CpuState {
   // Register slots of the soft engine: 0-15 general registers, 16 always zero (absent base or index), 17 RIP.
   std::array<uint64_t, 16> gpr{};
@@ -89,11 +93,8 @@ struct alignas(64) CpuState {
   bool init_pending = false;
   bool sipi_pending = false;
   uint8_t sipi_vector = 0;
-  // After STI, MOV SS, POP SS: interrupts stay out until one more instruction has retired, that is while the vCPU's
-  // retired count equals this (SDM 3A 6.8.3). UINT64_MAX: no shadow.
-  uint64_t shadow_position = UINT64_MAX;
-  // MOV SS / POP SS also holds back debug traps.
-  bool shadow_debug = false;
+  // Of the instruction at RIP. While the soft engine runs it can be that of the instruction before: in_shadow() tells.
+  Shadow shadow = Shadow::none;
   // Debug exceptions (DR6 bits) that a MOV SS shadow holds back.
   uint64_t pending_debug = 0;
 

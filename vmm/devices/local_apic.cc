@@ -313,7 +313,8 @@ bool LocalApic::write_base(uint64_t value) {
   if ((value & ~apic_base::writable) != 0) return false;
   const bool was_enabled = enabled();
   base_ = value;
-  if (was_enabled && !enabled()) {  // back to the state after power-up, until it is enabled again (10.4.3)
+  if (was_enabled && !enabled()) {  // back to the state after power-up, the ID too, until it is enabled again (10.4.3, 10.4.7.1)
+    id_ = static_cast<uint8_t>(vcpu_.id.value);
     init_registers();
     update_timer();
   }

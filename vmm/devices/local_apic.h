@@ -37,6 +37,7 @@ class LocalApic final : public MmioDevice, public VcpuInterrupts {
   void tsc_changed() override { update_timer(); }
   uint8_t cr8() const override { return static_cast<uint8_t>(tpr_ >> 4); }
   void set_cr8(uint8_t value) override;
+  bool apic_enabled() const override { return enabled(); }
   bool read_msr(uint32_t index, uint64_t& value) override;
   bool write_msr(uint32_t index, uint64_t value) override;
 

@@ -64,6 +64,7 @@ class KvmEngine final : public Engine {
   bool soft_has_turn(const Vcpu& vcpu);
   bool ask_for_traps(bool loaded);
   bool load(Vcpu& vcpu);
+  bool show_apic_base(Vcpu& vcpu);
   bool store(Vcpu& vcpu, bool access_pending);
   bool registers_suffice() const;
   bool drain(Vcpu& vcpu);

@@ -96,6 +96,7 @@ KvmEngine::Next KvmEngine::msr_access(Vcpu& vcpu, bool write) {
     const bool carried = msr_field(vcpu.state, run.msr.index) != nullptr;
     if (carried && (in_kvm_ & part::msrs) != 0 && !ok(carrier_->store(*vcpu_, vcpu.state, around_, part::msrs))) return Next::failed;
     allowed = write_msr(vcpu, now, run.msr.index, value);
+    if (run.msr.index == msr::APIC_BASE && !show_apic_base(vcpu)) return Next::failed;
     if (carried) {
       in_kvm_ &= ~part::msrs;
       changed_ |= part::msrs;

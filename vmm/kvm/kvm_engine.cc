@@ -98,13 +98,21 @@ bool KvmEngine::fail(Error error) {
 
 bool KvmEngine::load(Vcpu& vcpu) {
   if (changed_ == 0) return true;
-  around_.position = platform_.clock.retired();
   around_.cr8 = vcpu.interrupts != nullptr ? vcpu.interrupts->cr8() : 0;
+  if (vcpu.interrupts != nullptr) vcpu.interrupts->read_msr(msr::APIC_BASE, around_.apic_base);
   const uint32_t slow = changed_ & ~part::core;
   if (slow != 0 && !ok(carrier_->load(*vcpu_, vcpu.state, around_, changed_ == part::all ? part::all : slow))) return false;
   if (changed_ != part::all && (changed_ & part::core) != 0 && !ok(carrier_->load_synced(*vcpu_, vcpu.state, around_))) return false;
   changed_ = 0;
   return true;
+}
+
+// KVM has no APIC of this vCPU's, but it is KVM that answers CPUID, whose leaf 1 shows whether there is one.
+bool KvmEngine::show_apic_base(Vcpu& vcpu) {
+  uint64_t base = 0;
+  if (vcpu.interrupts == nullptr || !vcpu.interrupts->read_msr(msr::APIC_BASE, base) || base == around_.apic_base) return true;
+  around_.apic_base = base;
+  return ok(carrier_->load(*vcpu_, vcpu.state, around_, part::sregs));
 }
 
 // Copying SREGS and events to the shared page costs KVM a noticeable part of a quick exit, and behind a port or MMIO access
@@ -119,9 +127,8 @@ bool KvmEngine::registers_suffice() const {
 
 // After each KVM_RUN: the parts that come for nothing, and are wanted.
 bool KvmEngine::store(Vcpu& vcpu, bool access_pending) {
-  around_.position = platform_.clock.retired();
   // KVM has executed something: what was a shadow is none, unless KVM says so.
-  vcpu.state.shadow_position = UINT64_MAX;
+  vcpu.state.shadow = Shadow::none;
   const bool nmi = vcpu.state.nmi_pending;  // KVM is never given one, but a device may have sent it meanwhile
   if (!ok(carrier_->store_synced(*vcpu_, vcpu.state, around_))) return false;
   if ((vcpu_->run_area().kvm_valid_regs & KVM_SYNC_X86_SREGS) == 0) {
@@ -164,12 +171,10 @@ bool KvmEngine::settle_exception(Vcpu& vcpu) {
   return true;
 }
 
-// An access of a repeated string instruction is done. KVM then shows RF, which the soft engine does not; and behind the last
-// element it may still stand at the instruction, with a count of zero. As the soft engine has it:
+// An access of a repeated string instruction is done. KVM shows RF then, as the soft engine does; but behind the last element it
+// may still stand at the instruction, with a count of zero. As the soft engine has it:
 bool KvmEngine::settle_string(Vcpu& vcpu) {
-  CpuState& s = vcpu.state;
-  s.rflags &= ~flag::RF;
-  if (!ok(carrier_->load(*vcpu_, s, around_, part::regs))) return false;
+  const CpuState& s = vcpu.state;
   if ((s.gpr[RCX] & count_mask(s, platform_.memory)) == 0) run_soft(vcpu, 1);
   return !failure_;
 }
@@ -184,7 +189,6 @@ bool KvmEngine::settle(Vcpu& vcpu) {
 void KvmEngine::complete(Vcpu& vcpu) {
   if (in_kvm_ == 0 || failure_) return;
   RV_ASSERT(!pending_);
-  around_.position = platform_.clock.retired();
   if (ok(carrier_->store(*vcpu_, vcpu.state, around_, in_kvm_))) in_kvm_ = 0;
 }
 
@@ -236,7 +240,7 @@ uint64_t KvmEngine::progress() {
 
 bool KvmEngine::can_deliver(Vcpu& vcpu) {
   const CpuState& s = vcpu.state;
-  if ((s.rflags & flag::IF) == 0 || s.shadow_position == platform_.clock.retired().value) return false;
+  if ((s.rflags & flag::IF) == 0 || s.shadow != Shadow::none) return false;
   if ((changed_ & part::core) != 0) return true;
   return !around_.delivery.any() && (vcpu_->run_area().ready_for_interrupt_injection != 0 || s.activity == Activity::halted);
 }

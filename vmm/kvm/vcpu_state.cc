@@ -106,10 +106,6 @@ void take_common(const Sregs& in, CpuState& s, Surroundings& around) {
   around.apic_base = in.apic_base;
 }
 
-bool shadow_holds(const CpuState& s, const Surroundings& around) {
-  return s.shadow_position != UINT64_MAX && s.shadow_position == around.position.value;
-}
-
 }  // namespace
 
 // --- general registers -----------------------------------------------------------------------------------------------
@@ -245,9 +241,9 @@ kvm_vcpu_events to_events(const CpuState& s, const Surroundings& around) {
   out.nmi.pending = s.nmi_pending;
   out.nmi.masked = s.nmi_blocked;
   out.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
-  if (shadow_holds(s, around)) {
+  if (s.shadow != Shadow::none) {
     // VMX refuses a shadow of STI while IF is clear (SDM 3C 26.3.1.5).
-    const bool sti = !s.shadow_debug && (s.rflags & flag::IF) != 0;
+    const bool sti = s.shadow == Shadow::interrupts && (s.rflags & flag::IF) != 0;
     out.interrupt.shadow = sti ? kShadowSti : kShadowMovSs;
   }
   return out;
@@ -273,10 +269,9 @@ void from_events(const kvm_vcpu_events& in, CpuState& s, Surroundings& around) {
   s.nmi_blocked = in.nmi.masked != 0;
   if ((in.flags & KVM_VCPUEVENT_VALID_SHADOW) == 0) return;
   const bool holds = (in.interrupt.shadow & (kShadowSti | kShadowMovSs)) != 0;
-  if (holds == shadow_holds(s, around)) return;
-  s.shadow_position = holds ? around.position.value : UINT64_MAX;
+  if (holds == (s.shadow != Shadow::none)) return;
   // SVM has one kind of shadow, and KVM shows it as both: then it is taken for STI's, the frequent one.
-  s.shadow_debug = holds && (in.interrupt.shadow & kShadowSti) == 0;
+  s.shadow = !holds ? Shadow::none : (in.interrupt.shadow & kShadowSti) != 0 ? Shadow::interrupts : Shadow::debug;
 }
 
 }  // namespace retrovisor::kvm

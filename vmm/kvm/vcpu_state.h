@@ -45,7 +45,6 @@ struct Delivery {
 
 // What belongs to a vCPU's state for KVM but is not in CpuState.
 struct Surroundings {
-  Position position;                  // of the machine: tells whether CpuState::shadow_position holds now
   uint8_t cr8 = 0;                    // VcpuInterrupts::cr8()
   uint64_t apic_base = 0xfee00900;    // IA32_APIC_BASE; its enable bit shows in CPUID leaf 1
   bool trap_tsc = false;              // CR4.TSD is set in KVM, whatever CpuState has

@@ -42,9 +42,6 @@ std::vector<uint8_t> Machine::common_cpu_state() const {
   for (const auto& v : vcpus_) {
     engine_->complete(*v);
     CpuState state = v->state;
-    const bool shadow = state.shadow_position == clock_.retired().value;
-    state.shadow_position = shadow ? 0 : UINT64_MAX;
-    state.shadow_debug = shadow && state.shadow_debug;
     // In real mode, and until CS is loaded again after it, its type means nothing; processors disagree about it.
     if ((state.segment[CS].attributes & seg::type_mask) == 3) state.segment[CS].attributes |= seg::code;
     // Nothing is defined of a vCPU that has shut down; RF is what differs.

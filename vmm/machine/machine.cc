@@ -16,8 +16,6 @@ namespace {
 
 // How often a running machine looks for console input, in guest time. Part of the machine model.
 constexpr uint64_t kInputPollNs = 1'000'000;
-// How many instructions a vCPU runs before the next one's turn. Part of the machine model.
-constexpr uint64_t kSlice = 100'000;
 // HLT with interrupts off while timers go on ticking: only an NMI could end it. A guest that none has reached in this
 // time counts as halted for ever.
 constexpr uint64_t kDeadHaltNs = 10'000'000'000;
@@ -59,6 +57,7 @@ Result<std::unique_ptr<Machine>> Machine::create(const MachineConfig& config, Bo
   if (config.time == TimeSource::events && config.vcpus != 1)
     return Error{ErrorCode::unsupported, "a machine that the kvm engine runs, or ran, has one vCPU", "--vcpus"};
   RV_ASSERT(config.engine == EngineKind::soft || config.positions == PositionUnit::events);
+  RV_ASSERT(config.turns.instructions != 0);
   RV_ASSERT(config.positions == PositionUnit::instructions || config.time == TimeSource::events);
   std::unique_ptr<Machine> machine(new Machine(config, boundary));
   RV_TRY(machine->build());
@@ -118,7 +117,7 @@ bool can_run(const Vcpu& v) {
 
 }  // namespace
 
-// The vCPUs run one at a time, in turn, for kSlice instructions each; none if none can.
+// The vCPUs run one at a time, in turn, for turn_length() instructions each; none if none can.
 std::optional<uint32_t> Machine::next_turn() const {
   // A turn ends at slice_end_ exactly, or when the vCPU halts: never where a run happens to be cut.
   if (position() < slice_end_ && can_run(*vcpus_[current_])) return current_;
@@ -129,6 +128,13 @@ std::optional<uint32_t> Machine::next_turn() const {
   return std::nullopt;
 }
 
+// Of a turn that begins here.
+uint64_t Machine::turn_length() const {
+  if (config_.turns.seed == 0) return config_.turns.instructions;
+  const uint64_t key[] = {config_.turns.seed, position().value};
+  return 1 + XXH3_64bits(key, sizeof key) % config_.turns.instructions;
+}
+
 Vcpu* Machine::schedule() {
   if (config_.vcpus == 1) return can_run(*vcpus_[0]) ? vcpus_[0].get() : nullptr;
   const auto next = next_turn();
@@ -136,7 +142,7 @@ Vcpu* Machine::schedule() {
   if (*next != current_ || position() >= slice_end_) {
     if (*next != current_) journal_.log(EventKind::vcpu_switch, *next);
     current_ = *next;
-    slice_end_ = position() + kSlice;
+    slice_end_ = position() + turn_length();
   }
   return vcpus_[*next].get();
 }

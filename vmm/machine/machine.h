@@ -22,9 +22,17 @@ namespace retrovisor {
 
 enum class EngineKind : uint8_t { soft, kvm };
 
+// How long vCPUs' turns are. Part of the machine model, and in no trace: others than these are for tests of what happens where
+// turns end.
+struct Turns {
+  uint64_t instructions = 100'000;
+  uint64_t seed = 0;  // not zero: each lasts 1 to `instructions`, by a hash of this and the position at which it begins
+};
+
 struct MachineConfig {
   uint64_t memory_size = uint64_t{512} << 20;
   uint32_t vcpus = 1;
+  Turns turns;
   bool stop_on_panic = false;  // stop when the guest's console says it has panicked
   EngineKind engine = EngineKind::soft;
   kvm::KvmEngineOptions kvm;
@@ -101,6 +109,7 @@ class Machine final : public MachineControl {
   void poll_input();
   Vcpu* schedule();
   std::optional<uint32_t> next_turn() const;
+  uint64_t turn_length() const;
   bool runnable() const;
   bool wakeable() const;
   void restore_devices(StateReader& in);

@@ -1,4 +1,5 @@
 // From a decoded instruction to an Op: addressing fields, the emitter groups, and the checks of CR0 and CR4.
+#include "vmm/soft/decode_tables.h"
 #include "vmm/soft/pick.h"
 #include "vmm/soft/soft_engine.h"
 
@@ -91,6 +92,37 @@ Emit emit(const Insn& insn, FpuClass& fpu, Op& op) {
   op = before;
   fpu = FpuClass::none;
   return emit_sse(insn, op, fpu);
+}
+
+// SDM 2: UD0, UD1, UD2; MOV to CS, to or from segment and control registers that there are not; a LOCK that the instruction may not
+// have; forms of LEA, INC, CALL and JMP that there are not; opcodes that 64-bit mode has lost.
+bool undefined_everywhere(const Insn& insn) {
+  const unsigned field = insn.reg_field();
+  if (insn.map == OpMap::one_byte) {
+    switch (insn.opcode) {
+      case 0x8c: if (field > GS) return true; break;
+      case 0x8d: if (!insn.memory) return true; break;
+      case 0x8e: if (field == CS || field > GS) return true; break;
+      case 0xfe: if (field > 1) return true; break;
+      case 0xff: if (field == 7 || (!insn.memory && (field == 3 || field == 5))) return true; break;
+      default: break;
+    }
+    const uint16_t format = format::one_byte[insn.opcode];
+    if (insn.mode == block_mode::code64 && (format & format::not_in_64) != 0 && (format & format::special) == 0) return true;
+  } else if (insn.map == OpMap::map_0f) {
+    switch (insn.opcode) {
+      case 0x0b: case 0xb9: case 0xff: return true;
+      case 0x20: case 0x22: if (insn.reg != 0 && insn.reg != 2 && insn.reg != 3 && insn.reg != 4 && insn.reg != 8) return true; break;
+      default: break;
+    }
+  }
+  if (!insn.lock) return false;
+  Insn plain = insn;
+  plain.lock = false;
+  Op op;
+  prepare_op(plain, 0, op);
+  FpuClass fpu = FpuClass::none;
+  return emit(plain, fpu, op) != Emit::unknown;
 }
 
 }  // namespace retrovisor::soft

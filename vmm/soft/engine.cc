@@ -140,6 +140,8 @@ void SoftEngine::count_unknown(SoftCpu& cpu, uint64_t rip) {
     if (!walk.ok || !platform_.memory.is_ram(PhysAddr(phys))) break;
     hex += fmt::format("{:02x}", *platform_.memory.host(PhysAddr(phys)));
   }
+  // Code that went astray: there is nothing to execute.
+  if (hex.empty()) hex = fmt::format("{}{:#x}", kNoMemory, phys);
   if (statistics_.unknown_instructions.size() < kMaxUnknown || statistics_.unknown_instructions.contains(hex))
     ++statistics_.unknown_instructions[hex];
 }
@@ -280,6 +282,14 @@ bool is_conditional(const Insn& insn) {
   return (insn.map == OpMap::one_byte && insn.opcode >> 4 == 7) || (insn.map == OpMap::map_0f && insn.opcode >> 4 == 8);
 }
 
+bool exec_invalid(SoftCpu& cpu, const Op&) { return raise_ud(cpu); }
+
+// INS, OUTS, MOVS, CMPS, STOS, LODS, SCAS with a REP prefix.
+bool is_repeated_string(const Insn& insn) {
+  const unsigned row = insn.opcode & 0xfcu;
+  return insn.map == OpMap::one_byte && insn.rep != 0 && (row == 0x6c || row == 0xa4 || (insn.opcode >= 0xaa && insn.opcode <= 0xaf));
+}
+
 }  // namespace
 
 // Decodes from CS:RIP (at guest-physical `phys`) until something ends the block. Returns the number of ops; 0 with
@@ -299,6 +309,7 @@ unsigned SoftEngine::build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Bloc
       if (count == 0) return 0;
       break;
     }
+    built_string_ = status == DecodeStatus::ok && is_repeated_string(insn);
     Op& op = ops[n];
     if (n > 0 && status == DecodeStatus::ok && flat && count < max_insns && is_conditional(insn) &&
         fuse_compare_branch(ops[n - 1], insn)) {
@@ -311,7 +322,8 @@ unsigned SoftEngine::build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Bloc
       op.remaining = static_cast<uint8_t>(count);  // turned round below
       FpuClass fpu = FpuClass::none;
       kind = status == DecodeStatus::ok ? emit(insn, fpu, op) : Emit::unknown;
-      if (kind == Emit::unknown) op.fn = op_call<exec_undefined>;
+      const bool own_doing = kind == Emit::unknown && platform_.memory.is_ram(PhysAddr(phys)) && undefined_everywhere(insn);
+      if (kind == Emit::unknown) op.fn = own_doing ? op_call<exec_invalid> : op_call<exec_undefined>;
       ++n;
       if (fpu != FpuClass::none && (cpu.mode & block_mode::fpu_trap) != 0) {  // the check goes first
         ops[n] = op;
@@ -356,8 +368,8 @@ void SoftEngine::run_block(SoftCpu& cpu, const Block& block, const Op* op) {
 #endif
 }
 
-// Runs at most `max_insns` instructions from a block that is thrown away afterwards.
-bool SoftEngine::run_scratch(SoftCpu& cpu, unsigned max_insns) {
+// Makes a block of at most `max_insns` instructions that is thrown away afterwards. False: cpu.exit is a fault.
+bool SoftEngine::build_scratch(SoftCpu& cpu, unsigned max_insns) {
   uint64_t phys = 0;
   cpu.exit = Exit::lookup;
   if (!code_address(cpu, phys)) return false;
@@ -365,6 +377,11 @@ bool SoftEngine::run_scratch(SoftCpu& cpu, unsigned max_insns) {
   if (build(cpu, phys, std::min(max_insns, kMaxBlockInsns), scratch_.block, scratch_.ops) == 0) return false;
   scratch_.block.linkable = 0;
   bind_last(scratch_.block, scratch_.ops);
+  return true;
+}
+
+bool SoftEngine::run_scratch(SoftCpu& cpu, unsigned max_insns) {
+  if (!build_scratch(cpu, max_insns)) return false;
   run_block(cpu, scratch_.block, scratch_.ops);
   return true;
 }
@@ -428,7 +445,7 @@ SoftEngine::Interrupt SoftEngine::take_interrupt(SoftCpu& cpu, uint64_t position
   const bool nmi = s.nmi_pending && !s.nmi_blocked;
   const bool intr = cpu.vcpu->intr && cpu.vcpu->may_deliver && (s.rflags & flag::IF) != 0;
   if (!nmi && !intr) return Interrupt::none;
-  if (s.shadow_position == position) return Interrupt::shadowed;
+  if (in_shadow(cpu, position)) return Interrupt::shadowed;
   platform_.clock.set_retired(Position(position));
   uint8_t vector = vec::NMI;
   InterruptSource source = InterruptSource::nmi;
@@ -448,10 +465,10 @@ SoftEngine::Interrupt SoftEngine::take_interrupt(SoftCpu& cpu, uint64_t position
 }
 
 // One instruction with TF, RF or breakpoints armed (SDM 3B 17.3). A fault is left in cpu.exit and cpu.fault.
-void SoftEngine::step_slowly(SoftCpu& cpu) {
+void SoftEngine::step_slowly(SoftCpu& cpu, bool shadowed) {
   CpuState& s = cpu.s;
   const uint64_t position = cpu.limit - static_cast<uint64_t>(cpu.budget);
-  const bool held_back = s.shadow_debug && s.shadow_position == position;
+  const bool held_back = s.shadow == Shadow::debug && in_shadow(cpu, position);
   const bool resume = (s.rflags & flag::RF) != 0;
   if (!resume && !held_back && (s.dr7 & 0xff) != 0) {
     const uint64_t linear = s.linear_rip().value;
@@ -468,9 +485,17 @@ void SoftEngine::step_slowly(SoftCpu& cpu) {
   const bool single_step = (s.rflags & flag::TF) != 0;
   cpu.debug_hits = 0;
   cpu.event_delivered = false;
-  cpu.limit = position + 1;
-  cpu.budget = 1;
-  if (!run_scratch(cpu, 1) || cpu.exit == Exit::fault) {
+  bool ran = false;
+  if (resume && !shadowed && !single_step && (s.dr7 & 0xff) == 0 && s.pending_debug == 0 && cpu.budget > 1 && build_scratch(cpu, 1) && built_string_) {
+    // Nothing but RF, which stays in force as long as iterations are left: as many of them at once as there is room for.
+    run_block(cpu, scratch_.block, scratch_.ops);
+    ran = true;
+  } else {
+    cpu.limit = position + 1;
+    cpu.budget = 1;
+    ran = run_scratch(cpu, 1);
+  }
+  if (!ran || cpu.exit == Exit::fault) {
     if (resume) s.rflags |= flag::RF;  // the instruction has not completed
     mode_changed(cpu);
     return;
@@ -479,12 +504,14 @@ void SoftEngine::step_slowly(SoftCpu& cpu) {
   const bool trap = single_step && (!cpu.event_delivered || (s.rflags & flag::TF) != 0);
   uint64_t bits = s.pending_debug | cpu.debug_hits | (trap ? dr6::BS : 0);
   s.pending_debug = 0;
-  if (s.shadow_debug && s.shadow_position == now) {
+  if (s.shadow == Shadow::debug && in_shadow(cpu, now)) {
     s.pending_debug = bits & ~dr6::BS;  // MOV SS, POP SS: wait for the next instruction
     bits = 0;
   }
   mode_changed(cpu);
   if (bits != 0) {
+    // Between two iterations AMD's processors push RF as it was when the instruction began (measured: Zen 3).
+    if (processor_model_ == ProcessorModel::amd && built_string_ && !resume) s.rflags &= ~flag::RF;
     if (s.activity == Activity::halted) s.activity = Activity::running;
     cpu.fault = {vec::DB, false, 0, bits, true};
     cpu.exit = Exit::fault;
@@ -527,7 +554,7 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
 
     bool shadowed = false;
     if (cpu.vcpu->intr || s.nmi_pending || s.init_pending) [[unlikely]] {
-      if (stop_at_window_ && cpu.vcpu->intr && !cpu.vcpu->may_deliver && (s.rflags & flag::IF) != 0 && s.shadow_position != position)
+      if (stop_at_window_ && cpu.vcpu->intr && !cpu.vcpu->may_deliver && (s.rflags & flag::IF) != 0 && !in_shadow(cpu, position))
         return EngineStop::kicked;
       switch (take_interrupt(cpu, position)) {
         case Interrupt::none: break;
@@ -546,7 +573,7 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
     if (breakpoints_on_ && at_breakpoint(cpu, position, position != disturbed)) [[unlikely]] return EngineStop::observed;
 
     if (cpu.slow) [[unlikely]] {
-      step_slowly(cpu);
+      step_slowly(cpu, shadowed);
     } else if (shadowed) [[unlikely]] {
       cpu.limit = position + 1;  // one instruction, and not on into the next block
       cpu.budget = 1;
@@ -605,8 +632,10 @@ EngineStop SoftEngine::run_instructions(Vcpu& vcpu, uint64_t count) {
   cpu.budget = static_cast<int64_t>(limit.value - position);
   cpu.exit = Exit::lookup;
   cpu.chain_from = nullptr;
+  cpu.shadow_position = position;
   const EngineStop stop = loop(cpu, limit.value);
   platform_.clock.set_retired(Position(cpu.limit - static_cast<uint64_t>(cpu.budget)));
+  settle_shadow(cpu, platform_.clock.retired().value);
   s.rflags = get_rflags(cpu);
   return stop;
 }
@@ -623,7 +652,7 @@ EngineStop SoftEngine::raise(Vcpu& vcpu, uint8_t vector, std::optional<uint32_t>
 }
 
 bool SoftEngine::can_deliver(Vcpu& vcpu) {
-  return (vcpu.state.rflags & flag::IF) != 0 && vcpu.state.shadow_position != platform_.clock.retired().value;
+  return (vcpu.state.rflags & flag::IF) != 0 && vcpu.state.shadow == Shadow::none;
 }
 
 // --- op.h -----------------------------------------------------------------------------------------------------------

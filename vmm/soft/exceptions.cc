@@ -2,6 +2,7 @@
 
 #include "vmm/soft/memory.h"
 #include "vmm/soft/segments.h"
+#include "vmm/soft/soft_engine.h"
 #include "vmm/soft/tasks.h"
 
 namespace retrovisor::soft {
@@ -218,15 +219,18 @@ bool pushes_rf(const Fault& fault) {
 // What a fault leaves behind even if its handler is never reached.
 void note_fault(SoftCpu& cpu, const Fault& fault) {
   if (fault.vector == vec::PF) cpu.s.cr2 = fault.address;
-  if (fault.vector == vec::DB) {
-    cpu.s.dr6 |= fault.address & (15 | dr6::BD | dr6::BS | dr6::BT);
-    cpu.s.dr7 &= ~dr7::GD;  // SDM 3B 17.2.4
-  }
+  if (fault.vector == vec::DB) note_debug_exception(cpu.s, fault.address);
+}
+
+// An exception whose handler cannot be entered.
+void lose(SoftCpu& cpu, const Fault& fault) {
+  const bool page_fault = fault.vector == vec::PF;
+  cpu.engine->chain().push_back({false, fault.vector, fault.has_error, fault.error, cpu.s.rip, page_fault ? fault.address : 0});
+  cpu.platform->journal.log(EventKind::exception_lost, fault.vector, fault.error, page_fault ? fault.address : 0);
 }
 
 void entered_handler(SoftCpu& cpu) {
-  cpu.s.shadow_position = UINT64_MAX;
-  cpu.s.shadow_debug = false;
+  cpu.s.shadow = Shadow::none;
   cpu.s.activity = Activity::running;
   cpu.exit = Exit::lookup;
 }
@@ -264,9 +268,7 @@ bool redirection_bit(SoftCpu& cpu, const Op& op, uint8_t vector, bool& set) {
   return true;
 }
 
-}  // namespace
-
-bool deliver_fault(SoftCpu& cpu) {
+bool deliver_next(SoftCpu& cpu) {
   const Op& op = kNoOp;
   // At most benign, contributory, page fault, double fault follow one another; the bound is for exceptions that raise
   // themselves again without being contributory (#AC on a misaligned user stack): then the newest is left for the
@@ -277,22 +279,38 @@ bool deliver_fault(SoftCpu& cpu) {
     Event e{first.vector, EventType::exception, first.has_error, first.error, cpu.s.rip, get_rflags(cpu)};
     if (pushes_rf(first)) e.rflags |= flag::RF;
     if (deliver(cpu, op, e)) {
+      cpu.engine->chain().clear();
       entered_handler(cpu);
       cpu.platform->journal.log(EventKind::exception, first.vector, first.error, first.vector == vec::PF ? cpu.s.cr2 : 0);
       return true;
     }
     const Fault second = cpu.fault;
+    lose(cpu, first);
     if (first.vector == vec::DF && class_of(second.vector) != Class::benign) {
       note_fault(cpu, second);
+      lose(cpu, second);
       cpu.s.activity = Activity::shutdown;
       return false;
     }
     if (makes_double_fault(first.vector, second.vector)) {
       note_fault(cpu, second);
+      lose(cpu, second);
       cpu.fault = {vec::DF, true, 0, 0, false};
     }
   }
   return true;
+}
+
+}  // namespace
+
+void note_debug_exception(CpuState& s, uint64_t bits) {
+  s.dr6 = (s.dr6 & ~uint64_t{15}) | (bits & (15 | dr6::BD | dr6::BS | dr6::BT));
+  s.dr7 &= ~dr7::GD;
+}
+
+bool deliver_fault(SoftCpu& cpu) {
+  cpu.engine->chain().clear();
+  return deliver_next(cpu);
 }
 
 void raise_and_take_back(SoftCpu& cpu, uint8_t vector, uint32_t error) {
@@ -311,7 +329,10 @@ void raise_and_take_back(SoftCpu& cpu, uint8_t vector, uint32_t error) {
 bool deliver_interrupt(SoftCpu& cpu, uint8_t vector, EventType type) {
   const Op& op = kNoOp;
   const Event e{vector, type, false, 0, cpu.s.rip, get_rflags(cpu)};
-  if (!deliver(cpu, op, e)) return deliver_fault(cpu);
+  if (!deliver(cpu, op, e)) {
+    cpu.engine->chain() = {{true, vector, false, 0, cpu.s.rip, 0}};
+    return deliver_next(cpu);
+  }
   entered_handler(cpu);
   return true;
 }

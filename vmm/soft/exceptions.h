@@ -13,6 +13,9 @@ enum class EventType : uint8_t {
   software_icebp, // INT1: like an exception, without DPL check
 };
 
+// What a debug exception leaves in DR6 and DR7 (SDM 3B 17.2.3, 17.2.4): B0-B3 become those of this one; BD, BS and BT stay until
+// somebody clears them, whatever else is reported; general detection ends.
+void note_debug_exception(CpuState& s, uint64_t bits);
 // Delivers `fault` (an exception of the instruction at s.rip) with double- and triple-fault logic (SDM 3A 6.15,
 // interrupt 8). RF is set in the pushed flags for faults; #DB is given its DR6 bits from fault.address.
 // False: triple fault; s.activity is Activity::shutdown.

@@ -1,4 +1,6 @@
 // Instructions on IF, IOPL and the other system flags, and software interrupts.
+#include <utility>
+
 #include "vmm/soft/exceptions.h"
 #include "vmm/soft/memory.h"
 #include "vmm/soft/system.h"
@@ -39,7 +41,7 @@ bool exec_sti(SoftCpu& cpu, const Op& op) {
   switch (if_control(cpu)) {
     case IfControl::denied: return raise_gp(cpu, 0);
     case IfControl::real_if:
-      if ((cpu.s.rflags & flag::IF) == 0) start_shadow(cpu, false);
+      if ((cpu.s.rflags & flag::IF) == 0) start_shadow(cpu, Shadow::interrupts);
       cpu.s.rflags |= flag::IF;
       break;
     case IfControl::virtual_if:
@@ -122,7 +124,11 @@ bool exec_into(SoftCpu& cpu, const Op& op) {
 }
 
 bool exec_int1(SoftCpu& cpu, const Op& op) {
-  return software_interrupt(cpu, op, vec::DB, EventType::software_icebp, next_rip(cpu, op));
+  if (!software_interrupt(cpu, op, vec::DB, EventType::software_icebp, next_rip(cpu, op))) return false;
+  // What MOV SS held back is reported by this #DB, not by one more.
+  note_debug_exception(cpu.s, std::exchange(cpu.s.pending_debug, 0));
+  mode_changed(cpu);
+  return true;
 }
 
 }  // namespace retrovisor::soft

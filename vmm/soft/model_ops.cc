@@ -75,8 +75,9 @@ bool exec_rdtscp(SoftCpu& cpu, const Op& op) {
 bool exec_rdpmc(SoftCpu& cpu, const Op&) { return raise_gp(cpu, 0); }
 
 bool exec_cpuid(SoftCpu& cpu, const Op& op) {
+  const bool apic = cpu.vcpu->interrupts == nullptr || cpu.vcpu->interrupts->apic_enabled();
   const CpuidResult r =
-      cpuid(static_cast<uint32_t>(cpu.s.gpr[RAX]), static_cast<uint32_t>(cpu.s.gpr[RCX]), cpu.s, cpu.vcpu->id, cpu.vcpus);
+      cpuid(static_cast<uint32_t>(cpu.s.gpr[RAX]), static_cast<uint32_t>(cpu.s.gpr[RCX]), cpu.s, cpu.vcpu->id, cpu.vcpus, apic);
   set<uint32_t>(&cpu, slot_of(RAX), r.eax);
   set<uint32_t>(&cpu, slot_of(RBX), r.ebx);
   set<uint32_t>(&cpu, slot_of(RCX), r.ecx);

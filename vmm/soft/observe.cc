@@ -45,6 +45,7 @@ bool SoftEngine::at_breakpoint(SoftCpu& cpu, uint64_t position, bool on_arrival)
   if (!std::binary_search(all.begin(), all.end(), linear) || !observers_->hit) return false;
   platform_.clock.set_retired(Position(position));
   s.rflags = get_rflags(cpu);
+  settle_shadow(cpu, position);
   Observation o;
   o.kind = Observation::Kind::breakpoint;
   o.vcpu = cpu.vcpu->id;

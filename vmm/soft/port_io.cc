@@ -69,7 +69,10 @@ struct StringIo {
     set_sized(cpu, slot_of(index), address_size, reg(index) + step);
     if (!rep) return advance_rip(cpu, op);
     set_sized(cpu, slot_of(RCX), address_size, reg(RCX) - 1);
-    return reg(RCX) != 0 || advance_rip(cpu, op);
+    if (reg(RCX) == 0) return advance_rip(cpu, op);
+    cpu.s.rflags |= flag::RF;  // string.cc: leave_unfinished()
+    cpu.slow = true;
+    return true;
   }
 };
 

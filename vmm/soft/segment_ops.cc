@@ -33,7 +33,7 @@ bool allowed_by_umip(SoftCpu& cpu) {
 
 void finish_load(SoftCpu& cpu, SegReg reg, const Segment& segment) {
   commit_segment(cpu, reg, segment);
-  if (reg == SS) start_shadow(cpu, true);
+  if (reg == SS) start_shadow(cpu, Shadow::debug);
 }
 
 // What LAR, LSL, VERR and VERW share: finds a descriptor the program may know of. `visible` false: ZF is to be cleared.

@@ -139,7 +139,11 @@ void drop_inner_segments(SoftCpu& cpu, unsigned new_cpl) {
     Segment& g = cpu.s.segment[reg];
     if ((g.attributes & seg::unusable) != 0) continue;
     const bool conforming = (g.attributes & (seg::code | seg::conforming_or_down)) == (seg::code | seg::conforming_or_down);
-    if (!conforming && seg::dpl(g.attributes) < new_cpl) g = null_segment(0);
+    if (conforming || seg::dpl(g.attributes) >= new_cpl) continue;
+    // Selector and access rights alone go: the base that 64-bit code sees in FS and GS stays.
+    const uint64_t base = g.base;
+    g = null_segment(0);
+    if (reg >= FS) g.base = base;
   }
 }
 
@@ -208,9 +212,9 @@ void Stack::commit() {
   rsp = mask_ == 0xffff ? (rsp & ~uint64_t{0xffff}) | sp_ : sp_;
 }
 
-void start_shadow(SoftCpu& cpu, bool holds_debug) {
-  cpu.s.shadow_position = cpu.platform->clock.retired().value + 1;
-  cpu.s.shadow_debug = holds_debug;
+void start_shadow(SoftCpu& cpu, Shadow shadow) {
+  cpu.shadow_position = cpu.platform->clock.retired().value + 1;
+  cpu.s.shadow = shadow;
 }
 
 bool check_target(SoftCpu& cpu, const Segment& cs, uint64_t rip) {

@@ -144,7 +144,7 @@ class Stack {
 };
 
 // Ends an interrupt shadow's instruction: MOV SS, POP SS and STI call it (SDM 3A 6.8.3).
-void start_shadow(SoftCpu& cpu, bool holds_debug);
+void start_shadow(SoftCpu& cpu, Shadow shadow);
 
 // Loads CS:RIP. `cs` is complete (its selector holds the new CPL as RPL). Checks RIP against the limit, or for being
 // canonical if `cs` is 64-bit code: #GP(0).

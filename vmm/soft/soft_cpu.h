@@ -121,7 +121,8 @@ struct alignas(64) SoftCpu {
   class SoftEngine* engine = nullptr;
   uint32_t vcpus = 1;         // of the machine, for CPUID
   UserTsc user_tsc = UserTsc::direct;
-  ProcessorModel processor_model = ProcessorModel::model;
+  // Where s.shadow holds, within a run: at this position. Between runs s.shadow says it alone (settle_shadow).
+  uint64_t shadow_position = kNoPosition.value;
   uint32_t mxcsr_mask = 0xffff;     // what FXSAVE and XSAVE show as MXCSR_MASK; belongs to ProcessorModel
   ProcessorModel processor_model = ProcessorModel::model;  // the vendor's (vendor_of)
   // Of the present x87 instruction: what FOP and FDP become if it raises an unmasked exception, where only that moves them.
@@ -155,6 +156,13 @@ template <class T>
   } else {
     std::memcpy(reinterpret_cast<std::byte*>(cpu) + offset, &v, sizeof v);
   }
+}
+
+// Does the interrupt shadow hold before the next instruction, at `position`?
+inline bool in_shadow(const SoftCpu& cpu, uint64_t position) { return cpu.shadow_position == position && cpu.s.shadow != Shadow::none; }
+// Makes s.shadow exact, for whoever looks at the state at `position`.
+inline void settle_shadow(SoftCpu& cpu, uint64_t position) {
+  if (cpu.shadow_position != position) cpu.s.shadow = Shadow::none;
 }
 
 // The complete RFLAGS, and its parts.

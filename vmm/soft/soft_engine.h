@@ -44,6 +44,7 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
   void track_touched(bool on) override;
   TouchedPages take_touched() override;
   const EngineStatistics& statistics() const override;
+  const std::vector<ChainedFault>& fault_chain() const override { return fault_chain_; }
 
   void guarded_write(PhysRange range) override;
 
@@ -56,6 +57,8 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
   void cr3_loaded(SoftCpu& cpu, uint64_t old);
   // Changes whenever cached code is written.
   uint64_t code_changes() const { return cache_.invalidations(); }
+  // For deliver_fault(): the exceptions whose delivery failed, one after the other.
+  std::vector<ChainedFault>& chain() { return fault_chain_; }
   // exec_undefined: the instruction at `rip` is not known.
   void count_unknown(SoftCpu& cpu, uint64_t rip);
 
@@ -72,8 +75,9 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
 
   EngineStop loop(SoftCpu& cpu, uint64_t end);
   static void run_block(SoftCpu& cpu, const Block& block, const Op* op);
+  bool build_scratch(SoftCpu& cpu, unsigned max_insns);
   bool run_scratch(SoftCpu& cpu, unsigned max_insns);
-  void step_slowly(SoftCpu& cpu);
+  void step_slowly(SoftCpu& cpu, bool shadowed);
   bool wake(SoftCpu& cpu);
   enum class Interrupt : uint8_t { none, delivered, shadowed, triple_fault };
   Interrupt take_interrupt(SoftCpu& cpu, uint64_t position);
@@ -117,6 +121,8 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
   uint64_t deliveries_ = 0;
   uint64_t yield_behind_ = 0;
   ProcessorModel processor_model_ = ProcessorModel::model;
+  std::vector<ChainedFault> fault_chain_;
+  bool built_string_ = false;  // the instruction that build() decoded last is a repeated string instruction
   std::bitset<kPageSize> breakpoint_offsets_;
   std::unique_ptr<TouchedLog> touched_;  // null: nobody asks
   mutable EngineStatistics statistics_;
@@ -124,6 +130,8 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
 
 // Makes `op` out of `insn`: asks the emitter groups in turn. `fpu`: what CR0 and CR4 have to allow first.
 Emit emit(const Insn& insn, FpuClass& fpu, Op& op);
+// Does the instruction, of which no emitter knew anything, raise #UD on every processor?
+bool undefined_everywhere(const Insn& insn);
 // An op to put before one of class `fpu` in blocks of block_mode::fpu_trap: raises #NM or #UD if CR0 or CR4 say so.
 Handler fpu_check_handler(FpuClass fpu);
 // Fills the addressing fields, length and ip_offset.

@@ -108,6 +108,19 @@ uint64_t bulk(SoftCpu& cpu, const Form& f, uint64_t most) {
   return n;
 }
 
+// Iterations are left when the instruction is left, for an interrupt, a trap, or a run that ends here. What shows of that:
+//   RF     set, so that the instruction's own breakpoint does not hit again (SDM 3B 17.3.1.1; measured: Intel 0xcf). AMD's processors
+//          leave RF as it was before the instruction until the last iteration is done (measured: Zen 3). But what interrupts a guest
+//          under KVM comes behind an iteration that the soft engine has done, or KVM's emulator, which sets it on any host; so
+//          ProcessorModel::amd differs in traps alone (SoftEngine::step_slowly).
+//   flags  of CMPS and SCAS: those of the iteration (measured: Zen 3; the operation of SDM 2 says the same, so it is the
+//          model's), but on Intel's those of before the instruction, until the last iteration is done (measured: 0xcf).
+void leave_unfinished(SoftCpu& cpu, uint32_t flags_before) {
+  cpu.s.rflags |= flag::RF;
+  cpu.slow = true;
+  if (cpu.processor_model == ProcessorModel::intel) cpu.cc = flags_before;
+}
+
 // Runs as many iterations as the limit allows. s.rip stays at the instruction while iterations are left.
 template <Str S, class T, Rep R>
 bool exec_rep(SoftCpu& cpu, const Op& op) {
@@ -120,23 +133,34 @@ bool exec_rep(SoftCpu& cpu, const Op& op) {
   // The first iteration was charged on entry of the block; each further one is charged before it runs, so that the clock
   // is right if it reaches a device. (A device access takes the budget away, see mmio(): then this stops, too.)
   const uint64_t code_changes = cpu.engine->code_changes();
+  const uint32_t flags_before = cpu.cc;
+  const auto unfinished = [&] { leave_unfinished(cpu, flags_before); };
   for (bool first = true;; first = false) {
     const uint64_t room = (cpu.one_iteration ? 0 : static_cast<uint64_t>(cpu.budget)) + (first ? 1 : 0);
-    if (room == 0) return true;
+    if (room == 0) {
+      unfinished();
+      return true;
+    }
     uint64_t n = 0;
     if constexpr (S == Str::movs || S == Str::stos) n = bulk<S, T>(cpu, f, std::min(rcx & f.mask, room));
     if (n != 0) {
       cpu.budget -= static_cast<int64_t>(n) - (first ? 1 : 0);
     } else {
       if (!first) --cpu.budget;
-      if (!iterate<S, T>(cpu, op, f)) return false;  // call_end() takes back the charge of this iteration
+      if (!iterate<S, T>(cpu, op, f)) {  // call_end() takes back the charge of this iteration
+        if (!first) unfinished();
+        return false;
+      }
       set_masked(rcx, rcx - 1, f.mask);
     }
     bool finished = (rcx & f.mask) == 0;
     if constexpr (S == Str::cmps || S == Str::scas) finished = finished || ((cpu.cc & cc::ZF) != 0) != (R == Rep::repe);
     if (finished) return advance_rip(cpu, op);
     // The iteration may have written this very instruction: it is fetched again then, as if the run had been cut here.
-    if (cpu.engine->code_changes() != code_changes) return true;
+    if (cpu.engine->code_changes() != code_changes) {
+      unfinished();
+      return true;
+    }
   }
 }
 

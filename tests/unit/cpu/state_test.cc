@@ -45,7 +45,7 @@ CpuState unusual_state() {
   s.activity = Activity::halted;
   s.nmi_blocked = true;
   s.sipi_vector = 9;
-  s.shadow_position = 12345;
+  s.shadow = Shadow::debug;
   s.pending_debug = 2;
   s.tsc_offset = static_cast<uint64_t>(-5);
   return s;

@@ -189,21 +189,19 @@ TEST_F(KvmHost, interrupt_shadows_are_kept) {
   for (const bool of_mov_ss : {false, true}) {
     CpuState s = random.next(Mode::long_kernel);
     s.rflags |= flag::IF;
-    s.shadow_position = 1234;
-    s.shadow_debug = of_mov_ss;
+    s.shadow = of_mov_ss ? Shadow::debug : Shadow::interrupts;
     Surroundings around;
-    around.position = Position(1234);
     expect_ok(carrier->load(*vcpu, s, around));
     ASSERT_NO_FATAL_FAILURE(enter_and_leave());
     CpuState back = s;
-    back.shadow_position = UINT64_MAX;
+    back.shadow = Shadow::none;
     expect_ok(carrier->store(*vcpu, back, around));
-    EXPECT_EQ(back.shadow_position, 1234u);
+    EXPECT_NE(back.shadow, Shadow::none);  // SVM has one kind
     // And go when there is none.
-    s.shadow_position = UINT64_MAX;
+    s.shadow = Shadow::none;
     expect_ok(carrier->load(*vcpu, s, around));
     expect_ok(carrier->store(*vcpu, back, around));
-    EXPECT_EQ(back.shadow_position, UINT64_MAX);
+    EXPECT_EQ(back.shadow, Shadow::none);
   }
 }
 
@@ -444,7 +442,7 @@ TEST_F(KvmHost, states_of_the_soft_engine_survive_a_visit_to_kvm) {
     s.rflags &= ~flag::IF;
     s.activity = Activity::running;
     s.nmi_pending = false;
-    s.shadow_position = UINT64_MAX;
+    s.shadow = Shadow::none;
     cpu.state = s;
     engine->state_changed(cpu);
     const Position half = clock.position() + (1 + random.below(40));
@@ -452,7 +450,6 @@ TEST_F(KvmHost, states_of_the_soft_engine_survive_a_visit_to_kvm) {
     const CpuState reached = cpu.state;
 
     Surroundings around;
-    around.position = half;
     expect_ok(carrier->load(*vcpu, reached, around));
     ASSERT_NO_FATAL_FAILURE(enter_and_leave());
     CpuState back = random.next(Mode::real);

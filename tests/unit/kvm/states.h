@@ -102,8 +102,7 @@ class RandomStates {
     s.nmi_blocked = coin();
     s.nmi_pending = s.nmi_blocked && coin();  // else it would be delivered by the next entry
     s.sipi_vector = static_cast<uint8_t>(bits());
-    if (coin()) s.shadow_position = bits() >> 1;
-    s.shadow_debug = coin();
+    s.shadow = static_cast<Shadow>(below(3));
     return s;
   }
 
@@ -205,8 +204,7 @@ inline void copy_uncarried(const CpuState& s, std::span<const uint32_t> carried_
   target.x87.fop = s.x87.fop;
   target.x87.fcs = s.x87.fcs;
   target.x87.fds = s.x87.fds;
-  target.shadow_position = s.shadow_position;
-  target.shadow_debug = s.shadow_debug;
+  target.shadow = s.shadow;
   for (const uint32_t index : state_msrs()) {
     if (std::find(carried_msrs.begin(), carried_msrs.end(), index) == carried_msrs.end()) {
       *msr_field(target, index) = *msr_field(s, index);

@@ -282,60 +282,50 @@ TEST(VcpuStateConversion, dropped_fpu_pointers_depend_on_guest_state_alone) {
 
 // --- events ---
 
-TEST(VcpuStateConversion, shadows_hold_at_their_position_alone) {
+TEST(VcpuStateConversion, shadows_are_shown_as_what_they_are) {
   CpuState s;
   s.rflags |= flag::IF;
-  s.shadow_position = 77;
-  Surroundings around;
-  around.position = Position(77);
+  s.shadow = Shadow::interrupts;
+  const Surroundings around;
   EXPECT_EQ(to_events(s, around).interrupt.shadow, KVM_X86_SHADOW_INT_STI);
-  s.shadow_debug = true;
+  s.shadow = Shadow::debug;
   EXPECT_EQ(to_events(s, around).interrupt.shadow, KVM_X86_SHADOW_INT_MOV_SS);
-  around.position = Position(78);
-  EXPECT_EQ(to_events(s, around).interrupt.shadow, 0);
-  s.shadow_position = UINT64_MAX;
-  around.position = kNoPosition;
+  s.shadow = Shadow::none;
   EXPECT_EQ(to_events(s, around).interrupt.shadow, 0);
 }
 
 TEST(VcpuStateConversion, a_shadow_of_sti_without_if_is_loaded_as_the_other_kind) {
   CpuState s;
-  s.shadow_position = 5;
-  Surroundings around;
-  around.position = Position(5);
+  s.shadow = Shadow::interrupts;
+  const Surroundings around;
   EXPECT_EQ(to_events(s, around).interrupt.shadow, KVM_X86_SHADOW_INT_MOV_SS);
 }
 
-TEST(VcpuStateConversion, a_new_shadow_gets_the_present_position) {
+TEST(VcpuStateConversion, a_new_shadow_is_taken_over) {
   CpuState s;
   Surroundings around;
-  around.position = Position(900);
   kvm_vcpu_events e = to_events(s, around);
   e.interrupt.shadow = KVM_X86_SHADOW_INT_MOV_SS;
   from_events(e, s, around);
-  EXPECT_EQ(s.shadow_position, 900u);
-  EXPECT_TRUE(s.shadow_debug);
+  EXPECT_EQ(s.shadow, Shadow::debug);
   e.interrupt.shadow = 0;
   from_events(e, s, around);
-  EXPECT_EQ(s.shadow_position, UINT64_MAX);
-  EXPECT_FALSE(s.shadow_debug);
+  EXPECT_EQ(s.shadow, Shadow::none);
   e.interrupt.shadow = KVM_X86_SHADOW_INT_MOV_SS | KVM_X86_SHADOW_INT_STI;  // SVM
   from_events(e, s, around);
-  EXPECT_EQ(s.shadow_position, 900u);
-  EXPECT_FALSE(s.shadow_debug);
+  EXPECT_EQ(s.shadow, Shadow::interrupts);
 }
 
 TEST(VcpuStateConversion, a_host_without_shadows_leaves_them_alone) {
   CpuState s;
-  s.shadow_position = 900;
+  s.shadow = Shadow::interrupts;
   Surroundings around;
-  around.position = Position(900);
   kvm_vcpu_events e = to_events(s, around);
   EXPECT_NE(e.interrupt.shadow, 0);
   e.interrupt.shadow = 0;
   e.flags = KVM_VCPUEVENT_VALID_NMI_PENDING;
   from_events(e, s, around);
-  EXPECT_EQ(s.shadow_position, 900u);
+  EXPECT_EQ(s.shadow, Shadow::interrupts);
 }
 
 TEST(VcpuStateConversion, nmi_state_and_deliveries_under_way_are_kept) {

@@ -7,6 +7,7 @@
 
 #include "replay/bisect.h"
 #include "tests/unit/record/sessions.h"
+#include "traces/describe.h"
 
 namespace retrovisor {
 namespace {
@@ -74,6 +75,11 @@ TEST(Sessions, every_way_to_end_replays) {
     const RecordResult recorded = record_guest(file.path(), setup);
     EXPECT_EQ(recorded.run.stop.reason, reason);
     EXPECT_FALSE(recorded.run.on_arrival);
+    const auto items = read_all(file.path());
+    ASSERT_TRUE(items.ok());
+    const auto& end = std::get<EndRecord>(items->back());
+    EXPECT_EQ(end.faults.empty(), reason != StopReason::triple_fault);
+    if (reason == StopReason::triple_fault) EXPECT_NE(describe(end.stop, end.faults).find(", then #DF (error code 0x0), then #"), std::string::npos);
     const ReplayResult result = replay(file.path());
     EXPECT_EQ(result.end, ReplayResult::End::complete)
         << to_string(reason) << (result.divergence ? result.divergence->text() : "");

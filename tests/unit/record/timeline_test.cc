@@ -313,6 +313,29 @@ TEST(Timeline, recordings_that_end_in_other_ways_can_be_entered_at_their_end) {
   }
 }
 
+TEST(Timeline, stops_where_a_triple_fault_begins_and_tells_all_of_it) {
+  SessionSetup setup;
+  setup.keys = {{300'000, guest_key::triple}};
+  const Recorded t(setup);
+  StopConditions c;
+  c.events = mask_of(EventKind::exception) | mask_of(EventKind::exception_lost);
+  const TimelineStop first = check(t->forward(c, kNoPosition));
+  ASSERT_EQ(first.reason, Reason::event);
+  EXPECT_EQ(first.event->kind, EventKind::exception_lost);
+  EXPECT_EQ(first.position, t->end());
+  const TimelineStop end = check(t->forward(c, kNoPosition));
+  EXPECT_EQ(end.reason, Reason::end);
+  ASSERT_GE(end.faults.size(), 3u);
+  EXPECT_EQ(end.faults[0].vector, first.event->a);
+  EXPECT_EQ(end.faults[0].rip, eip(t->machine()));
+  check(t->seek(Position(1000)));
+  c.event_filter = [](const JournalEvent& e) { return e.a == vec::DF; };
+  EXPECT_EQ(check(t->forward(c, kNoPosition)).event->a, uint64_t{vec::DF});
+  check(t->seek(Position(1000)));
+  c.event_filter = [](const JournalEvent& e) { return e.a == vec::XM; };
+  EXPECT_EQ(check(t->forward(c, kNoPosition)).reason, Reason::end);
+}
+
 TEST(Timeline, events_stop_behind_their_instruction_and_stand_before_it) {
   const Recorded t;
   StopConditions c;

@@ -1,4 +1,7 @@
 // Delivery of exceptions and interrupts in every mode, run through the engine.
+#include <string>
+#include <vector>
+
 #include "tests/unit/soft/system_machine.h"
 
 namespace retrovisor::soft {
@@ -131,6 +134,87 @@ TEST_F(ExceptionTest, triple_fault_shuts_the_processor_down) {
   EXPECT_EQ(run(), EngineStop::triple_fault);
   EXPECT_EQ(s().activity, Activity::shutdown);
   EXPECT_EQ(s().rip, kCode);
+}
+
+// Vectors and error codes of the chain, as "6 13:32".
+std::string chain_text(const Engine& engine) {
+  std::string out;
+  for (const ChainedFault& f : engine.fault_chain()) {
+    if (!out.empty()) out += ' ';
+    if (f.interrupt) out += 'i';
+    out += std::to_string(f.vector);
+    if (f.has_error) out += ':' + std::to_string(f.error);
+  }
+  return out;
+}
+
+TEST_F(ExceptionTest, triple_fault_tells_its_chain) {
+  journal.connect(&logged, mask_of(EventKind::exception) | mask_of(EventKind::exception_lost));
+  enter_long(0);
+  s().idtr.base = kMissing;
+  s().gpr[RBX] = kMissing + 0x1234;
+  code({0x89, 0x03});  // mov [rbx], eax
+  EXPECT_EQ(run(), EngineStop::triple_fault);
+  EXPECT_EQ(chain_text(*engine), "14:2 14:0 8:0 14:0");
+  const auto& chain = engine->fault_chain();
+  EXPECT_EQ(chain[0].rip, kCode);
+  EXPECT_EQ(chain[0].address, kMissing + 0x1234);
+  EXPECT_EQ(chain[1].address, kMissing + 14 * 16);
+  EXPECT_EQ(chain[3].address, kMissing + 8 * 16);
+  EXPECT_EQ(s().cr2, kMissing + 8 * 16);
+  ASSERT_EQ(logged.events.size(), 4u);
+  EXPECT_EQ(logged.events[0].kind, EventKind::exception_lost);
+  EXPECT_EQ(logged.events[0].a, vec::PF);
+  EXPECT_EQ(logged.events[0].c, kMissing + 0x1234);
+  EXPECT_EQ(logged.events[2].a, vec::DF);
+
+  enter_long(0);
+  s().idtr.limit = 0;
+  vcpu->intr = true;
+  code({0x90});
+  EXPECT_EQ(run(), EngineStop::triple_fault);
+  EXPECT_EQ(chain_text(*engine), "i48 13:387 13:107 8:0 13:67");
+}
+
+TEST_F(ExceptionTest, a_double_fault_that_is_handled_leaves_no_chain) {
+  journal.connect(&logged, mask_of(EventKind::exception) | mask_of(EventKind::exception_lost));
+  enter_long(0);
+  put<uint64_t>(kIdt + vec::PF * 16, 0);
+  s().gpr[RBX] = kMissing;
+  expect_fault({0x89, 0x03}, vec::DF);
+  EXPECT_TRUE(engine->fault_chain().empty());
+  ASSERT_EQ(logged.events.size(), 3u);
+  EXPECT_EQ(logged.events[0].kind, EventKind::exception_lost);
+  EXPECT_EQ(logged.events[1].a, vec::GP);
+  EXPECT_EQ(logged.events[2].kind, EventKind::exception);
+  EXPECT_EQ(logged.events[2].a, vec::DF);
+}
+
+TEST_F(ExceptionTest, what_raises_ud_everywhere_is_no_unknown_instruction) {
+  const std::vector<uint8_t> own[] = {{0x0f, 0x0b}, {0x0f, 0xb9, 0xc0}, {0x0f, 0xff, 0xc0},  // UD2, UD1, UD0
+                                      {0x8e, 0xc8}, {0x8e, 0xf0}, {0x8c, 0xf0},              // CS and segment registers 6
+                                      {0xf0, 0x90}, {0xf0, 0x01, 0xc0}, {0xf0, 0x89, 0x07},  // LOCK
+                                      {0x0f, 0x20, 0xc8}, {0x8d, 0xc0}, {0x06}, {0xff, 0xf8}};
+  for (const auto& text : own) {
+    enter_long(0);
+    memory->write(PhysAddr(kCode), text);
+    run();
+    EXPECT_EQ(s().rip, handler(vec::UD)) << unsigned{text[0]} << " " << unsigned{text.back()};
+  }
+  EXPECT_TRUE(engine->statistics().unknown_instructions.empty());
+  enter_long(0);
+  expect_fault({0xc5, 0xf8, 0x77}, vec::UD);  // VZEROUPPER
+  ASSERT_EQ(engine->statistics().unknown_instructions.size(), 1u);
+  EXPECT_TRUE(engine->statistics().unknown_instructions.begin()->first.starts_with("c5f877"));
+}
+
+TEST_F(ExceptionTest, code_outside_of_memory_is_told_as_that) {
+  enter_protected(0);
+  s().rip = 0xa0000;
+  run();
+  EXPECT_EQ(s().rip, handler(vec::UD));
+  ASSERT_EQ(engine->statistics().unknown_instructions.size(), 1u);
+  EXPECT_EQ(engine->statistics().unknown_instructions.begin()->first, "no memory at 0xa0000");
 }
 
 TEST_F(ExceptionTest, tss_too_short_for_any_stack_ends_in_shutdown) {

@@ -1,6 +1,7 @@
 // Traces made for tests, and files to put them in.
 #pragma once
 
+#include <algorithm>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -131,8 +132,9 @@ inline std::vector<TraceItem> write_sample(const std::string& path, bool with_en
   last.at_stop = true;
   digest(last);
   if (with_end) {
-    EXPECT_TRUE(w.end(Position(5000), {StopReason::debug_exit, 3}, {3, 9, 15}).ok());
-    items.push_back(EndRecord{Position(5000), {StopReason::debug_exit, 3}, {3, 9, 15}, w.events(), w.digests()});
+    const std::vector<ChainedFault> faults = {{true, 0x20, false, 0, 0x1000, 0}, {false, 14, true, 2, 0xffffffff81000000, 0x1234}};
+    EXPECT_TRUE(w.end(Position(5000), {StopReason::debug_exit, 3}, {3, 9, 15}, false, faults).ok());
+    items.push_back(EndRecord{Position(5000), {StopReason::debug_exit, 3}, {3, 9, 15}, w.events(), w.digests(), faults});
   }
   return items;
 }
@@ -172,6 +174,11 @@ inline bool same_item(const TraceItem& a, const TraceItem& b) {
   }
   const auto& e = std::get<EndRecord>(a);
   const auto& o = std::get<EndRecord>(b);
+  const auto same_fault = [](const ChainedFault& x, const ChainedFault& y) {
+    return x.interrupt == y.interrupt && x.vector == y.vector && x.has_error == y.has_error && x.error == y.error && x.rip == y.rip &&
+           x.address == y.address;
+  };
+  if (!std::equal(e.faults.begin(), e.faults.end(), o.faults.begin(), o.faults.end(), same_fault)) return false;
   return e.position == o.position && e.stop.reason == o.stop.reason && e.stop.detail == o.stop.detail &&
          e.state == o.state && e.events == o.events && e.digests == o.digests;
 }
