@@ -14,12 +14,14 @@ enum ExitCode : int {
   kGuestCrash = 5,   // with --fail-on-crash: panic, triple fault, or stuck in exceptions
   kBadImage = 6,     // kernel, initrd or module is malformed or does not fit
   kUnsupported = 7,  // this build or host cannot do it
+  kIdle = 8,         // run or record: the guest only waits, and no input can come (--idle-limit)
   kTimeLimit = 124,  // --timeout was reached (as timeout(1) says it)
 };
 
 inline constexpr char kExitCodeHelp[] =
     "Exit codes: 0 fine, 1 host error (file, memory, disk), 2 bad arguments, 3 replay diverged, 4 bad trace,\n"
-    "5 guest crashed (with --fail-on-crash), 6 bad kernel or initrd, 7 not supported here, 124 --timeout reached.";
+    "5 guest crashed (with --fail-on-crash), 6 bad kernel or initrd, 7 not supported here,\n"
+    "8 the guest waits and no input can come (--idle-limit), 124 --timeout reached.";
 
 constexpr int exit_code(ErrorCode code) {
   switch (code) {

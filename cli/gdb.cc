@@ -2,12 +2,12 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <fstream>
 #include <memory>
 
 #include "analysis/symbol_file.h"
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
+#include "cli/files.h"
 #include "cli/gdb_commands.h"
 #include "cli/progress.h"
 #include "cli/say.h"
@@ -41,11 +41,10 @@ Result<Position> start_position(const GdbCommand& options, const Timeline& timel
 // Commands for gdb's -x: connects, gets symbols where they are. gdb asks for registers only after a stop; so that it shows
 // those of where a monitor command has led to, it forgets what it knows behind each.
 Result<void> write_init_file(const GdbCommand& options, const std::string& address, gdb::TimelineTarget& target) {
-  std::ofstream out(options.init);
-  out << "set confirm off\nset pagination off\n";
+  std::string out = "set confirm off\nset pagination off\n";
   // Without `target remote` before it, gdb does not know the architecture.
-  if (!address.empty()) out << "target remote " << address << "\n";
-  out << "define hookpost-monitor\n  maintenance flush register-cache\nend\n"
+  if (!address.empty()) out += "target remote " + address + "\n";
+  out += "define hookpost-monitor\n  maintenance flush register-cache\nend\n"
          "define seek\n"
          "  if $argc == 1\n    monitor seek $arg0\n  end\n"
          "  if $argc == 2\n    monitor seek $arg0 $arg1\n  end\n"
@@ -61,19 +60,22 @@ Result<void> write_init_file(const GdbCommand& options, const std::string& addre
     if (!symbols) return symbols.error();
     auto where = symbol_file_arguments(options.symbols, *symbols);
     if (!where) return Error{where.error().code, "--symbols: " + where.error().message, where.error().where};
-    out << fmt::format("add-symbol-file {} {}\n", options.symbols, *where);
+    out += fmt::format("add-symbol-file {} {}\n", options.symbols, *where);
   }
-  out.close();
-  if (!out) return Error{ErrorCode::io, "cannot write " + options.init, "--init"};
-  return {};
+  return write_output(options.init, "--init", out);
 }
 
 Result<std::unique_ptr<gdb::TimelineTarget>> open_target(const GdbCommand& options, Progress& progress) {
-  auto images = read_recorded_images(options.trace, options.images);
+  CommandFiles files;
+  auto images = read_recorded_images(options.trace, options.images, files);
   if (!images) return images.error();
+  files.input("--symbols", options.symbols);
+  files.output("--init", options.init);
+  if (!options.stdio) files.listener("--listen", options.listen);
+  RV_TRY(files.check());
   TimelineOptions how;
   if (!options.checkpoint_memory.empty()) {
-    auto bytes = parse_size(options.checkpoint_memory, "--checkpoint-memory");
+    auto bytes = parse_memory(options.checkpoint_memory, "--checkpoint-memory");
     if (!bytes) return bytes.error();
     how.checkpoint_memory = *bytes;
   }
@@ -81,7 +83,8 @@ Result<std::unique_ptr<gdb::TimelineTarget>> open_target(const GdbCommand& optio
   return gdb::TimelineTarget::open(options.trace, *images, std::move(how));
 }
 
-int serve(const GdbCommand& options) {
+int serve(GdbCommand options) {
+  options.trace = find_trace(options.trace);
   auto stop = StopSource::create();
   if (!stop) return fail(stop.error());
   auto signals = StopSignals::install(**stop, std::nullopt);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <ctime>
 
 #include "vmm/processor_model.h"
@@ -49,6 +50,14 @@ Result<uint64_t> scaled(const std::string& text, std::string_view units, uint64_
 
 }  // namespace
 
+CLI::Validator engine_name() {
+  return {[](std::string& text) {
+            const bool known = std::find(kEngineNames.begin(), kEngineNames.end(), text) != kEngineNames.end();
+            return known ? std::string() : fmt::format("'{}' is none of {}", text, kEngineList);
+          },
+          ""};
+}
+
 void add_guest_options(CLI::App& app, GuestOptions& options) {
   const std::string group = "Guest";
   app.add_option("-k,--kernel", options.kernel,
@@ -64,7 +73,7 @@ void add_guest_options(CLI::App& app, GuestOptions& options) {
   app.add_option("-a,--append", options.append, "kernel command line, for example console=ttyS0")
       ->type_name("STR")
       ->group(group);
-  app.add_option("-m,--memory", options.memory, "guest RAM, 16M to 64G")
+  app.add_option("-m,--memory", options.memory, "guest RAM, 16M to 64G; a number alone counts MiB")
       ->capture_default_str()
       ->type_name("SIZE")
       ->group(group);
@@ -74,11 +83,10 @@ void add_guest_options(CLI::App& app, GuestOptions& options) {
       ->type_name("N")
       ->group(group);
   app.add_option("--engine", options.engine,
-                 "auto, soft, kvm, kvm,soft (kvm for the kernel, soft for its programs), or kvm,step (kvm step by step, for what "
-                 "every KVM does right: slow, and exact where this host's KVM is not)")
-      ->check(CLI::IsMember(kEngineNames))
-      ->capture_default_str()
-      ->type_name("NAME")
+                 "auto: what 'retrovisor doctor' says [the default]; soft: the software CPU; kvm: the host's; 'kvm,soft': kvm for the guest's kernel and soft for its programs; "
+                 "'kvm,step': kvm step by step, for what every KVM does right (slow, and exact where this host's KVM is not)")
+      ->check(engine_name())
+      ->type_name(kEngineList)
       ->group(group);
   app.add_option("--processor-model", options.processor_model,
                  "whose answers the soft engine gives where processors differ: model (its own, the default), or those of a "
@@ -132,6 +140,13 @@ void add_live_options(CLI::App& app, LiveRunOptions& options) {
   app.add_option("--timeout", options.timeout, "end after this time of the host; exit code 124")
       ->type_name("SECONDS")
       ->group(group);
+  app.add_option("--idle-limit", options.idle_limit,
+                 "in virtual time: for how long a guest may do nothing but look after its timers (30m, 1h, none), in time of the "
+                 "guest. Then the run ends with exit code 8 if no input can come any more; else its idle waits last as long "
+                 "as they say, until it prints or is typed to")
+      ->capture_default_str()
+      ->type_name("TIME")
+      ->group(group);
   app.add_option("--gdb", options.gdb,
                  "wait for a debugger before the first instruction, at PORT, HOST:PORT or unix:PATH, and obey it: forward "
                  "only. A host that others can reach must be named")
@@ -155,6 +170,31 @@ void add_report_options(CLI::App& app, ReportOptions& options) {
 
 Result<uint64_t> parse_size(const std::string& text, const std::string& option) {
   return scaled(text, "KMGT", 1024, option);
+}
+
+Result<uint64_t> parse_memory(const std::string& text, const std::string& option) {
+  const bool number = !text.empty() && text.find_first_not_of("0123456789'_") == std::string::npos;
+  return parse_size(number ? text + "M" : text, option);
+}
+
+Result<uint64_t> parse_duration(const std::string& text, const std::string& option) {
+  if (text == "none") return uint64_t{0};
+  constexpr uint64_t kSecond = 1'000'000'000;
+  size_t end = 0;
+  const auto value = leading_number(text, end);
+  uint64_t factor = 0;
+  if (value && end + 1 == text.size())
+    switch (text[end]) {
+      case 's': factor = kSecond; break;
+      case 'm': factor = 60 * kSecond; break;
+      case 'h': factor = 3600 * kSecond; break;
+      case 'd': factor = 86400 * kSecond; break;
+      default: break;
+    }
+  constexpr uint64_t kMost = uint64_t{36500} * 86400 * kSecond;  // a century: guest time stays far below what it can count
+  if (factor == 0 || *value == 0 || *value > kMost / factor)
+    return bad(option, fmt::format("'{}' is no time such as 90s, 30m, 2h, 1d, nor none", text));
+  return *value * factor;
 }
 
 Result<Position> parse_position(const std::string& text, const std::string& option) {

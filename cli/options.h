@@ -18,8 +18,11 @@ namespace retrovisor::cli {
 // What a subcommand does once the command line is read; returns the exit code.
 using Action = std::function<int()>;
 
-// What --engine takes.
+// What --engine takes. Two of the names have a comma in them, so lists of them need another separator.
 inline const std::vector<std::string> kEngineNames = {"auto", "soft", "kvm", "kvm,soft", "kvm,step"};
+inline constexpr char kEngineList[] = "auto|soft|kvm|kvm,soft|kvm,step";
+// Names what there is if it is none of them.
+CLI::Validator engine_name();
 
 // Which guest, and in what machine.
 struct GuestOptions {
@@ -46,6 +49,7 @@ struct LiveRunOptions {
   bool stop_on_panic = false;
   std::string stop_at;
   std::optional<double> timeout;
+  std::string idle_limit = "1h";
   std::string gdb;      // where a debugger may connect; empty: nowhere
 };
 
@@ -64,6 +68,10 @@ void add_report_options(CLI::App& app, ReportOptions& options);
 // Readers of values; `option` is named in the error.
 // Bytes: digits and K, M, G or T (powers of 1024).
 Result<uint64_t> parse_size(const std::string& text, const std::string& option);
+// The same for memory, where a number alone counts MiB as in other tools for virtual machines.
+Result<uint64_t> parse_memory(const std::string& text, const std::string& option);
+// Nanoseconds: digits and one of s, m, h, d; "none" is 0.
+Result<uint64_t> parse_duration(const std::string& text, const std::string& option);
 // Instructions: digits, ' or _ between them, and k, M or G (powers of 1000).
 Result<Position> parse_position(const std::string& text, const std::string& option);
 // An unsigned number, decimal or with 0x.

@@ -3,6 +3,7 @@
 
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
+#include "cli/files.h"
 #include "cli/live_gdb.h"
 #include "cli/say.h"
 #include "cli/setup.h"
@@ -64,6 +65,9 @@ Result<RecordResult> record_under_gdb(const std::string& where, Machine& machine
 }
 
 int record_guest(const RecordCommand& options) {
+  CommandFiles files = live_files(options.guest, options.live, options.report);
+  files.output("--output", options.output);
+  if (auto good = files.check(); !good) return fail(good.error());
   auto made = machine_config(options.guest, options.live);
   if (!made) return fail(made.error());
   MachineConfig& config = *made;
@@ -75,6 +79,7 @@ int record_guest(const RecordCommand& options) {
   if (config.engine == EngineKind::kvm) say_recording_limits(config.kvm);
   auto host = make_live_host(options.live);
   if (!host) return fail(host.error());
+  tell_notices(*host, options.guest);
   RecordOptions how;
   how.sync = options.sync;
   if (!options.key_frames.empty()) {
@@ -86,12 +91,15 @@ int record_guest(const RecordCommand& options) {
   }
   auto header = header_of(options, config, *images, *host, how.key_frame_interval);
   if (!header) return fail(header.error());
-  auto writer = TraceWriter::create(options.output, *header);
+  auto output = OutputFile::create(options.output, "--output");
+  if (!output) return fail(output.error());
+  auto writer = TraceWriter::create(output->path(), *header);
   if (!writer) return fail(writer.error());
   RecordingBoundary boundary(*host->boundary, **writer);
   auto machine = make_machine(config, boundary, *images);
   if (!machine) return fail(machine.error());
   *images = {};  // the guest has its copy
+  output->keep();  // a recording that is cut off is worth something
   host->boundary->on_stop([&] {
     boundary.host_stop();
     (*machine)->request_stop({StopReason::host_request, 0});
@@ -101,6 +109,7 @@ int record_guest(const RecordCommand& options) {
   auto recorded = options.live.gdb.empty() ? record(**machine, **writer, how)
                                            : record_under_gdb(options.live.gdb, **machine, **writer, *host, how);
   if (!recorded) return fail(recorded.error());
+  if (auto named = output->commit(options.sync); !named) return fail(named.error());
   RunSummary summary;
   summary.what = "recording";
   summary.run = recorded->run;

@@ -1,13 +1,12 @@
 // retrovisor replay: runs a recorded machine again and compares it with the recording all the way.
-#include <fcntl.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <cstring>
 #include <memory>
+#include <optional>
 
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
+#include "cli/files.h"
 #include "cli/progress.h"
 #include "cli/say.h"
 #include "cli/setup.h"
@@ -15,6 +14,7 @@
 #include "replay/bisect.h"
 #include "replay/parallel_replay.h"
 #include "replay/replay_session.h"
+#include "vmm/host/terminal.h"
 
 namespace retrovisor::cli {
 namespace {
@@ -34,21 +34,21 @@ struct ReplayCommand {
   ReportOptions report;
 };
 
-// Where the guest's output is shown again; -1: nowhere.
-struct OutputFile {
-  int fd = -1;
-  ~OutputFile() {
-    if (fd > STDERR_FILENO) close(fd);
-  }
+// Where the guest's output is shown again.
+struct ShownAt {
+  std::optional<OutputFile> file;
+  int fd = -1;  // -1: nowhere
 };
 
-Result<void> open_output(const ReplayCommand& options, OutputFile& file) {
+Result<void> open_output(const ReplayCommand& options, ShownAt& at) {
   if (options.quiet) return {};
-  file.fd = STDOUT_FILENO;
+  at.fd = STDOUT_FILENO;
   if (options.output.empty()) return {};
-  file.fd = open(options.output.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (file.fd >= 0) return {};
-  return Error{ErrorCode::io, fmt::format("cannot write {}: {}", options.output, std::strerror(errno)), "--output"};
+  auto file = OutputFile::create(options.output, "--output");
+  if (!file) return std::move(file).error();
+  at.file.emplace(std::move(file).value());
+  at.fd = at.file->fd();
+  return {};
 }
 
 ReplayEngine replay_engine(const std::string& name) {
@@ -89,6 +89,8 @@ int finish(const ReplayCommand& options, ReplaySession& session, Position begin,
     summary.remarks.push_back(begin.value == 0 ? "no key frame was early enough: replayed from the beginning"
                                                : fmt::format("replayed from the key frame at position {}", begin.value));
   if (parts > 1) summary.remarks.push_back(fmt::format("replayed in {} parts, {} at a time", parts, options.jobs));
+  if (parts == 1 && options.jobs > 1)
+    summary.remarks.push_back("replayed in one part: the trace has no key frames for others to start at (record --key-frames)");
   if (!result.note.empty()) summary.remarks.push_back(result.note);
   if (!result.divergence)
     summary.remarks.push_back(
@@ -114,7 +116,8 @@ int replay_parts(const ReplayCommand& options, const BootImages& images, const S
   return finish(options, *replayed->session, Position(0), replayed->parts, replayed->result, stop);
 }
 
-int replay(const ReplayCommand& options) {
+int replay(ReplayCommand options) {
+  options.trace = find_trace(options.trace);
   ReplayOptions how;
   how.check_digests = how.check_journal = !options.no_checks;
   if (!options.stop_at.empty()) {
@@ -128,8 +131,12 @@ int replay(const ReplayCommand& options) {
     if (!position) return fail(position.error());
     from = *position;
   }
-  auto images = read_recorded_images(options.trace, options.images);
+  CommandFiles files;
+  files.output("--output", options.output);
+  if (options.report.json_summary != "-") files.output("--json-summary", options.report.json_summary);
+  auto images = read_recorded_images(options.trace, options.images, files);
   if (!images) return fail(images.error());
+  if (auto good = files.check(); !good) return fail(good.error());
   auto stop = StopSource::create();
   if (!stop) return fail(stop.error());
   auto signals = StopSignals::install(**stop, options.timeout);
@@ -137,9 +144,9 @@ int replay(const ReplayCommand& options) {
   if (options.bisect) return bisect_replay(options, *images, **stop);
   if (options.jobs > 1) return replay_parts(options, *images, **stop);
 
-  OutputFile file;
-  if (auto opened = open_output(options, file); !opened) return fail(opened.error());
-  OutputStream output(file.fd, stop->get());
+  ShownAt shown;
+  if (auto opened = open_output(options, shown); !opened) return fail(opened.error());
+  OutputStream output(shown.fd, stop->get(), Answers::reach_nobody);
   auto session = ReplaySession::open(options.trace, *images,
                                      [&output](Moment, Channel, std::span<const uint8_t> bytes) { output.write(bytes); },
                                      replay_engine(options.engine));
@@ -148,7 +155,7 @@ int replay(const ReplayCommand& options) {
   const auto begin = (*session)->start_from(std::min(from, how.stop_at));
   if (!begin) return fail(begin.error());
 
-  const bool screen_is_free = file.fd < 0 || !options.output.empty() || isatty(STDOUT_FILENO) == 0;
+  const bool screen_is_free = shown.fd < 0 || !options.output.empty() || isatty(STDOUT_FILENO) == 0;
   Progress progress("replay", std::min(how.stop_at, (*session)->end()).value, screen_is_free);
   how.stop_requested = [&stop] { return (*stop)->requested(); };
   how.progress = [&](const ReplayProgress& p) {
@@ -158,7 +165,11 @@ int replay(const ReplayCommand& options) {
   auto result = (*session)->run(how);
   progress.clear();
   output.flush();
+  // Whatever made the terminal answer all the same: it is not for the shell.
+  if (shown.fd >= 0 && isatty(shown.fd) != 0) Terminal::discard_input(STDIN_FILENO);
   if (!result) return fail(result.error());
+  if (shown.file && output.error().empty())
+    if (auto named = shown.file->commit(); !named) return fail(named.error());
   const int code = finish(options, **session, *begin, 1, *result, **stop);
   if (code == kFine && !output.error().empty()) return fail({ErrorCode::io, output.error(), "output"});
   return code;
@@ -209,11 +220,10 @@ void add_replay(CLI::App& app, Action& action) {
       ->type_name("N")
       ->group(group);
   sub->add_option("--engine", options->engine,
-                  "auto and soft: the software CPU; kvm, kvm,soft, kvm,step: for traces recorded with the same")
-      ->check(CLI::IsMember(kEngineNames))
+                  "auto [the default] and soft: the software CPU; the others: for traces recorded with the same")
+      ->check(engine_name())
       ->excludes(bisect)
-      ->capture_default_str()
-      ->type_name("NAME")
+      ->type_name(kEngineList)
       ->group(group);
   add_report_options(*sub, options->report);
   sub->footer(kExitCodeHelp);

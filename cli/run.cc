@@ -3,6 +3,7 @@
 
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
+#include "cli/files.h"
 #include "cli/live_gdb.h"
 #include "cli/say.h"
 #include "cli/setup.h"
@@ -18,6 +19,7 @@ struct RunCommand {
 };
 
 int run(const RunCommand& options) {
+  if (auto good = live_files(options.guest, options.live, options.report).check(); !good) return fail(good.error());
   auto config = machine_config(options.guest, options.live);
   if (!config) return fail(config.error());
   auto images = read_images(options.guest, config->memory_size);
@@ -25,6 +27,7 @@ int run(const RunCommand& options) {
 
   auto host = make_live_host(options.live);
   if (!host) return fail(host.error());
+  tell_notices(*host, options.guest);
   config->stop_on_panic = options.live.stop_on_panic || options.report.fail_on_crash;
   auto machine = make_machine(*config, *host->boundary, *images);
   if (!machine) return fail(machine.error());

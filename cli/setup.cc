@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <optional>
 
 #include "cli/progress.h"
 #include "cli/say.h"
@@ -97,7 +99,56 @@ Result<BootImages> read_images(const GuestOptions& options, uint64_t memory_size
   return images;
 }
 
-Result<BootImages> read_recorded_images(const TraceHeader& header, const ImageNames& instead) {
+namespace {
+
+std::string folder_of(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "" : path.substr(0, slash + 1);
+}
+
+bool is_recorded(const TraceImage& image, std::span<const uint8_t> bytes) {
+  return bytes.size() == image.size && image_digest(bytes) == image.digest;
+}
+
+// Where it was recorded, and beside the trace: the first that has the recorded bytes. If none has, the first that can be read:
+// it is refused for what it is.
+Result<std::vector<uint8_t>> find_image(const TraceImage& image, const std::string& trace, const std::string& given,
+                                        const std::string& option, uint64_t limit, CommandFiles& files) {
+  std::vector<std::string> places = {given};
+  if (given.empty()) {
+    places = {image.name};
+    if (!image.name.starts_with('/')) places.push_back(folder_of(trace) + image.name);
+    places.push_back(folder_of(trace) + image.name.substr(image.name.rfind('/') + 1));
+  }
+  std::optional<Error> first_error;
+  std::optional<std::pair<std::string, std::vector<uint8_t>>> other;
+  for (const std::string& path : places) {
+    auto bytes = read_image(path, option, limit);
+    if (!bytes) {
+      if (!first_error) first_error = std::move(bytes).error();
+    } else if (is_recorded(image, *bytes)) {
+      files.input(option, path);
+      return bytes;
+    } else if (!other) {
+      other.emplace(path, std::move(bytes).value());
+    }
+  }
+  if (other) {
+    if (given.empty())
+      say("{} is not the {} that was recorded, and beside the trace there is none: say with {} where it is now", other->first,
+          to_string(image.role), option);
+    files.input(option, other->first);
+    return std::move(other->second);
+  }
+  if (given.empty()) first_error->message += ", nor is it beside the trace";
+  first_error->message += fmt::format("; the trace was recorded with it: say with {} where it is now", option);
+  return std::move(*first_error);
+}
+
+}  // namespace
+
+Result<BootImages> read_recorded_images(const TraceHeader& header, const std::string& trace, const ImageNames& instead,
+                                        CommandFiles& files) {
   BootImages images;
   for (const TraceImage& image : header.images) {
     const size_t module = images.modules.size();
@@ -105,13 +156,9 @@ Result<BootImages> read_recorded_images(const TraceHeader& header, const ImageNa
     if (image.role == ImageRole::kernel) given = instead.kernel;
     if (image.role == ImageRole::initrd) given = instead.initrd;
     if (image.role == ImageRole::module && module < instead.modules.size()) given = instead.modules[module];
-    const std::string option = fmt::format("--{}", to_string(image.role));
-    auto bytes = read_image(given.empty() ? image.name : given, option, header.memory_size);
-    if (!bytes) {
-      Error error = std::move(bytes).error();
-      error.message += fmt::format("; the trace was recorded with it: say with {} where it is now", option);
-      return error;
-    }
+    auto bytes =
+        find_image(image, trace, given, fmt::format("--{}", to_string(image.role)), header.memory_size, files);
+    if (!bytes) return std::move(bytes).error();
     switch (image.role) {
       case ImageRole::kernel: images.kernel = std::move(bytes).value(); break;
       case ImageRole::initrd: images.initrd = std::move(bytes).value(); break;
@@ -121,15 +168,38 @@ Result<BootImages> read_recorded_images(const TraceHeader& header, const ImageNa
   return images;
 }
 
-Result<BootImages> read_recorded_images(const std::string& trace, const ImageNames& instead) {
+Result<BootImages> read_recorded_images(const std::string& trace, const ImageNames& instead, CommandFiles& files) {
+  files.input("TRACE", trace);
   auto reader = TraceReader::open(trace);
   if (!reader) return reader.error();
-  return read_recorded_images((*reader)->header(), instead);
+  return read_recorded_images((*reader)->header(), trace, instead, files);
 }
 
+CommandFiles live_files(const GuestOptions& guest, const LiveRunOptions& live, const ReportOptions& report) {
+  CommandFiles files;
+  files.input("--kernel", guest.kernel);
+  files.input("--initrd", guest.initrd);
+  for (const std::string& module : guest.modules) files.input("--module", split_module(module).first);
+  if (const auto console = parse_console(live.console); console.ok()) files.input("--console", console->script_file);
+  if (report.json_summary != "-") files.output("--json-summary", report.json_summary);
+  files.listener("--gdb", live.gdb);
+  return files;
+}
+
+namespace {
+
+// Without links, so that it stays the recorded file when a link is moved on to the next version.
+std::string absolute(const std::string& path) {
+  if (path.empty()) return path;
+  const std::unique_ptr<char, decltype(&std::free)> real(realpath(path.c_str(), nullptr), &std::free);
+  return real != nullptr ? std::string(real.get()) : path;
+}
+
+}  // namespace
+
 ImageNames image_names(const GuestOptions& options) {
-  ImageNames names{options.kernel, options.initrd, {}};
-  for (const std::string& module : options.modules) names.modules.push_back(split_module(module).first);
+  ImageNames names{absolute(options.kernel), absolute(options.initrd), {}};
+  for (const std::string& module : options.modules) names.modules.push_back(absolute(split_module(module).first));
   return names;
 }
 
@@ -169,7 +239,7 @@ bool is_kvm(const std::string& engine, kvm::KvmEngineOptions& options) {
 
 Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOptions& live) {
   MachineConfig config;
-  auto memory_size = parse_size(guest.memory, "--memory");
+  auto memory_size = parse_memory(guest.memory, "--memory");
   if (!memory_size) return memory_size.error();
   config.memory_size = *memory_size;
   config.vcpus = guest.vcpus;
@@ -215,6 +285,9 @@ Result<LiveHost> make_live_host(const LiveRunOptions& options) {
     if (!position) return position.error();
     host.stop_at = *position;
   }
+  auto idle_limit = parse_duration(options.idle_limit, "--idle-limit");
+  if (!idle_limit) return idle_limit.error();
+  host.options.idle_limit_ns = *idle_limit;
   if (options.deterministic) {
     host.options.wall_clock = kFixedClock;
     host.options.seed = kFixedSeed;
@@ -242,6 +315,19 @@ Result<LiveHost> make_live_host(const LiveRunOptions& options) {
   host.options.slowdown = options.slowdown;
   host.boundary = std::make_unique<LiveBoundary>(host.options, std::move(console).value(), *host.stop);
   return host;
+}
+
+void tell_notices(LiveHost& host, const GuestOptions& guest) {
+  const bool speaks = !guest.flat_address.empty() || guest.append.find("console=") != std::string::npos ||
+                      guest.append.find("earlyprintk") != std::string::npos || guest.append.find("earlycon") != std::string::npos;
+  host.boundary->on_notice([speaks](Notice what) {
+    if (what == Notice::silent && !speaks)
+      say("no output so far, and the command line has no console=: a Linux kernel speaks to the serial port with "
+          "--append console=ttyS0");
+    if (what == Notice::paced)
+      say("the guest does nothing but look after its timers: its idle waits take as long as they say until it prints or is "
+          "typed to (--idle-limit)");
+  });
 }
 
 RunOptions session_options(const LiveHost& host, const MachineConfig& config) {

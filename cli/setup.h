@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/files.h"
 #include "cli/options.h"
 #include "record/record_session.h"
 #include "vmm/boot/loader.h"
@@ -18,10 +19,12 @@ Result<std::vector<uint8_t>> read_image(const std::string& path, const std::stri
 // "FILE ARGS" of --module, split at the first space.
 std::pair<std::string, std::string> split_module(const std::string& text);
 Result<BootImages> read_images(const GuestOptions& options, uint64_t memory_size);
-// The files that a trace names, or those of `instead` where it has any.
-Result<BootImages> read_recorded_images(const TraceHeader& header, const ImageNames& instead);
-Result<BootImages> read_recorded_images(const std::string& trace, const ImageNames& instead);
-// Their names, for the trace.
+// The files that a trace names, or those of `instead` where it has any. One that is not where it was, or is another now, is
+// looked for beside the trace. All of them become inputs of `files`.
+Result<BootImages> read_recorded_images(const TraceHeader& header, const std::string& trace, const ImageNames& instead,
+                                        CommandFiles& files);
+Result<BootImages> read_recorded_images(const std::string& trace, const ImageNames& instead, CommandFiles& files);
+// Their names, for the trace: absolute, so that a replay finds them from anywhere.
 ImageNames image_names(const GuestOptions& options);
 // A machine with the guest in it, ready to run. `boundary` outlives it.
 Result<std::unique_ptr<Machine>> make_machine(const MachineConfig& config, Boundary& boundary, const BootImages& images);
@@ -34,6 +37,9 @@ void say_recording_limits(const kvm::KvmEngineOptions& options);
 // The machine that the options ask for, but for stop_on_panic. An error if its engine cannot be had here.
 Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOptions& live);
 
+// What run and record read and write, but for the trace.
+CommandFiles live_files(const GuestOptions& guest, const LiveRunOptions& live, const ReportOptions& report);
+
 // Signals, console, boundary: everything of the host that a live run touches. Taken down in the right order.
 struct LiveHost {
   std::unique_ptr<StopSource> stop;
@@ -43,6 +49,8 @@ struct LiveHost {
   Position stop_at = kNoPosition;
 };
 Result<LiveHost> make_live_host(const LiveRunOptions& options);
+// Hints while it runs: on a guest that stays silent, on one that only waits.
+void tell_notices(LiveHost& host, const GuestOptions& guest);
 // How long such a run lasts. `host` outlives it.
 RunOptions session_options(const LiveHost& host, const MachineConfig& config);
 

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "cli/exit_codes.h"
+#include "cli/files.h"
 #include "cli/host_memory.h"
 #include "cli/json.h"
 #include "cli/progress.h"
@@ -100,14 +101,10 @@ std::string as_json(const RunSummary& s, Machine& machine, const StateDigest& di
   return out.end().end().text();
 }
 
-Result<void> write_file(const std::string& path, const std::string& text) {
-  std::FILE* file = path == "-" ? stderr : std::fopen(path.c_str(), "we");
-  const bool written =
-      file != nullptr && std::fwrite(text.data(), 1, text.size(), file) == text.size() && std::fflush(file) == 0;
-  const int error = errno;
-  if (file != nullptr && file != stderr) std::fclose(file);
-  if (written) return {};
-  return Error{ErrorCode::io, fmt::format("cannot write {}: {}", path, std::strerror(error)), "--json-summary"};
+Result<void> write_json(const std::string& path, const std::string& text) {
+  if (path != "-") return write_output(path, "--json-summary", text);
+  if (std::fwrite(text.data(), 1, text.size(), stderr) == text.size() && std::fflush(stderr) == 0) return {};
+  return Error{ErrorCode::io, fmt::format("cannot write to standard error: {}", std::strerror(errno)), "--json-summary"};
 }
 
 }  // namespace
@@ -118,7 +115,7 @@ Result<void> report(const RunSummary& summary, Machine& machine, const ReportOpt
   const StateDigest digest = machine.digest();
   if (!options.no_summary) say_summary(summary, machine, digest, memory);
   if (options.json_summary.empty()) return {};
-  return write_file(options.json_summary, as_json(summary, machine, digest, memory));
+  return write_json(options.json_summary, as_json(summary, machine, digest, memory));
 }
 
 int finish_live(RunSummary summary, Machine& machine, LiveHost& host, const ReportOptions& options) {
@@ -126,6 +123,8 @@ int finish_live(RunSummary summary, Machine& machine, LiveHost& host, const Repo
   console.flush();
   summary.cause = host.stop->cause();
   if (summary.run.stop.reason != StopReason::host_request) summary.cause = StopCause::none;
+  if (summary.cause == StopCause::idle)
+    say("{} and the guest waits: it does nothing but look after its timers (--idle-limit)", console.input_state());
   if (const std::string remark = console.remark(); !remark.empty()) summary.remarks.push_back(remark);
   if (auto reported = report(summary, machine, options); !reported) return fail(reported.error());
   if (!console.output_error().empty()) return fail({ErrorCode::io, console.output_error(), "standard output"});
@@ -138,7 +137,7 @@ int exit_code_of(const RunSummary& summary, const ReportOptions& options) {
     case StopReason::triple_fault:
     case StopReason::stuck: return options.fail_on_crash ? kGuestCrash : kFine;
     case StopReason::debug_exit: return options.guest_exit_code ? static_cast<int>(summary.run.stop.detail & 0xff) : kFine;
-    case StopReason::host_request: return summary.cause == StopCause::time_limit ? kTimeLimit : kFine;
+    case StopReason::host_request: return summary.cause == StopCause::time_limit ? kTimeLimit : summary.cause == StopCause::idle ? kIdle : kFine;
     default: return kFine;
   }
 }

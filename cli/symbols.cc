@@ -2,12 +2,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
 #include <memory>
 
 #include "analysis/kallsyms.h"
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
+#include "cli/files.h"
 #include "cli/say.h"
 #include "cli/setup.h"
 #include "replay/replay_session.h"
@@ -73,11 +73,13 @@ Result<KernelSymbols> symbols_of_kernel(const SymbolsCommand& options) {
   return error;
 }
 
-Result<KernelSymbols> symbols_of_trace(const SymbolsCommand& options, const TraceHeader& header) {
-  auto images = read_recorded_images(header, options.images);
+Result<KernelSymbols> symbols_of_trace(const SymbolsCommand& options, const TraceHeader& header,
+                                       CommandFiles& files) {
+  auto images = read_recorded_images(header, options.source, options.images, files);
   if (!images) return images.error();
   // What a hypervisor has loaded may be of other bits than the hypervisor.
   if (images->modules.empty()) RV_TRY(refuse_32_bits(options.source, images->kernel));
+  RV_TRY(files.check());
   auto session = ReplaySession::open(options.source, *images);
   if (!session) return session.error();
   ReplayOptions how;
@@ -92,9 +94,14 @@ Result<KernelSymbols> symbols_of_trace(const SymbolsCommand& options, const Trac
   }
 }
 
-int symbols(const SymbolsCommand& options) {
+int symbols(SymbolsCommand options) {
+  options.source = find_trace(options.source);
+  CommandFiles files;
+  files.input("KERNEL|TRACE", options.source);
+  files.output("--output", options.output);
+  if (auto good = files.check(); !good) return fail(good.error());
   auto reader = TraceReader::open(options.source);
-  auto found = reader ? symbols_of_trace(options, (*reader)->header()) : symbols_of_kernel(options);
+  auto found = reader ? symbols_of_trace(options, (*reader)->header(), files) : symbols_of_kernel(options);
   if (!found) return fail(found.error());
   uint64_t offset = 0;
   if (!options.kaslr.empty()) {
@@ -103,10 +110,8 @@ int symbols(const SymbolsCommand& options) {
     offset = *parsed - found->kaslr_offset();
   }
   const std::vector<uint8_t> elf = symbols_elf(*found, offset);
-  std::ofstream out(options.output, std::ios::binary);
-  out.write(reinterpret_cast<const char*>(elf.data()), static_cast<std::streamsize>(elf.size()));
-  out.close();
-  if (!out) return fail({ErrorCode::io, "cannot write " + options.output, "--output"});
+  const std::string_view bytes(reinterpret_cast<const char*>(elf.data()), elf.size());
+  if (auto written = write_output(options.output, "--output", bytes); !written) return fail(written.error());
   say("{} symbols, KASLR offset {:#x}: {}", found->symbols.size(), found->kaslr_offset() + offset, options.output);
   return kFine;
 }
@@ -125,6 +130,9 @@ void add_symbols(CLI::App& app, Action& action) {
   sub->add_option("-k,--kernel", options->images.kernel, "for a trace: the kernel, where it is not where it was")
       ->type_name("FILE");
   sub->add_option("-i,--initrd", options->images.initrd, "the initial RAM disk, likewise")->type_name("FILE");
+  sub->add_option("--module", options->images.modules, "a module, likewise; in the recorded order")
+      ->type_name("FILE")
+      ->allow_extra_args(false);
   sub->footer(kExitCodeHelp);
   sub->callback([options, &action] { action = [options] { return symbols(*options); }; });
 }

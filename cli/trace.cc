@@ -5,6 +5,7 @@
 
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
+#include "cli/files.h"
 #include "cli/json.h"
 #include "cli/progress.h"
 #include "cli/say.h"
@@ -175,7 +176,10 @@ void add_trace(CLI::App& app, Action& action) {
     CLI::App* sub = trace->add_subcommand(name, help);
     sub->add_option("trace", options->trace, "trace file")->type_name("TRACE")->required();
     sub->add_flag("--json", options->json, "as JSON");
-    sub->callback([options, run, &action] { action = [options, run] { return run(*options); }; });
+    sub->callback([options, run, &action] { action = [options, run] {
+      options->trace = find_trace(options->trace);
+      return run(*options);
+    }; });
     return sub;
   };
   add("info", "What was recorded, how, and how it ended", info);

@@ -5,6 +5,7 @@
 
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
+#include "cli/files.h"
 #include "cli/progress.h"
 #include "cli/say.h"
 #include "cli/setup.h"
@@ -21,9 +22,13 @@ struct ConvertCommand {
   ImageNames images;
 };
 
-int run(const ConvertCommand& options) {
-  auto images = read_recorded_images(options.trace, options.images);
+int run(ConvertCommand options) {
+  options.trace = find_trace(options.trace);
+  CommandFiles files;
+  files.output("--output", options.output);
+  auto images = read_recorded_images(options.trace, options.images, files);
   if (!images) return fail(images.error());
+  if (auto good = files.check(); !good) return fail(good.error());
   auto stop = StopSource::create();
   if (!stop) return fail(stop.error());
   auto signals = StopSignals::install(**stop, std::nullopt);
@@ -33,12 +38,15 @@ int run(const ConvertCommand& options) {
   how.tool_version = kVersion;
   how.stop_requested = [&stop] { return (*stop)->requested(); };
   how.progress = [&progress](const ReplayProgress& p) { progress.update(p.now.value); };
-  auto done = convert(options.trace, *images, options.output, how);
+  auto output = OutputFile::create(options.output, "--output");
+  if (!output) return fail(output.error());
+  auto done = convert(options.trace, *images, output->path(), how);
   progress.clear();
   if (!done) return fail(done.error());
   const ReplayResult& replay = done->replay;
-  const std::string holds = fmt::format("{} holds its first {} instructions, without an end", options.output,
+  const std::string holds = fmt::format("{} holds its first {} instructions, without an end", output->path(),
                                         grouped(done->instructions.value));
+  output->keep();
   if (replay.end == ReplayResult::End::diverged) {
     say("the replay on the soft engine is not the recorded run; {}", holds);
     fmt::print(stderr, "{}\n", replay.divergence->text());
@@ -48,6 +56,7 @@ int run(const ConvertCommand& options) {
     say("interrupted at event {} of {}; {}", grouped(replay.position.value), grouped(done->events.value), holds);
     return kFailed;
   }
+  if (auto named = output->commit(); !named) return fail(named.error());
   say("{}: {} instructions, all {} digests and {} journal events were equal, {}", options.output,
       grouped(done->instructions.value), grouped(replay.digests_compared), grouped(replay.events_compared),
       bytes_text(done->trace_bytes));
@@ -64,6 +73,9 @@ void add_trace_convert(CLI::App& trace, Action& action) {
   sub->add_option("-o,--output", options->output, "trace file to write")->type_name("TRACE")->required();
   sub->add_option("-k,--kernel", options->images.kernel, "the kernel, where it is not where it was")->type_name("FILE");
   sub->add_option("-i,--initrd", options->images.initrd, "the initial RAM disk, likewise")->type_name("FILE");
+  sub->add_option("--module", options->images.modules, "a module, likewise; in the recorded order")
+      ->type_name("FILE")
+      ->allow_extra_args(false);
   sub->callback([options, &action] { action = [options] { return run(*options); }; });
 }
 

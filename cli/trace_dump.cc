@@ -3,6 +3,7 @@
 
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
+#include "cli/files.h"
 #include "cli/json.h"
 #include "cli/progress.h"
 #include "cli/say.h"
@@ -179,7 +180,10 @@ void add_trace_dump(CLI::App& trace, Action& action) {
   sub->add_option("--from", options->from, "first position to show")->type_name("POSITION");
   sub->add_option("--to", options->to, "last position to show")->type_name("POSITION");
   sub->add_option("--limit", options->limit, "at most this many")->type_name("N");
-  sub->callback([options, &action] { action = [options] { return dump(*options); }; });
+  sub->callback([options, &action] { action = [options] {
+      options->trace = find_trace(options->trace);
+      return dump(*options);
+    }; });
 }
 
 }  // namespace retrovisor::cli

@@ -42,6 +42,36 @@ class BadArguments(support.Case):
             with self.subTest(arguments=arguments):
                 self.assertIn(word, self.tool(*arguments, expect=BAD_ARGUMENTS).words)
 
+    def test_a_misspelt_word_names_those_it_is_near_to(self):
+        for arguments, words in (
+            (["recrod", *ECHO], ("'recrod' is no subcommand", "did you mean record?")),
+            (["rec"], ("did you mean record?",)),
+            (["replya", "t"], ("did you mean replay?",)),
+            (["trace", "vrify", "t"], ("'vrify' is no subcommand of trace", "did you mean verify?")),
+            (["run", "--kernal", "k"], ("'--kernal' is no option of run", "did you mean --kernel?")),
+            (["fly"], ("'fly' is no subcommand", "there are run, record, replay")),
+        ):
+            with self.subTest(arguments=arguments):
+                said = self.tool(*arguments, expect=BAD_ARGUMENTS).words
+                for word in words:
+                    self.assertIn(word, said)
+        self.assertNotIn("did you mean", self.tool("fly", expect=BAD_ARGUMENTS).words)
+
+    def test_engines_are_listed_so_that_names_with_a_comma_can_be_told(self):
+        names = "auto|soft|kvm|kvm,soft|kvm,step"
+        self.assertIn(names, self.tool("run", *ECHO, "--engine", "tcg", expect=BAD_ARGUMENTS).words)
+        for command in ("run", "record", "replay"):
+            said = self.tool(command, "--help").stdout.decode()
+            self.assertIn(names, said)
+            self.assertNotIn("{auto", said)
+
+    def test_memory_without_a_unit_is_in_mebibytes(self):
+        how = ["--deterministic", "--stop-at", "1000"]
+        guest = [*ECHO[:-2], *how]
+        one, other = (self.summary("run", *guest, "-m", size)["state"] for size in ("16", "16M"))
+        self.assertEqual(one, other)
+        self.assertIn("a number alone counts MiB", " ".join(self.tool("run", "--help").stdout.decode().split()))
+
     def test_what_kvm_cannot_do_is_refused_before_anything_starts(self):
         self.assertIn("--deterministic", self.tool("run", *ECHO, "--engine", "kvm", "--deterministic", expect=BAD_ARGUMENTS).words)
         self.assertIn("convert", self.tool("run", *ECHO, "--engine", "kvm", "--gdb", ":0", expect=UNSUPPORTED).words)

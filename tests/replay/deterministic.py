@@ -233,6 +233,9 @@ class KeyFrames(support.Case):
             for what in ("state", "instructions", "guest_time_ns", "stop", "stop_detail"):
                 self.assertEqual(recorded[what], replayed[what], what)
             self.assertEqual(jobs != "1", "parts" in " ".join(replayed["remarks"]))
+        self.record(*ECHO, "--console", f"script:{script}", trace="plain.trace")
+        remarks = self.replay("--quiet", "--jobs", "4", trace="plain.trace")["remarks"]
+        self.assertIn("in one part: the trace has no key frames", " ".join(remarks))
         subprocess.run([os.environ["FORGE_TRACE"], self.path("t.trace"), self.path("bad.trace"), "digest"], check=True)
         alone, parts = (self.tool("replay", self.path("bad.trace"), "--quiet", *how, expect=support.DIVERGENCE).words
                         for how in ([], ["--jobs", "3"]))

@@ -69,12 +69,14 @@ class Terminal:
         os.close(self.slave)
 
 
-class Interactive(support.Case):
+class OnTerminal(support.Case):
     def terminal(self, *arguments):
         terminal = Terminal(*arguments)
         self.addCleanup(terminal.close)
         return terminal
 
+
+class Interactive(OnTerminal):
     def record_on_terminal(self, *guest):
         self.name = self.path("s.json")
         return self.terminal("record", *guest, "-o", self.path("t.trace"), "--json-summary", self.name)
@@ -163,6 +165,62 @@ class Interactive(support.Case):
         recorded = self.recorded()
         self.assertEqual(recorded["stop"], "power-off")
         self.assert_replays_state(recorded)
+
+
+# What terminals answer to, and what they do not; each as one kind of sequence.
+QUERIES = [b"\x1b[6n", b"\x1b[c", b"\x1b[>0c", b"\x1b[?2026$p", b"\x1b]11;?\x07", b"\x1b]52;c;?\x1b\\", b"\x1bP$qm\x1b\\", b"\x1b[18t",
+           b"\x05", b"\x1bZ"]
+
+
+def printing(text, last=bytes([0xb0, 0x00, 0xe6, 0xf4, 0xf4])):
+    """A flat 32-bit guest that prints `text` on port 0xe9 and then does `last`: ends through the debug-exit port."""
+    code = bytes([0xbe, 0x10 + len(last), 0x00, 0x10, 0x00,  # mov esi, text
+                  0xac, 0x84, 0xc0, 0x74, 0x04, 0xe6, 0xe9, 0xeb, 0xf7, 0x90, 0x90]) + last
+    return code + text + b"\0"
+
+
+FLAT = ["--flat-address", "0x100000", "--flat-mode", "protected32", "--memory", "16M"]
+
+
+class Answers(OnTerminal):
+    """Nothing that a terminal answers is left for the shell that reads it next."""
+
+    def guest(self, text):
+        return ["--kernel", self.file("guest", printing(text)), *FLAT]
+
+    def left_over(self, terminal):
+        """What the next reader of the terminal would get."""
+        attributes = termios.tcgetattr(terminal.slave)
+        attributes[3] &= ~(termios.ICANON | termios.ECHO)
+        termios.tcsetattr(terminal.slave, termios.TCSANOW, attributes)
+        ready, _, _ = select.select([terminal.slave], [], [], 0.2)
+        return os.read(terminal.slave, 4096) if ready else b""
+
+    def test_a_replay_asks_the_terminal_nothing(self):
+        text = b"a" + b"b".join(QUERIES) + b"\x1b[1mz\x1b]0;title\x07end\x1b[6"
+        self.record(*self.guest(text))
+        self.assertEqual(self.replay()["output"], text, "what is no terminal gets every byte")
+        terminal = self.terminal("replay", self.path("t.trace"), "--no-summary")
+        terminal.type(b"\x1b[5;110R")  # an answer all the same
+        self.assertEqual(terminal.end(), FINE)
+        self.assertEqual(terminal.seen.replace(b"\x1b[5;110R", b"").replace(b"^[[5;110R", b""),
+                         b"a" + b"b" * (len(QUERIES) - 1) + b"\x1b[1mz\x1b]0;title\x07end")
+        self.assertEqual(self.left_over(terminal), b"")
+
+    def test_without_input_a_run_asks_the_terminal_nothing(self):
+        for console in ("none", "script:" + self.file("s", 'after "never" send "x"')):
+            terminal = self.terminal("run", *self.guest(b"a\x1b[6nb"), "--console", console, "--no-summary")
+            self.assertEqual(terminal.end(), FINE)
+            self.assertEqual(terminal.seen, b"ab")
+
+    def test_a_late_answer_does_not_reach_the_shell(self):
+        for command in (["run"], ["record", "-o", self.path("t.trace")]):
+            terminal = self.terminal(*command, *self.guest(b"where? \x1b[6n"), "--no-summary")
+            terminal.wait_for(b"\x1b[6n")
+            terminal.type(b"\x1b[5;110R")
+            self.assertEqual(terminal.end(), FINE)
+            self.assertTrue(terminal.given_back())
+            self.assertEqual(self.left_over(terminal), b"")
 
 
 if __name__ == "__main__":

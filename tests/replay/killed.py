@@ -18,14 +18,14 @@ class Killed(support.Case):
     def test_killed_at_random_instants_it_replays_to_its_last_whole_chunk(self):
         generator = random.Random(support.seed())
         script = self.file("s", 'after "ready> " send "hello, machine" wait 3ms send "xyzB"')
-        trace = self.path("t.trace")
+        trace = self.path("t.trace.partial")
         lengths = []
         for _ in range(self.KILLS):
             if os.path.exists(trace):
                 os.unlink(trace)
             journal = generator.choice(["default", "full"])
             key_frames = generator.choice(["0", "3M", "20M"])
-            command = [support.TOOL, "record", *ECHO, "--console", f"script:{script}", "-o", trace, "--journal", journal,
+            command = [support.TOOL, "record", *ECHO, "--console", f"script:{script}", "-o", self.path("t.trace"), "--journal", journal,
                        "--digest-interval", "200k", "--key-frames", key_frames]
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             while not os.path.exists(trace) or os.path.getsize(trace) == 0:
@@ -37,7 +37,8 @@ class Killed(support.Case):
             verified = support.json.loads(self.tool("trace", "verify", trace, "--json").stdout)
             self.assertTrue(verified["ok"])
             self.assertFalse(verified["complete"])
-            replayed = self.replay("--quiet")
+            self.assertFalse(os.path.exists(self.path("t.trace")), "it has the name of a whole trace")
+            replayed = self.replay("--quiet")  # by the name it was to have
             self.assertEqual(replayed["instructions"], verified["instructions"])
             if key_frames != "0":
                 middle = self.replay("--quiet", "--from", str(verified["instructions"]))
@@ -49,9 +50,10 @@ class Killed(support.Case):
     def test_a_full_disk_stops_the_recording_and_the_rest_replays(self):
         script = self.file("s", 'after "ready> " send "abcB"')
         for kib in (1, 4, 16, 64, 200):
-            trace = self.path(f"{kib}.trace")
+            name = self.path(f"{kib}.trace")
+            trace = name + ".partial"
             limit = (kib * 1024, kib * 1024)
-            result = self.tool("record", *ECHO, "--console", f"script:{script}", "-o", trace, "--journal", "full",
+            result = self.tool("record", *ECHO, "--console", f"script:{script}", "-o", name, "--journal", "full",
                                "--digest-interval", "20k", "--timeout", "60", expect=FAILED,
                                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
             self.assertIn("File too large", result.words)
@@ -62,9 +64,9 @@ class Killed(support.Case):
     def test_a_disk_that_fills_up_within_a_key_frame_leaves_a_trace_that_replays(self):
         script = self.file("s", 'after "ready> " send "abcB"')
         for kib in (2, 8, 12, 16, 40):
-            trace = self.path(f"{kib}.trace")
+            trace = self.path(f"{kib}.trace.partial")
             limit = (kib * 1024, kib * 1024)
-            result = self.tool("record", *ECHO, "--console", f"script:{script}", "-o", trace, "--key-frames", "100k",
+            result = self.tool("record", *ECHO, "--console", f"script:{script}", "-o", self.path(f"{kib}.trace"), "--key-frames", "100k",
                                "--timeout", "60", expect=FAILED,
                                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
             self.assertIn("File too large", result.words)
@@ -73,6 +75,22 @@ class Killed(support.Case):
             middle = self.replay("--quiet", "--from", "1G", trace=f"{kib}.trace")
             self.assertEqual(whole["instructions"], verified["instructions"])
             self.assertEqual(whole["state"], middle["state"])
+
+    def test_an_older_trace_stays_until_the_new_one_is_whole(self):
+        script = self.file("s", 'after "ready> " send "abcB"')
+        how = [*ECHO, "--console", f"script:{script}"]
+        self.record(*how, "--stop-at", "1M")
+        old = self.file_content("t.trace")
+        limit = (4096, 4096)
+        words = self.tool("record", *how, "-o", self.path("t.trace"), "--journal", "full", "--timeout", "60", expect=FAILED,
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)).words
+        self.assertIn("t.trace.partial", words)
+        self.assertEqual(self.file_content("t.trace"), old)
+        self.assertIn("t.trace.partial is newer and unfinished", self.tool("replay", self.path("t.trace"), "-q").words)
+        self.tool("replay", self.path("t.trace.partial"), "-q")
+        self.record(*how, "--stop-at", "2M")
+        self.assertNotEqual(self.file_content("t.trace"), old)
+        self.assertFalse(os.path.exists(self.path("t.trace.partial")))
 
     def test_a_device_that_takes_nothing_is_an_error(self):
         result = self.tool("record", *ECHO, "-o", "/dev/full", "--timeout", "20", expect=(FAILED, support.BAD_ARGUMENTS))

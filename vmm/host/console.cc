@@ -17,15 +17,16 @@ namespace {
 
 class SilentConsole final : public Console {
  public:
-  SilentConsole(int output_fd, StopSource* stop) : Console(output_fd, stop) {}
+  SilentConsole(int output_fd, StopSource* stop) : Console(output_fd, stop, Answers::reach_nobody) {}
   size_t read(Moment, std::span<uint8_t>) override { return 0; }
   InputForecast forecast(Moment) override { return {}; }
+  std::string input_state() const override { return "there is no input"; }
 };
 
 class ScriptConsole final : public Console {
  public:
   ScriptConsole(std::vector<ScriptStep> steps, std::string file, int output_fd, StopSource* stop)
-      : Console(output_fd, stop), player_(std::move(steps)), file_(std::move(file)) {}
+      : Console(output_fd, stop, Answers::reach_nobody), player_(std::move(steps)), file_(std::move(file)) {}
 
   size_t read(Moment at, std::span<uint8_t> out) override { return player_.read(at, out); }
   InputForecast forecast(Moment at) override {
@@ -36,6 +37,15 @@ class ScriptConsole final : public Console {
   void output(std::span<const uint8_t> bytes) override {
     player_.output(bytes);
     Console::output(bytes);
+  }
+  bool comes_by_instructions() const override {
+    using Kind = ScriptStep::Kind;
+    const ScriptStep* step = player_.current();
+    return step != nullptr && (step->kind == Kind::at_position || step->kind == Kind::wait_position);
+  }
+  std::string input_state() const override {
+    if (player_.finished()) return "the script " + file_ + " is over";
+    return "the script " + file_ + " waits in line " + std::to_string(player_.current()->line);
   }
   std::string remark() const override {
     if (player_.finished()) return {};
@@ -51,7 +61,8 @@ class ScriptConsole final : public Console {
 // with other processes, so it is never made non-blocking.
 class StreamConsole : public Console {
  public:
-  StreamConsole(int input_fd, int output_fd, StopSource* stop) : Console(output_fd, stop), fd_(input_fd) {}
+  StreamConsole(int input_fd, int output_fd, StopSource* stop, Answers answers)
+      : Console(output_fd, stop, answers), fd_(input_fd) {}
 
   size_t read(Moment, std::span<uint8_t> out) override {
     if (begin_ == end_) fill();
@@ -67,6 +78,7 @@ class StreamConsole : public Console {
     if (fd_ < 0) return {};
     return {InputForecast::Kind::host, {}, fd_};
   }
+  std::string input_state() const override { return "standard input is at its end"; }
 
  protected:
   // Takes the bytes that the guest shall not see out of `bytes`; returns how many remain.
@@ -96,13 +108,37 @@ constexpr uint8_t kEscapeKey = 0x01;  // Ctrl-A
 class TerminalConsole final : public StreamConsole {
  public:
   TerminalConsole(std::unique_ptr<Terminal> terminal, int input_fd, int output_fd, StopSource* stop)
-      : StreamConsole(input_fd, output_fd, stop), terminal_(std::move(terminal)), stop_(stop) {}
-  ~TerminalConsole() override { flush(); }  // before the terminal's mode changes
+      : StreamConsole(input_fd, output_fd, stop, Answers::reach_guest),
+        terminal_(std::move(terminal)),
+        input_fd_(input_fd),
+        stop_(stop) {}
+  ~TerminalConsole() override {
+    flush();  // before the terminal's mode changes
+    drop_answers();
+  }
+  void output(std::span<const uint8_t> bytes) override {
+    const uint64_t before = queries_.seen();
+    shown_.clear();
+    queries_.filter(bytes, shown_);
+    asked_ = asked_ || queries_.seen() != before;
+    Console::output(bytes);
+  }
   bool interactive() const override { return true; }
 
  private:
+  // What the guest asked the terminal last, and has not lived to hear, is on its way to us; behind us, the shell would read it.
+  void drop_answers() {
+    constexpr int kAnswerMs = 500, kQuietMs = 50;
+    std::array<uint8_t, 256> answer;
+    pollfd readable{input_fd_, POLLIN, 0};
+    for (int ms = kAnswerMs; asked_ && poll(&readable, 1, ms) > 0; ms = kQuietMs)
+      if (::read(input_fd_, answer.data(), answer.size()) <= 0) return;
+  }
+
   size_t filter(std::span<uint8_t> bytes) override {
     size_t kept = 0;
+    // Answers begin with it; keys that do cannot be told from them.
+    if (std::find(bytes.begin(), bytes.end(), uint8_t{0x1b}) != bytes.end()) asked_ = false;
     for (const uint8_t byte : bytes) {
       if (!escaped_) {
         if (byte == kEscapeKey)
@@ -138,8 +174,12 @@ class TerminalConsole final : public StreamConsole {
   }
 
   std::unique_ptr<Terminal> terminal_;
+  int input_fd_;
   StopSource* stop_;
   bool escaped_ = false;
+  TerminalQueries queries_;
+  std::vector<uint8_t> shown_;
+  bool asked_ = false;  // a query has no answer yet
 };
 
 Result<std::string> read_script(const std::string& path) {
@@ -174,7 +214,7 @@ Result<std::unique_ptr<Console>> make_console(const ConsoleOptions& options, Sto
     case ConsoleKind::terminal: break;
   }
   if (options.kind == ConsoleKind::stdio && isatty(options.input_fd) == 0)
-    return std::unique_ptr<Console>(new StreamConsole(options.input_fd, options.output_fd, stop));
+    return std::unique_ptr<Console>(new StreamConsole(options.input_fd, options.output_fd, stop, Answers::reach_nobody));
   auto terminal = Terminal::make_raw(options.input_fd);
   if (!terminal) return terminal.error();
   if (options.greeting) {

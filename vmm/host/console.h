@@ -54,11 +54,15 @@ class Console {
   virtual bool interactive() const { return false; }
   // Why guest output was lost; empty if it was not.
   const std::string& output_error() const { return output_.error(); }
+  // May input come as the guest goes on, although the forecast is `never`?
+  virtual bool comes_by_instructions() const { return false; }
+  // Where input stands when no more can come: "the script is over", ...
+  virtual std::string input_state() const = 0;
   // Something the user should know at the end, such as a script that was not played to its end; or empty.
   virtual std::string remark() const { return {}; }
 
  protected:
-  Console(int output_fd, StopSource* stop) : output_(output_fd, stop) {}
+  Console(int output_fd, StopSource* stop, Answers answers) : output_(output_fd, stop, answers) {}
 
  private:
   OutputStream output_;

@@ -19,6 +19,16 @@ struct LiveOptions {
   bool real_time = false;              // idle waits last as long as they say; else they are skipped
   // Where the host's clock is the guest's (time_passed()): how many times slower the guest's goes while the guest runs. Not 0.
   uint64_t slowdown = 1;
+  // Where idle waits are skipped: guest time for which a guest may have nothing to do but to wait for its timers; 0: any.
+  // Such a guest would keep the host busy for ever. If no input can come any more it is stopped (StopCause::idle); else its
+  // idle waits take the time they say until it prints or is typed to. That is decided by guest time, output and input alone.
+  uint64_t idle_limit_ns = 0;
+};
+
+// What the boundary wants its owner to tell the user.
+enum class Notice : uint8_t {
+  silent,  // the guest has printed nothing for kSilence of host time
+  paced,   // idle waits take their time from now on (LiveOptions::idle_limit_ns)
 };
 
 class LiveBoundary final : public Boundary {
@@ -30,6 +40,8 @@ class LiveBoundary final : public Boundary {
   void on_stop(std::function<void()> handler) { on_stop_ = std::move(handler); }
   // Asked a few times a second while the guest sleeps; true ends the sleep. For a debugger that wants the machine to stop.
   void on_sleep(std::function<bool()> handler) { on_sleep_ = std::move(handler); }
+  // Called at most once for each notice.
+  void on_notice(std::function<void(Notice)> handler) { on_notice_ = std::move(handler); }
   Console& console() { return *console_; }
 
   uint64_t wall_clock(Moment at) override;
@@ -47,6 +59,10 @@ class LiveBoundary final : public Boundary {
   uint64_t wait(Moment at, uint64_t ns, bool input_wanted);
   uint64_t sleep_ns(uint64_t ns, int input_fd);
   bool check_stop();
+  bool waits_for_nothing(Moment at, bool input_wanted);
+  void begin_quiet(Moment at);
+  void look_for_silence();
+  void notice(Notice what, bool& said);
   uint64_t guest_ns(uint64_t now) const;
 
   LiveOptions options_;
@@ -54,9 +70,16 @@ class LiveBoundary final : public Boundary {
   StopSource& stop_;
   std::function<void()> on_stop_;
   std::function<bool()> on_sleep_;
+  std::function<void(Notice)> on_notice_;
   uint64_t seed_state_ = 0;
   uint64_t overslept_ns_ = 0;
   uint64_t last_event_ns_ = 0;  // on the host's clock; 0: none yet
+  // Since when the guest has printed nothing and got no input, and how much of that it was idle.
+  VirtualTime quiet_since_;
+  uint64_t quiet_idle_ns_ = 0;
+  bool paced_ = false;
+  uint64_t silent_since_ns_ = 0;  // on the host's clock; 0: not asked yet
+  bool told_silent_ = false, told_paced_ = false;
 };
 
 }  // namespace retrovisor

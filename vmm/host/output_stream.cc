@@ -13,9 +13,16 @@ namespace {
 constexpr size_t kBufferBytes = 8192;
 }  // namespace
 
+OutputStream::OutputStream(int fd, StopSource* stop, Answers answers) : fd_(fd), stop_(stop) {
+  if (answers == Answers::reach_nobody && fd >= 0 && isatty(fd) != 0) queries_.emplace();
+}
+
 void OutputStream::write(std::span<const uint8_t> bytes) {
   if (fd_ < 0) return;
-  buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
+  if (queries_)
+    queries_->filter(bytes, buffer_);
+  else
+    buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
   if (buffer_.size() >= kBufferBytes) flush();
 }
 

@@ -44,6 +44,7 @@ std::string_view to_string(StopCause cause) {
     case StopCause::time_limit: return "time limit reached";
     case StopCause::escape_key: return "escape key";
     case StopCause::output_closed: return "output closed";
+    case StopCause::idle: return "idle";
   }
   return "unknown";
 }

@@ -18,6 +18,7 @@ enum class StopCause : uint8_t {
   time_limit,     // the time that the user allowed is over
   escape_key,     // Ctrl-A x on the terminal
   output_closed,  // nobody reads the guest's output any more
+  idle,           // the guest waits, and no input can come
 };
 // "interrupted", "time limit reached", ...
 std::string_view to_string(StopCause cause);

@@ -69,12 +69,14 @@ Result<std::unique_ptr<Terminal>> Terminal::make_raw(int fd) {
 }
 
 Terminal::~Terminal() {
-  // TCSADRAIN: what the guest wrote is shown before the mode changes.
-  tcsetattr(terminal.fd, TCSADRAIN, &terminal.before);
+  // TCSAFLUSH: what the guest wrote is shown before the mode changes, and what was typed for it goes to nobody else.
+  tcsetattr(terminal.fd, TCSAFLUSH, &terminal.before);
   terminal.active.store(false);
   for (size_t i = 0; i < std::size(kFatal); ++i) sigaction(kFatal[i], &terminal.fatal_before[i], nullptr);
   sigaction(SIGTSTP, &terminal.stop_before, nullptr);
 }
+
+void Terminal::discard_input(int fd) { tcflush(fd, TCIFLUSH); }
 
 void Terminal::restore_from_signal() noexcept {
   if (terminal.active.load()) tcsetattr(terminal.fd, TCSANOW, &terminal.before);

@@ -17,6 +17,8 @@ class Terminal {
   Terminal(const Terminal&) = delete;
   Terminal& operator=(const Terminal&) = delete;
 
+  // Drops what was typed and not read yet; nothing if `fd` is no terminal.
+  static void discard_input(int fd);
   // For signal handlers that end the process: gives the terminal back if one is raw. Async-signal-safe.
   static void restore_from_signal() noexcept;
 

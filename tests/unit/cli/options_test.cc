@@ -24,6 +24,24 @@ TEST(Options, sizes_have_binary_units) {
     EXPECT_EQ(value_of(parse_size(bad, "--x")), std::nullopt) << bad;
 }
 
+TEST(Options, memory_without_a_unit_is_in_mebibytes) {
+  EXPECT_EQ(value_of(parse_memory("512", "--x")), uint64_t{512} << 20);
+  EXPECT_EQ(value_of(parse_memory("1'024", "--x")), uint64_t{1024} << 20);
+  EXPECT_EQ(value_of(parse_memory("2G", "--x")), uint64_t{2} << 30);
+  EXPECT_EQ(value_of(parse_memory("65536K", "--x")), uint64_t{64} << 20);
+  for (const char* bad : {"", "'", "_", "M", "99999999999999999999"}) EXPECT_EQ(value_of(parse_memory(bad, "--x")), std::nullopt) << bad;
+}
+
+TEST(Options, durations_have_a_unit) {
+  EXPECT_EQ(value_of(parse_duration("90s", "--x")), 90'000'000'000u);
+  EXPECT_EQ(value_of(parse_duration("30m", "--x")), 1'800'000'000'000u);
+  EXPECT_EQ(value_of(parse_duration("1h", "--x")), 3'600'000'000'000u);
+  EXPECT_EQ(value_of(parse_duration("1d", "--x")), 86'400'000'000'000u);
+  EXPECT_EQ(value_of(parse_duration("none", "--x")), 0u);
+  for (const char* bad : {"", "5", "0s", "h", "1.5h", "-1s", "1w", "36501d", "99999999999999999999s"})
+    EXPECT_EQ(value_of(parse_duration(bad, "--x")), std::nullopt) << bad;
+}
+
 TEST(Options, positions_have_decimal_units_and_separators) {
   EXPECT_EQ(value_of(parse_position("1'500'000", "--x")), Position(1'500'000));
   EXPECT_EQ(value_of(parse_position("200M", "--x")), Position(200'000'000));

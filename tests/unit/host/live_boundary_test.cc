@@ -250,7 +250,7 @@ TEST(LiveBoundary, a_reader_that_went_away_asks_for_a_stop) {
 TEST(LiveBoundary, a_full_disk_behind_the_output_is_told) {
   const int full = open("/dev/full", O_WRONLY | O_CLOEXEC);
   ASSERT_GE(full, 0);
-  OutputStream stream(full, nullptr);
+  OutputStream stream(full, nullptr, Answers::reach_nobody);
   const uint8_t byte = 'x';
   stream.write({&byte, 1});
   stream.flush();
