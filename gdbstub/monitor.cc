@@ -113,6 +113,7 @@ Result<uint64_t> parse_number(const std::string& word, uint64_t max) {
 
 Monitor::Monitor(Execution& execution, std::vector<MonitorCommand> more) : execution_(execution) {
   add_history_commands(commands_);
+  add_byte_commands(commands_);
   add_stop_commands(commands_);
   add_machine_commands(commands_);
   for (MonitorCommand& command : more) commands_.push_back(std::move(command));
