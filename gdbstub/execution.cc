@@ -27,10 +27,11 @@ bool asks_for(const StopConditions& c, const JournalEvent& e) {
 
 }  // namespace
 
-StopConditions Execution::conditions(bool with_breakpoints) const {
+StopConditions Execution::conditions(bool with_breakpoints) {
   StopConditions c;
   if (with_breakpoints) c.breakpoints = breakpoints_.code();
   c.watches = breakpoints_.watches();
+  byte_watches_.add_to(c, machine(), selected_, breakpoints_);
   for (const EventBreak& e : event_breaks_) c.events |= mask_of(e.kind);
   if (c.events != 0)
     c.event_filter = [breaks = event_breaks_](const JournalEvent& e) {
@@ -136,7 +137,8 @@ Result<void> Execution::settle(bool backward) {
     for (uint32_t i = 0; i < machine().config().vcpus; ++i) machine().engine().state_changed(machine().vcpu(VcpuId(i)));
     changed_ = false;
   }
-  if (diverted() && (backward || !runs_diversion())) return leave_diversion();
+  if (diverted() && (backward || !runs_diversion())) RV_TRY(leave_diversion());
+  byte_watches_.begin(machine(), selected_, breakpoints_, backward);
   return {};
 }
 
@@ -269,7 +271,7 @@ Result<std::optional<TimelineStop>> Execution::other_turns(VcpuId vcpu, Position
   if (stop.reason == Reason::breakpoint && stop.observation->vcpu == vcpu) return std::optional<TimelineStop>();
   if (stop.reason == Reason::event && stop.event->kind == EventKind::vcpu_switch && stop.event->a == vcpu.value) {
     if (machine().position() > stop.event->position) {  // behind its instruction
-      if (timeline() != nullptr && !diverted() && (!own.watches.empty() || own.events != 0)) {
+      if (timeline() != nullptr && !diverted() && (!own.watches.empty() || !own.bytes.empty() || own.events != 0)) {
         // What the instruction did has not been looked at.
         const DebugTarget::Hold hold(target_);
         if (auto back = timeline()->seek(stop.event->position); !back) return back.error();
@@ -317,7 +319,7 @@ Error no_way_back() {
 
 Result<TimelineStop> Execution::back_by_one(Position from) {
   const StopConditions c = conditions(true);
-  if (c.breakpoints.empty() && c.watches.empty() && c.events == 0) return timeline()->seek(from - 1);
+  if (c.breakpoints.empty() && c.watches.empty() && c.bytes.empty() && c.events == 0) return timeline()->seek(from - 1);
   auto stop = timeline()->backward(c, from - 1);
   if (!stop || stop->reason != TimelineStop::Reason::breakpoint) return stop;
   // A breakpoint where we arrive is met by running on, not by coming here; one on a handler is between here and there.

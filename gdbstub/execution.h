@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "gdbstub/breakpoints.h"
+#include "gdbstub/byte_watches.h"
 #include "gdbstub/registers.h"
 #include "gdbstub/target.h"
 
@@ -48,6 +49,7 @@ class Execution {
   Timeline* timeline() { return target_.timeline(); }
   Breakpoints& breakpoints() { return breakpoints_; }
   std::vector<EventBreak>& event_breaks() { return event_breaks_; }
+  ByteWatches& byte_watches() { return byte_watches_; }
 
   // The vCPU that the debugger looks at: that of the last stop, or another that it has chosen since.
   VcpuId selected() const { return selected_; }
@@ -83,7 +85,7 @@ class Execution {
   std::string take_note() { return std::exchange(note_, {}); }
 
  private:
-  StopConditions conditions(bool with_breakpoints) const;
+  StopConditions conditions(bool with_breakpoints);
   // Whether a resume goes on in the diversion.
   bool runs_diversion();
   bool registers_restored();
@@ -109,6 +111,7 @@ class Execution {
   std::optional<VcpuId> stepped_;  // by the last step, to its end
   Breakpoints breakpoints_;
   std::vector<EventBreak> event_breaks_;
+  ByteWatches byte_watches_;
   bool live_ = false;
   bool calling_ = false;
   std::optional<VcpuId> entering_;

@@ -143,6 +143,7 @@ Result<uint64_t> parse_number(Execution& execution, const std::string& word, uin
 
 Monitor::Monitor(Execution& execution, std::vector<MonitorCommand> more) : execution_(execution) {
   add_history_commands(commands_);
+  add_byte_commands(commands_);
   add_stop_commands(commands_);
   add_machine_commands(commands_);
   for (MonitorCommand& command : more) commands_.push_back(std::move(command));

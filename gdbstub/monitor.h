@@ -48,7 +48,8 @@ Result<uint64_t> parse_number(const std::string& word, uint64_t max);
 std::string grouped(uint64_t number);
 
 // The commands, by topic.
-void add_history_commands(std::vector<MonitorCommand>& out);  // position, seek, events, checkpoints, last-write, go-live
+void add_history_commands(std::vector<MonitorCommand>& out);  // position, seek, events, checkpoints, go-live
+void add_byte_commands(std::vector<MonitorCommand>& out);     // last-write, watch
 void add_machine_commands(std::vector<MonitorCommand>& out);  // info, regs, pt, phys
 void add_stop_commands(std::vector<MonitorCommand>& out);     // break-on
 

@@ -134,33 +134,6 @@ Result<std::string> checkpoints(Execution& e, Words words) {
   return out;
 }
 
-Result<std::string> last_write(Execution& e, Words words) {
-  if (e.timeline() == nullptr) return no_recording();
-  if (words.empty() || words.size() > 2) return bad("which address?");
-  const auto address = parse_address(e, words[0]);
-  if (!address) return address.error();
-  uint64_t size = 8;
-  if (words.size() == 2) {
-    const auto parsed = parse_number(e, words[1], Breakpoints::kMaxWatchSize);
-    if (!parsed) return parsed.error();
-    size = *parsed;
-  }
-  if (size == 0) return bad("0 bytes are never written");
-  if (auto left = e.leave_diversion(); !left) return left.error();
-  const auto found = e.timeline()->last_write(LinearAddr(*address), size);
-  if (!found) return found.error();
-  if (!found->has_value())
-    return fmt::format("nothing before position {} has changed the {} bytes at {:#x}\n",
-                       grouped(e.timeline()->position().value), size, *address);
-  const Observation& o = **found;
-  const int digits = static_cast<int>(2 * std::min<uint64_t>(size, 8));
-  const uint64_t mask = size >= 8 ? ~uint64_t{0} : (uint64_t{1} << (8 * size)) - 1;
-  return fmt::format(
-      "position {}: vCPU {} at {:#x} wrote {} bytes to {:#x}\n  {:#x}: {:#0{}x} -> {:#0{}x}\n(monitor seek {})\n",
-      grouped(o.position.value), o.vcpu.value, o.rip, o.size, o.address.value, *address, o.old_value & mask, digits + 2,
-      o.new_value & mask, digits + 2, o.position.value);
-}
-
 Result<std::string> go_live(Execution& e, Words words) {
   if (e.timeline() == nullptr) return no_recording();
   if (words.size() == 1 && words[0] == "off") {
@@ -181,7 +154,6 @@ void add_history_commands(std::vector<MonitorCommand>& out) {
   out.push_back({"seek", "POSITION|event N", "go there", seek, true});
   out.push_back(
       {"events", "[KIND] [around POSITION]", "the trace's events around here or there, with their numbers", events});
-  out.push_back({"last-write", "ADDR [LEN]", "who changed these bytes last, before here; does not move", last_write});
   out.push_back({"checkpoints", "[make|list]",
                  "what there is to go back to; make: along the whole recording; list: where each is", checkpoints});
   out.push_back({"go-live", "[off]", "leave the recorded run here and go on as a machine of its own", go_live, true});

@@ -157,6 +157,10 @@ void Session::report(const Result<TimelineStop>& stop) {
   }
   if (stop->reason == TimelineStop::Reason::event && stop->event)
     console(fmt::format("[retrovisor] {}\n", describe_at(*stop->event)));
+  if (stop->reason == TimelineStop::Reason::watch && stop->observation) {
+    const std::string words = execution_.byte_watches().explain(*stop->observation, execution_.breakpoints());
+    if (!words.empty()) console(words);
+  }
   if (stop->reason == TimelineStop::Reason::end && execution_.timeline() != nullptr) say_end(*stop);
   stop_reply_ = stop_reply(*stop);
   send_stop();
@@ -183,13 +187,14 @@ std::string Session::stop_reply(const TimelineStop& stop) {
     case Reason::watch:
       if (stop.observation) {
         const auto watches = execution_.breakpoints().watches();
-        if (stop.observation->index >= watches.size()) break;
-        const PointType type = execution_.breakpoints().watch_type(stop.observation->index);
+        const auto index = execution_.byte_watches().watch_of(*stop.observation);
+        if (!index || *index >= watches.size()) break;  // `monitor watch` is none of the debugger's
+        const PointType type = execution_.breakpoints().watch_type(*index);
         why = fmt::format("{}:{:x};",
                           type == PointType::write_watch  ? "watch"
                           : type == PointType::read_watch ? "rwatch"
                                                           : "awatch",
-                          watches[stop.observation->index].begin.value);
+                          watches[*index].begin.value);
       }
       break;
     case Reason::begin: why = "replaylog:begin;"; break;

@@ -64,11 +64,15 @@ Result<TimelineStop> LiveTarget::forward(const StopConditions& conditions, Posit
   observers.breakpoints.erase(std::unique(observers.breakpoints.begin(), observers.breakpoints.end()),
                               observers.breakpoints.end());
   observers.watches = conditions.watches;
+  for (const ByteWatch& w : conditions.bytes) observers.physical.push_back({w.bytes.begin, w.bytes.size});
   observers.resume_from = machine_.position();
   std::optional<Observation> observation;
   observers.hit = [&](const Observation& o) {
-    if (o.kind == Observation::Kind::write && !o.changed && !conditions.watches[o.index].on_read) return false;
-    if (!observation) observation = o;
+    if (!is_hit(conditions, o, machine_)) return false;
+    // A store through the address that is watched is told as such, though it wrote the bytes, too.
+    const bool instead = observation && observation->kind == Observation::Kind::physical_write &&
+                         o.kind == Observation::Kind::write && o.position == observation->position;
+    if (!observation || instead) observation = o;
     return true;
   };
   if (!observers.empty()) machine_.engine().observe(&observers);

@@ -139,7 +139,7 @@ bool CheckpointSet::keep(Position p) {
   return true;
 }
 
-void CheckpointSet::extend(Position begin, const TouchedPages& pages, EventMask events, Position to) {
+void CheckpointSet::extend(Position begin, const StretchPages& pages, EventMask events, Position to) {
   const auto it = all_.find(begin.value);
   RV_ASSERT(it != all_.end());
   Checkpoint& c = it->second;

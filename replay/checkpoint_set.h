@@ -63,7 +63,7 @@ class CheckpointSet {
   // Takes the checkpoint at `p` away, which is not the first.
   void remove(Position p);
   // The stretch that begins with the lasting checkpoint at `begin` touched this, from at most its known_to on up to `to`.
-  void extend(Position begin, const TouchedPages& pages, EventMask events, Position to);
+  void extend(Position begin, const StretchPages& pages, EventMask events, Position to);
 
  private:
   using Map = std::map<uint64_t, Checkpoint>;

@@ -68,10 +68,11 @@ bool PageSet::meets(const std::vector<PageRange>& ranges) const {
   return false;
 }
 
-void Touched::add(const TouchedPages& pages, EventMask events) {
+void Touched::add(const StretchPages& pages, EventMask events) {
   executed_.add(pages.executed);
   written_.add(pages.written);
   accessed_.add(pages.accessed);
+  physical_.add(pages.physical);
   events_ |= events;
 }
 
@@ -79,12 +80,13 @@ void Touched::add(const Touched& other) {
   executed_.add(other.executed_);
   written_.add(other.written_);
   accessed_.add(other.accessed_);
+  physical_.add(other.physical_);
   events_ |= other.events_;
 }
 
 bool Touched::meets(const SearchPages& search) const {
   return (events_ & search.events) != 0 || executed_.meets(search.executed) || written_.meets(search.written) ||
-         accessed_.meets(search.accessed);
+         accessed_.meets(search.accessed) || physical_.meets(search.physical);
 }
 
 }  // namespace retrovisor

@@ -85,6 +85,7 @@ Result<void> TimelineImpl::start() {
 // The pages in which memory may differ from base_.
 const std::vector<uint64_t>& TimelineImpl::collect_written() {
   const std::vector<uint64_t> more = m_.take_written_pages();
+  if (tracked_from_) tracked_written_.insert(tracked_written_.end(), more.begin(), more.end());
   if (written_.empty()) {
     written_ = more;
   } else if (!more.empty()) {

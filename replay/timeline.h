@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "vmm/boot/loader.h"
@@ -15,13 +16,37 @@
 
 namespace retrovisor {
 
+// Bytes of memory, whichever addresses lead to them.
+struct ByteWatch {
+  PhysRange bytes;
+  // An address that leads to bytes.begin. As a condition: only changes made while it does so count, in the address space of
+  // the vCPU that makes them.
+  std::optional<LinearAddr> seen_at;
+};
+
+// Who gave bytes the values that they have.
+struct LastChange {
+  std::optional<Observation> write;  // a physical_write; none: they are as they were at the beginning
+  // Whether `seen_at` of the bytes that were written led to them then: with the tables that it was asked about, or, in the half of
+  // the address space that kernels share, with the writer's.
+  bool led_there = true;
+  // Not found: memory held other values at the first of these positions than at the second, and nothing was seen to write.
+  std::optional<std::pair<Position, Position>> unseen;
+};
+
 // What forward and backward runs stop at, beside the ends of history.
 struct StopConditions {
   std::vector<uint64_t> breakpoints;  // linear addresses; any order
   std::vector<Watch> watches;         // write watches stop only where the value changes
+  std::vector<ByteWatch> bytes;       // where these change; Observation::index is that of this list
   EventMask events = 0;               // kinds of journal events (exception, interrupt, ports, MMIO, ...)
   std::function<bool(const JournalEvent&)> event_filter;  // of those kinds, which; empty: all
 };
+
+// Is what an observer was told of a hit of these conditions? In the middle of its instruction.
+bool is_hit(const StopConditions& conditions, const Observation& o, Machine& machine);
+// Does `linear` lead to `phys` with these tables?
+bool leads_to(const CpuState& state, GuestMemory& memory, LinearAddr linear, PhysAddr phys);
 
 struct TimelineStop {
   enum class Reason : uint8_t {
@@ -84,7 +109,12 @@ class Timeline {
   // before its instruction. A watch or event caused by the instruction executed at P: stands at P, before it, so that memory
   // holds the old value. Nothing found: at `limit` or at the beginning.
   virtual Result<TimelineStop> backward(const StopConditions& conditions, Position limit) = 0;
-  // The last access before the present position that changed any of the bytes; the timeline does not move.
+  // The last change before the present position of any of these bytes, by whomever and through whatever address. What is
+  // answered has been compared with memory: from there to here it holds what was written. `asker`: whose tables seen_at is about.
+  // The timeline does not move.
+  virtual Result<LastChange> last_change(const std::vector<ByteWatch>& bytes, VcpuId asker) = 0;
+  // The last access through these linear addresses, in any address space, that changed what they led to; the timeline does
+  // not move.
   virtual Result<std::optional<Observation>> last_write(LinearAddr address, uint64_t size) = 0;
 
   // Makes checkpoints along the whole recording (a first pass), as far as memory allows.

@@ -32,6 +32,7 @@ class TimelineImpl final : public Timeline, private JournalSink {
   Result<TimelineStop> seek(Position target) override;
   Result<TimelineStop> forward(const StopConditions& conditions, Position limit) override;
   Result<TimelineStop> backward(const StopConditions& conditions, Position limit) override;
+  Result<LastChange> last_change(const std::vector<ByteWatch>& bytes, VcpuId asker) override;
   Result<std::optional<Observation>> last_write(LinearAddr address, uint64_t size) override;
   Result<void> warm() override;
   CheckpointFigures checkpoints() const override;
@@ -48,7 +49,9 @@ class TimelineImpl final : public Timeline, private JournalSink {
     TimelineStop::Reason reason{};
     std::optional<Observation> observation;
     std::optional<JournalEvent> event;
+    bool led_there = true;  // LastChange
   };
+  class ByteCheck;
   // What a run looks for. Installed in the machine while it lives.
   struct Search {
     const StopConditions* conditions = nullptr;
@@ -56,6 +59,7 @@ class TimelineImpl final : public Timeline, private JournalSink {
     bool stop_at_first = false;
     Position from;            // hits before it do not count
     std::optional<Hit> hit;   // the first, or the last so far
+    ByteCheck* check = nullptr;  // of last_change(): all changes of its bytes are hits, and are kept account of
   };
   class Installed;
   enum class RunEnd : uint8_t { arrived, hit, machine, interrupted };
@@ -120,7 +124,8 @@ class TimelineImpl final : public Timeline, private JournalSink {
     std::optional<Hit> hit;
     bool interrupted = false;
   };
-  Result<Found> search_backward(const StopConditions& conditions, Position lowest, Position below);
+  Result<Found> search_backward(const StopConditions& conditions, Position lowest, Position below, ByteCheck* check = nullptr);
+  // Before a search that returns to `here`: the way back from far away should be short.
   void keep_way_back(Position here);
   Result<TimelineStop> stand_behind(const Hit& hit);
   TimelineStop stop_at_hit(const Hit& hit) const;
@@ -147,6 +152,7 @@ class TimelineImpl final : public Timeline, private JournalSink {
   // What the pages and events since this position are known of, if anything.
   std::optional<Position> tracked_from_;
   EventMask tracked_events_ = 0;
+  std::vector<uint64_t> tracked_written_;  // physical pages, in no order
 
   // The recording has been compared with up to here, in the part that begins with key frame part_ (0: the beginning).
   EventPlace compared_;

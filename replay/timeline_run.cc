@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "replay/byte_check.h"
 #include "replay/timeline_impl.h"
 #include "traces/describe.h"
 
@@ -30,23 +31,26 @@ TimelineImpl::Search TimelineImpl::make_search(const StopConditions& conditions)
   std::sort(b.begin(), b.end());
   b.erase(std::unique(b.begin(), b.end()), b.end());
   s.observers.watches = conditions.watches;
+  for (const ByteWatch& w : conditions.bytes) s.observers.physical.push_back({w.bytes.begin, w.bytes.size});
   return s;
 }
 
 // From the engine. True: stop.
 bool TimelineImpl::observe(const Observation& o) {
+  using Kind = Observation::Kind;
   Search& s = *search_;
-  if (s.stop_at_first && s.hit) return false;
-  if (o.position < s.from) return false;
+  if (s.check != nullptr && o.kind == Kind::physical_write) s.check->wrote(o);
+  // A store through the address that is watched is told as such; that it wrote the bytes, too, is the same hit.
+  const bool same = s.hit && s.hit->position == o.position && s.hit->observation;
+  const bool instead = same && o.kind == Kind::write && s.hit->observation->kind == Kind::physical_write;
+  if (s.stop_at_first && s.hit && !instead) return false;
+  if (o.position < s.from || !(s.check != nullptr ? o.changed : is_hit(*s.conditions, o, m_))) return false;
+  if (same && o.kind == Kind::physical_write && s.hit->observation->kind == Kind::write) return false;
   Hit hit;
   hit.position = o.position;
-  hit.reason = TimelineStop::Reason::breakpoint;
-  if (o.kind != Observation::Kind::breakpoint) {
-    // One that watches reads, too, stops at every access.
-    if (o.kind == Observation::Kind::write && !o.changed && !s.observers.watches[o.index].on_read) return false;
-    hit.reason = TimelineStop::Reason::watch;
-  }
+  hit.reason = o.kind == Kind::breakpoint ? TimelineStop::Reason::breakpoint : TimelineStop::Reason::watch;
   hit.observation = o;
+  if (s.check != nullptr) hit.led_there = s.check->led_there(o);
   s.hit = std::move(hit);
   return s.stop_at_first;
 }
@@ -92,6 +96,8 @@ void TimelineImpl::start_tracking(Position target) {
   const Position known_to = set_.lasting_before(now).known_to;
   if (now > known_to || target <= known_to) return;
   m_.engine().take_touched();
+  collect_written();
+  tracked_written_.clear();
   tracked_events_ = 0;
   tracked_from_ = now;
 }
@@ -99,13 +105,15 @@ void TimelineImpl::start_tracking(Position target) {
 void TimelineImpl::finish_tracking() {
   if (!tracked_from_) return;
   const Position now = m_.position();
-  const TouchedPages pages = m_.engine().take_touched();
+  collect_written();
+  StretchPages pages{m_.engine().take_touched(), std::exchange(tracked_written_, {})};
+  std::sort(pages.physical.begin(), pages.physical.end());
+  pages.physical.erase(std::unique(pages.physical.begin(), pages.physical.end()), pages.physical.end());
   const Checkpoint& stretch = set_.lasting_before(*tracked_from_);
   const Position from = *tracked_from_;
   const bool useful = now > stretch.known_to && from <= stretch.known_to;
   tracked_from_.reset();
-  // Page numbers have 52 bits: eight bytes hold the distance of two.
-  const uint64_t most = sizeof(Touched) + 8 * (pages.executed.size() + pages.written.size() + pages.accessed.size());
+  const uint64_t most = sizeof(Touched) + pages.most();
   const Position begin = stretch.position;
   if (!useful || !set_.make_room(0, most, now)) return;
   // The stretch may have become part of the one before, of which less may be known.

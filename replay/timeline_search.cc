@@ -1,6 +1,7 @@
 // Looking for breakpoints, accesses and events, forwards and backwards.
 #include <algorithm>
 
+#include "replay/byte_check.h"
 #include "replay/timeline_impl.h"
 
 namespace retrovisor {
@@ -20,6 +21,12 @@ SearchPages pages_of(const StopConditions& conditions) {
     if (w.on_write) out.written.push_back(range);
     if (w.on_read) out.accessed.push_back(range);
   }
+  for (const ByteWatch& w : conditions.bytes) {
+    if (w.bytes.size == 0) continue;
+    const uint64_t begin = w.bytes.begin.value;
+    out.physical.push_back({begin >> kPageShift, (begin + std::min(w.bytes.size - 1, UINT64_MAX - begin)) >> kPageShift});
+  }
+  out.physical = joined(std::move(out.physical));
   out.executed = joined(std::move(out.executed));
   out.written = joined(std::move(out.written));
   out.accessed = joined(std::move(out.accessed));
@@ -86,11 +93,12 @@ std::optional<TimelineImpl::Hit> TimelineImpl::lost_at_end(const StopConditions&
 }
 
 Result<TimelineImpl::Found> TimelineImpl::search_backward(const StopConditions& conditions, Position lowest,
-                                                          Position below) {
+                                                          Position below, ByteCheck* check) {
   const SearchPages pages = pages_of(conditions);
   while (below > lowest) {
     const Checkpoint& stretch = set_.lasting_before(below - 1);
     if (stretch.known_to >= below && !stretch.touched->meets(pages)) {
+      if (check != nullptr && !check->agrees(set_.store(), stretch, below)) return Found{};
       below = std::max(stretch.position, lowest);
       continue;
     }
@@ -101,9 +109,12 @@ Result<TimelineImpl::Found> TimelineImpl::search_backward(const StopConditions& 
     if (outcome->end == RunEnd::interrupted) return Found{{}, true};
     Search search = make_search(conditions);
     search.from = from;
+    search.check = check;
+    if (check != nullptr) check->begin();
     outcome = run_to(below, &search, {});
     if (!outcome) return outcome.error();
     if (outcome->end == RunEnd::interrupted) return Found{{}, true};
+    if (check != nullptr && !check->end(search.hit ? search.hit->position : from, below)) return Found{};
     if (search.hit) return Found{std::move(search.hit), false};
     below = from;
   }
@@ -132,6 +143,35 @@ Result<TimelineStop> TimelineImpl::backward(const StopConditions& conditions, Po
   if (found->interrupted) return stop_here(Reason::interrupted);
   if (found->hit) return stop_at_hit(*found->hit);
   return stop_here(to == begin() ? Reason::begin : Reason::position);
+}
+
+void TimelineImpl::keep_way_back(Position here) {
+  constexpr uint64_t kFar = uint64_t{1} << 20;
+  if (here - set_.before(here).position > kFar) capture(true, here);
+}
+
+Result<LastChange> TimelineImpl::last_change(const std::vector<ByteWatch>& bytes, VcpuId asker) {
+  RV_TRY(end_diversion());
+  RV_TRY(arrive_at(position_, {}));
+  const Position here = position_;
+  keep_way_back(here);
+  StopConditions conditions;
+  conditions.bytes = bytes;
+  ByteCheck check(m_, bytes, m_.vcpu(asker).state);
+  auto found = search_backward(conditions, begin(), here, &check);
+  RunOptions options;
+  options.interruptible = false;
+  const auto back = arrive_at(here, options);
+  if (!found) return found.error();
+  if (!back) return back.error();
+  if (found->interrupted) return Error{ErrorCode::bad_argument, "the search was interrupted", {}};
+  LastChange answer;
+  answer.unseen = check.unseen();
+  if (found->hit) {
+    answer.write = found->hit->observation;
+    answer.led_there = found->hit->led_there;
+  }
+  return answer;
 }
 
 Result<std::optional<Observation>> TimelineImpl::last_write(LinearAddr address, uint64_t size) {

@@ -54,9 +54,12 @@ bool GuestMemory::write(PhysAddr addr, std::span<const uint8_t> data, uint8_t gu
     const PhysAddr at = addr + done;
     if (!is_ram(at)) return false;
     const size_t n = std::min<size_t>(data.size() - done, kPageSize - (at.value & (kPageSize - 1)));
-    if ((flags(at.value >> kPageShift) & guarded) != 0 && observer_ != nullptr)
-      observer_->guarded_write({at, n});
-    std::memcpy(host(at), data.data() + done, n);
+    const uint8_t flag = flags(at.value >> kPageShift) & guarded;
+    if (flag != 0 && observer_ != nullptr) observer_->guarded_write({at, n});
+    if ((flag & page_flag::watched) != 0 && observer_ != nullptr)
+      observer_->watched_write(at, data.subspan(done, n), guarded != page_flag::guarded);
+    else
+      std::memcpy(host(at), data.data() + done, n);
     mark_dirty(at);
     done += n;
   }

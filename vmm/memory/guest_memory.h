@@ -29,8 +29,10 @@ inline constexpr uint8_t written = 8;
 // Of the engine: translations in use were read from this page. `table`: from entries that map 4 KiB pages; `table_upper`: from others.
 inline constexpr uint8_t table = 16;
 inline constexpr uint8_t table_upper = 32;
+// Of the engine: somebody wants to know of writes to this page (Observers::physical).
+inline constexpr uint8_t watched = 64;
 // Writes by others than the engine must be reported to it.
-inline constexpr uint8_t guarded = code | table | table_upper;
+inline constexpr uint8_t guarded = code | table | table_upper | watched;
 }  // namespace page_flag
 
 // Told of writes that happen behind an engine's back to guarded pages, before they happen.
@@ -38,6 +40,8 @@ class GuardedWriteObserver {
  public:
   virtual ~GuardedWriteObserver() = default;
   virtual void guarded_write(PhysRange range) = 0;
+  // Does the write itself, to one page of page_flag::watched. `walk`: a page walk sets A and D flags.
+  virtual void watched_write(PhysAddr addr, std::span<const uint8_t> data, bool walk) = 0;
 };
 
 class GuestMemory {
@@ -67,7 +71,9 @@ class GuestMemory {
   // Marks pages dirty and reports writes to guarded pages. For loaders, DMA, debuggers.
   bool write(PhysAddr addr, std::span<const uint8_t> data);
   // The same for the A and D flags that a page walk sets: no translation depends on them being clear.
-  bool write_flags(PhysAddr addr, std::span<const uint8_t> data) { return write(addr, data, page_flag::code); }
+  bool write_flags(PhysAddr addr, std::span<const uint8_t> data) {
+    return write(addr, data, page_flag::code | page_flag::watched);
+  }
 
   void mark_dirty(PhysAddr addr) {
     const uint64_t page = addr.value >> kPageShift;

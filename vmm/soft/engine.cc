@@ -121,7 +121,9 @@ bool SoftEngine::before_guarded_write(SoftCpu& cpu, const Op& op, uint64_t phys,
   const uint8_t flags = platform_.memory.flags(phys >> kPageShift);
   const bool code = (flags & page_flag::code) != 0 && cache_.overlaps(phys, size);
   const TableWrite table = (flags & (page_flag::table | page_flag::table_upper)) != 0 ? table_write(phys, data, size) : TableWrite::harmless;
-  if (op.remaining > 1 && (code || table == TableWrite::code)) return false;
+  // What is watched for, too: the stop has to come right behind this instruction.
+  const bool watched = (flags & page_flag::watched) != 0 && watched_bytes(phys, size);
+  if (op.remaining > 1 && (code || table == TableWrite::code || watched)) return false;
   if (code) {
     cache_.invalidate(phys, size);
     forget_jumps();
@@ -633,7 +635,9 @@ EngineStop SoftEngine::run_instructions(Vcpu& vcpu, uint64_t count) {
   cpu.exit = Exit::lookup;
   cpu.chain_from = nullptr;
   cpu.shadow_position = position;
+  running_ = &cpu;
   const EngineStop stop = loop(cpu, limit.value);
+  running_ = nullptr;
   platform_.clock.set_retired(Position(cpu.limit - static_cast<uint64_t>(cpu.budget)));
   settle_shadow(cpu, platform_.clock.retired().value);
   s.rflags = get_rflags(cpu);

@@ -150,7 +150,7 @@ void match_breakpoints(SoftCpu& cpu, uint64_t linear, unsigned size, bool write)
 }
 
 // The part of an access that lies in one page, already translated.
-bool perform(SoftCpu& cpu, const Op& op, const Target& target, void* data, unsigned size, bool write) {
+bool perform(SoftCpu& cpu, const Op& op, uint64_t linear, const Target& target, void* data, unsigned size, bool write) {
   if (target.host == nullptr) return mmio(cpu, op, target.phys, data, size, write);
   if (write) {
     GuestMemory& memory = cpu.platform->memory;
@@ -160,7 +160,10 @@ bool perform(SoftCpu& cpu, const Op& op, const Target& target, void* data, unsig
       return false;
     }
     memory.mark_dirty(PhysAddr(target.phys));
-    std::memcpy(target.host, data, size);
+    if ((memory.flags(target.phys >> kPageShift) & page_flag::watched) != 0) [[unlikely]]
+      cpu.engine->watched_store(cpu, linear, PhysAddr(target.phys), {static_cast<const uint8_t*>(data), size});
+    else
+      std::memcpy(target.host, data, size);
   } else {
     std::memcpy(data, target.host, size);
   }
@@ -187,7 +190,7 @@ bool access_parts(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsig
   const unsigned first = static_cast<unsigned>(std::min<uint64_t>(size, kPageSize - (linear & ~kPageMask)));
   Target head, tail;
   if (!translate(cpu, linear, write_rights, kind, implicit, head)) return false;
-  if (first == size) return perform(cpu, op, head, data, size, write);
+  if (first == size) return perform(cpu, op, linear, head, data, size, write);
   uint64_t next = linear + first;
   if (wraps_at_4g(cpu, implicit)) next &= 0xffffffff;
   if (!translate(cpu, next, write_rights, kind, implicit, tail)) return false;
@@ -197,7 +200,8 @@ bool access_parts(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsig
     cpu.exit = Exit::split;
     return false;
   }
-  return perform(cpu, op, head, bytes, first, write) && perform(cpu, op, tail, bytes + first, size - first, write);
+  return perform(cpu, op, linear, head, bytes, first, write) &&
+         perform(cpu, op, next, tail, bytes + first, size - first, write);
 }
 
 // The watches that an access touches, told to the observers around it.
@@ -248,7 +252,13 @@ bool access_watched(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, uns
 
 bool access_with(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsigned size, Access access, Translations::Kind kind,
                  bool implicit) {
-  if (cpu.observers != nullptr) [[unlikely]] return access_watched(cpu, op, linear, data, size, access, kind, implicit);
+  if (cpu.observers != nullptr) [[unlikely]] {
+    const ObservedAccess observed{op, linear, size};
+    cpu.observed = &observed;
+    const bool done = access_watched(cpu, op, linear, data, size, access, kind, implicit);
+    cpu.observed = nullptr;
+    return done;
+  }
   return access_parts(cpu, op, linear, data, size, access, kind, implicit);
 }
 
@@ -312,9 +322,13 @@ bool probe(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size, bool user
     }
     return true;
   };
-  for (const ProbedPart& part : first)
-    if (!pages(part.offset, part.offset + part.size)) return false;
-  return pages(0, size);
+  const ObservedAccess observed{op, linear, size};
+  cpu.observed = &observed;
+  bool good = true;
+  for (const ProbedPart& part : first) good = good && pages(part.offset, part.offset + part.size);
+  good = good && pages(0, size);
+  cpu.observed = nullptr;
+  return good;
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // What the engine tells observers, and the account it keeps of touched pages.
 #include <algorithm>
+#include <cstring>
 
 #include "vmm/soft/memory.h"
 #include "vmm/soft/soft_engine.h"
@@ -28,13 +29,145 @@ void SoftEngine::observe(const Observers* observers) {
     cache_.cut_at(breakpoint_offsets_);
     forget_jumps();
   }
-  const Observers* watching = observers_ != nullptr && !observers_->watches.empty() ? observers_ : nullptr;
+  flag_watched_pages(false);
+  if (observers_ != nullptr && !observers_->physical.empty()) flag_watched_pages(true);
+  const bool accesses = observers_ != nullptr && !(observers_->watches.empty() && observers_->physical.empty());
+  const Observers* watching = accesses ? observers_ : nullptr;
   for (auto& c : contexts_) {
     c->cpu.observers = watching;
     c->cpu.observed_stop = false;
   }
-  if (watching != nullptr) hold_back_translations();
+  if (observers_ != nullptr && !observers_->watches.empty()) hold_back_translations();
 }
+
+// --- physical bytes -------------------------------------------------------------------------------------------------
+
+// A page with watched bytes is guarded like one with code: no write to it is fast, and writes by others are reported.
+void SoftEngine::flag_watched_pages(bool on) {
+  GuestMemory& memory = platform_.memory;
+  for (const uint64_t page : watched_pages_)
+    memory.flags(page) = static_cast<uint8_t>(memory.flags(page) & ~page_flag::watched);
+  watched_pages_.clear();
+  if (!on) return;
+  for (const PhysicalWatch& w : observers_->physical) {
+    const uint64_t last = w.begin.value + std::min(w.size - 1, UINT64_MAX - w.begin.value);
+    for (uint64_t page = w.begin.value >> kPageShift; w.size != 0 && page <= last >> kPageShift; ++page) {
+      if (page >= memory.page_limit()) break;
+      if (!memory.is_ram(PhysAddr(page << kPageShift)) || (memory.flags(page) & page_flag::watched) != 0) continue;
+      memory.flags(page) |= page_flag::watched;
+      watched_pages_.push_back(page);
+      hold_back_writes(page << kPageShift);
+    }
+  }
+}
+
+namespace {
+
+bool meet(const PhysicalWatch& w, uint64_t phys, uint64_t size) {
+  return w.size != 0 && size != 0 && (phys - w.begin.value < w.size || w.begin.value - phys < size);
+}
+
+// The first (at most 8) bytes of a watch as they are now; bytes that are no RAM count as zero.
+uint64_t value_of(const GuestMemory& memory, const PhysicalWatch& w) {
+  uint64_t value = 0;
+  auto* bytes = reinterpret_cast<uint8_t*>(&value);
+  for (uint64_t i = 0; i < std::min<uint64_t>(w.size, 8); ++i)
+    if (memory.is_ram(w.begin + i)) bytes[i] = *memory.host(w.begin + i);
+  return value;
+}
+
+}  // namespace
+
+bool SoftEngine::watched_bytes(uint64_t phys, uint64_t size) const {
+  if (observers_ == nullptr) return false;
+  const auto& all = observers_->physical;
+  return std::any_of(all.begin(), all.end(), [&](const PhysicalWatch& w) { return meet(w, phys, size); });
+}
+
+// `o` says who writes `data` to o.bytes, which lie in one page. Writes it, and tells the observers whose bytes it touches.
+void SoftEngine::write_observed(Observation o, std::span<const uint8_t> data) {
+  struct Touch {
+    size_t index;
+    uint64_t before;
+    bool changes;
+  };
+  std::vector<Touch> touches;
+  const GuestMemory& memory = platform_.memory;
+  uint8_t* const host = memory.host(o.bytes.begin);
+  const uint64_t phys = o.bytes.begin.value;
+  for (size_t i = 0; observers_ != nullptr && i < observers_->physical.size(); ++i) {
+    const PhysicalWatch& w = observers_->physical[i];
+    if (!meet(w, phys, data.size())) continue;
+    const uint64_t first = std::max(w.begin.value, phys) - phys;
+    const uint64_t end = std::min<uint64_t>(w.size - (phys + first - w.begin.value), data.size() - first) + first;
+    touches.push_back({i, value_of(memory, w), std::memcmp(host + first, data.data() + first, end - first) != 0});
+  }
+  std::memcpy(host, data.data(), data.size());
+  for (const Touch& touch : touches) {
+    o.index = touch.index;
+    o.old_value = touch.before;
+    o.new_value = value_of(memory, observers_->physical[touch.index]);
+    o.changed = touch.changes;
+    if (!observers_->hit || !observers_->hit(o) || running_ == nullptr) continue;
+    running_->observed_stop = true;
+    // Where code is being fetched, the block that comes has not taken its part of the budget yet: there the stop comes late.
+    if (running_->observed != nullptr) leave_after_block(*running_);
+  }
+}
+
+namespace {
+
+// Who makes the access that `cpu` is about, and where in its instruction stream.
+Observation access_of(const SoftCpu& cpu) {
+  Observation o;
+  o.kind = Observation::Kind::physical_write;
+  o.vcpu = cpu.vcpu == nullptr ? VcpuId{} : cpu.vcpu->id;
+  o.cpl = static_cast<uint8_t>(cpu.s.cpl());
+  o.cr3 = cpu.s.cr3;
+  // Between instructions, where code is fetched and events are delivered (kNoOp), none has been taken from the budget.
+  const bool between = cpu.observed == nullptr || cpu.observed->op.fn == nullptr;
+  o.position = between ? Position(cpu.limit - static_cast<uint64_t>(cpu.budget)) : position_before(cpu, cpu.observed->op);
+  if (cpu.in_end)
+    o.rip = cpu.end_rip;
+  else
+    o.rip = cpu.observed == nullptr ? cpu.s.rip : instruction_rip(cpu, cpu.observed->op);
+  if (cpu.observed != nullptr) {
+    o.address = LinearAddr(cpu.observed->linear);
+    o.size = cpu.observed->size;
+  } else {
+    o.address = cpu.s.linear_rip();
+  }
+  return o;
+}
+
+}  // namespace
+
+void SoftEngine::watched_store(SoftCpu& cpu, uint64_t linear, PhysAddr addr, std::span<const uint8_t> data) {
+  Observation o = access_of(cpu);
+  o.writer = Writer::instruction;
+  o.bytes = {addr, data.size()};
+  o.through = LinearAddr(linear);
+  write_observed(o, data);
+}
+
+void SoftEngine::watched_write(PhysAddr addr, std::span<const uint8_t> data, bool walk) {
+  Observation o;
+  if (walk && running_ != nullptr) {
+    o = access_of(*running_);
+    o.writer = Writer::page_walk;
+  } else {
+    o.kind = Observation::Kind::physical_write;
+    o.writer = Writer::outside;
+    o.position = platform_.clock.retired();
+    if (running_ != nullptr && running_->vcpu != nullptr) o.vcpu = running_->vcpu->id;
+    o.address = LinearAddr(0);
+    o.size = data.size();
+  }
+  o.bytes = {addr, data.size()};
+  write_observed(o, data);
+}
+
+// --- breakpoints ----------------------------------------------------------------------------------------------------
 
 // The instruction at CS:RIP is about to run. True: an observer asked to stop before it.
 bool SoftEngine::at_breakpoint(SoftCpu& cpu, uint64_t position, bool on_arrival) {

@@ -76,6 +76,13 @@ struct Fault {
   bool trap = false;     // #DB reported behind the instruction: RF is not set in the pushed flags
 };
 
+// An access to memory, for observers.
+struct ObservedAccess {
+  const Op& op;
+  uint64_t linear;
+  unsigned size;
+};
+
 // Why a block was left.
 enum class Exit : uint8_t {
   lookup,   // go on at s.rip
@@ -109,7 +116,8 @@ struct alignas(64) SoftCpu {
   bool address_fault = false;       // ea_slow() failed: the kFaultAddress it returned is not the guest's
   bool event_delivered = false;     // the instruction was INT n, SYSCALL or the like: TF's new value decides about a trap
   uint32_t debug_hits = 0;          // DR6 bits of data and I/O breakpoints hit by the present instruction
-  const Observers* observers = nullptr;  // null unless some are installed
+  const Observers* observers = nullptr;  // null unless some watch accesses
+  const struct ObservedAccess* observed = nullptr;  // while observers watch: the access being made
   uint64_t end_rip = 0;             // while in_end: address of the instruction, which may have moved s.rip on (call_end)
   bool in_end = false;
   bool one_iteration = false;       // a breakpoint may be here: string operations go back to the run loop each time

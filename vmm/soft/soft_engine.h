@@ -47,6 +47,9 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
   const std::vector<ChainedFault>& fault_chain() const override { return fault_chain_; }
 
   void guarded_write(PhysRange range) override;
+  void watched_write(PhysAddr addr, std::span<const uint8_t> data, bool walk) override;
+  // The store of an instruction to a page of page_flag::watched; `linear` is its address.
+  void watched_store(SoftCpu& cpu, uint64_t linear, PhysAddr addr, std::span<const uint8_t> data);
 
   // For the slow path of stores: a write to a guarded page is about to happen; `size` bytes within it.
   // True: go ahead (whatever was made of the bytes is gone); false: the storing instruction must run as the last of its block.
@@ -104,6 +107,9 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
     touched_->executed.note(cpu.s.linear_rip().value >> kPageShift);
   }
   void hold_back_translations();
+  void flag_watched_pages(bool on);
+  bool watched_bytes(uint64_t phys, uint64_t size) const;
+  void write_observed(Observation o, std::span<const uint8_t> data);
   void split_block(SoftCpu& cpu);
 
   const Platform& platform_;
@@ -114,6 +120,8 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
   uint64_t idle_table_writes_ = 0;      // writes to them that were harmless
   const Observers* observers_ = nullptr;
   bool breakpoints_on_ = false;
+  std::vector<uint64_t> watched_pages_;  // flagged page_flag::watched
+  SoftCpu* running_ = nullptr;           // between entering and leaving run_instructions()
   bool stop_at_window_ = false;
   bool count_delivery(uint64_t position);
   // How many deliveries() there were at which position, and behind how many to yield.

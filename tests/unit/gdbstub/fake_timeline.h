@@ -95,6 +95,18 @@ class FakeTimeline : public Timeline, private JournalSink {
     return at(target == begin() ? Reason::begin : Reason::position);
   }
 
+  Result<LastChange> last_change(const std::vector<ByteWatch>& bytes, VcpuId) override {
+    const Position from = machine_->position();
+    StopConditions conditions;
+    conditions.bytes = bytes;
+    auto stop = backward(conditions, begin());
+    rebuild();
+    machine_->run_until(from);
+    LastChange answer;
+    answer.write = stop->observation;
+    return answer;
+  }
+
   Result<std::optional<Observation>> last_write(LinearAddr address, uint64_t size) override {
     const Position from = machine_->position();
     StopConditions conditions;
@@ -150,11 +162,12 @@ class FakeTimeline : public Timeline, private JournalSink {
     Observers observers;
     observers.breakpoints = conditions.breakpoints;
     observers.watches = conditions.watches;
+    for (const ByteWatch& w : conditions.bytes) observers.physical.push_back({w.bytes.begin, w.bytes.size});
     observers.resume_from = resume_from;
     std::optional<Observation> hit;
     observers.hit = [&](const Observation& o) {
-      if (o.kind == Observation::Kind::write && !o.changed && !conditions.watches[o.index].on_read) return false;
-      if (!hit) hit = o;
+      if (!is_hit(conditions, o, *machine_)) return false;
+      if (!hit || (hit->kind == Observation::Kind::physical_write && hit->position == o.position)) hit = o;
       return true;
     };
     event_.reset();

@@ -4,6 +4,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "record/record_session.h"
@@ -63,6 +64,7 @@ inline BootImages guest_images() {
 }
 
 struct SessionSetup {
+  std::optional<BootImages> images;  // none: guest_images()
   EventMask journal = kJournalDefault;
   DigestDetail detail = DigestDetail::fields;
   uint64_t digest_interval = 50'000;
@@ -79,7 +81,7 @@ inline Result<RecordResult> try_record_guest(const std::string& path, const Sess
                                              std::string* shown = nullptr) {
   MachineConfig config;
   config.memory_size = kMinRam;
-  const BootImages images = guest_images();
+  const BootImages images = setup.images.value_or(guest_images());
   TraceHeader header = make_header(config, images, {.kernel = "guest", .initrd = {}, .modules = {}});
   header.journal_mask = setup.journal;
   header.digest_detail = setup.detail;
