@@ -139,7 +139,8 @@ Finding ask_x87_pointers(const Kvm& kvm, KvmProbe& probe) {
   if (!ran(*trial, code.size())) return {Answer::unknown, trial->end.text()};
   const uint64_t fop = trial->guest->peek(kImage) >> 48, fip = trial->guest->peek(kImage + 8), fdp = trial->guest->peek(kImage + 16);
   const ProcessorModel model = host_processor_model();
-  const uint64_t want_fip = model == ProcessorModel::amd ? 0 : kLoad;
+  const bool tracked = model == ProcessorModel::model || model == ProcessorModel::intel;
+  const uint64_t want_fip = tracked ? kLoad : 0;
   const uint64_t want_fdp = model == ProcessorModel::model ? TinyGuest::kData : 0;
   const uint64_t want_fop = model == ProcessorModel::model ? 0x104 : 0;
   probe.x87_pointers_differ = fip != want_fip || fdp != want_fdp || fop != want_fop;
