@@ -15,7 +15,6 @@
 #include "replay/bisect.h"
 #include "replay/parallel_replay.h"
 #include "replay/replay_session.h"
-#include "vmm/kvm/host_model.h"
 
 namespace retrovisor::cli {
 namespace {
@@ -55,7 +54,7 @@ Result<void> open_output(const ReplayCommand& options, OutputFile& file) {
 ReplayEngine replay_engine(const std::string& name) {
   ReplayEngine engine;
   if (is_kvm(name, engine.kvm)) engine.kind = EngineKind::kvm;
-  if (engine.kind == EngineKind::kvm) engine.host = kvm::host_processor_model();
+  if (engine.kind == EngineKind::kvm) engine.host = host_model();
   return engine;
 }
 
