@@ -54,6 +54,7 @@ Result<void> open_output(const ReplayCommand& options, ShownAt& at) {
 ReplayEngine replay_engine(const std::string& name) {
   ReplayEngine engine;
   if (is_kvm(name, engine.kvm)) engine.kind = EngineKind::kvm;
+  if (engine.kind == EngineKind::kvm) engine.host = host_model();
   return engine;
 }
 

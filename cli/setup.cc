@@ -237,6 +237,8 @@ bool is_kvm(const std::string& engine, kvm::KvmEngineOptions& options) {
   return engine.starts_with("kvm");
 }
 
+ProcessorModel host_model() { return kvm::host_processor_model(); }
+
 Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOptions& live) {
   MachineConfig config;
   auto memory_size = parse_memory(guest.memory, "--memory");

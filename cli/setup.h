@@ -32,6 +32,9 @@ Result<std::unique_ptr<Machine>> make_machine(const MachineConfig& config, Bound
 Result<void> try_images(const MachineConfig& config, const BootImages& images);
 // Is it one of the kinds of kvm? Then `options` says which.
 bool is_kvm(const std::string& engine, kvm::KvmEngineOptions& options);
+
+// Which processor model this host's is; under kvm its answers are what the guest meets.
+ProcessorModel host_model();
 // What of the guest this host keeps out of a trace recorded with --engine=kvm; to be told before the recording starts.
 void say_recording_limits(const kvm::KvmEngineOptions& options);
 // The machine that the options ask for, but for stop_on_panic. An error if its engine cannot be had here.

@@ -7,7 +7,6 @@
 #include "record/record_session.h"
 #include "replay/compare_states.h"
 #include "traces/describe.h"
-#include "vmm/kvm/host_model.h"
 
 namespace retrovisor {
 namespace {
@@ -55,12 +54,11 @@ Result<std::unique_ptr<ReplaySession>> ReplaySession::open(const std::string& tr
   if (engine.kind == EngineKind::kvm && config.positions != PositionUnit::events)
     return Error{ErrorCode::unsupported, "the trace is exact to the instruction, which KVM cannot count; replay it with --engine=soft", "--engine"};
   // Its guest has met one vendor's answers; another's processor would give others.
-  if (const ProcessorModel host = kvm::host_processor_model();
-      engine.kind == EngineKind::kvm && vendor_of(config.processor_model) != vendor_of(host))
+  if (engine.kind == EngineKind::kvm && engine.host && vendor_of(config.processor_model) != vendor_of(*engine.host))
     return Error{ErrorCode::unsupported,
                  fmt::format("the trace was recorded on a processor of model {}, and this host's is of model {}, which answers "
                              "differently; replay it with --engine=soft",
-                             name_of(config.processor_model), name_of(host)),
+                             name_of(config.processor_model), name_of(*engine.host)),
                  "--engine"};
   config.engine = engine.kind;
   config.kvm = engine.kvm;

@@ -68,6 +68,7 @@ Result<BootImages> recorded_images(const TraceHeader& header, const BootImages& 
 struct ReplayEngine {
   EngineKind kind = EngineKind::soft;
   kvm::KvmEngineOptions kvm;
+  std::optional<ProcessorModel> host;  // of the host's processor: under KVM it must be of the recording's vendor
 };
 
 class ReplaySession {
