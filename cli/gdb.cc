@@ -4,11 +4,13 @@
 
 #include <fstream>
 #include <memory>
+#include <optional>
 
 #include "analysis/symbol_file.h"
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
 #include "cli/gdb_commands.h"
+#include "cli/live_gdb.h"
 #include "cli/progress.h"
 #include "cli/say.h"
 #include "cli/setup.h"
@@ -24,7 +26,7 @@ struct GdbCommand {
   bool stdio = false;
   bool once = false;
   bool warm = false;
-  std::string arch = "x86-64";
+  std::string arch = "auto";
   std::string at = "begin";
   std::string checkpoint_memory;
   std::string init;
@@ -68,9 +70,11 @@ Result<void> write_init_file(const GdbCommand& options, const std::string& addre
   return {};
 }
 
-Result<std::unique_ptr<gdb::TimelineTarget>> open_target(const GdbCommand& options, Progress& progress) {
+Result<std::unique_ptr<gdb::TimelineTarget>> open_target(const GdbCommand& options, Progress& progress,
+                                                         gdb::SessionOptions& session) {
   auto images = read_recorded_images(options.trace, options.images);
   if (!images) return images.error();
+  session.kernel = gdb::arch_of_elf(images->kernel);
   TimelineOptions how;
   if (!options.checkpoint_memory.empty()) {
     auto bytes = parse_size(options.checkpoint_memory, "--checkpoint-memory");
@@ -81,47 +85,65 @@ Result<std::unique_ptr<gdb::TimelineTarget>> open_target(const GdbCommand& optio
   return gdb::TimelineTarget::open(options.trace, *images, std::move(how));
 }
 
+// What takes long before a debugger has its first answer: the way to where it begins, and symbols that have to be looked for.
+Result<void> prepare(const GdbCommand& options, gdb::TimelineTarget& target, const std::string& address) {
+  Timeline& timeline = *target.timeline();
+  if (options.warm) RV_TRY(timeline.warm());
+  auto at = start_position(options, timeline);
+  if (!at) return at.error();
+  if (auto moved = timeline.seek(*at); !moved) return moved.error();
+  return options.init.empty() ? Result<void>() : write_init_file(options, address, target);
+}
+
+// gdb is there already, and is kept waiting from the first moment: opening the trace reads all of it.
+int serve_stdio(const GdbCommand& options, StopSource& stop, gdb::ServerOptions how) {
+  const auto connection = gdb::make_connection(STDIN_FILENO, STDOUT_FILENO, stop.wake_fd(), false);
+  auto patience = std::make_unique<gdb::KeepAlive>(*connection);
+  patience->busy(gdb::KeepAlive::Sign::noise);
+  Progress progress("gdb", 0, false);
+  auto opened = open_target(options, progress, how.session);
+  if (!opened) return fail(opened.error());
+  gdb::TimelineTarget& target = **opened;
+  std::optional<Error> error;
+  how.session.begin = [&](gdb::Execution&) {
+    if (auto ready = prepare(options, target, {}); !ready) error = ready.error();
+    return !error;
+  };
+  patience.reset();
+  gdb::serve(target, *connection, how.session);
+  return error ? fail(*error) : kFine;
+}
+
+int serve_listening(const GdbCommand& options, StopSource& stop, gdb::ServerOptions how) {
+  // From here on clients can come; they are kept waiting until everything is ready.
+  auto listener = gdb::Listener::open(options.listen, stop.wake_fd());
+  if (!listener) return fail(listener.error());
+  gdb::Door door(**listener);
+  Progress progress("gdb", 0, options.warm);
+  auto opened = open_target(options, progress, how.session);
+  if (!opened) return fail(opened.error());
+  gdb::TimelineTarget& target = **opened;
+  target.on_poll([&stop] { return stop.requested(); });
+  if (auto ready = prepare(options, target, (*listener)->address()); !ready) return fail(ready.error());
+  progress.clear();
+  say("{} at position {} of {}; in gdb: target remote {}", options.trace, grouped(target.timeline()->position().value),
+      grouped(target.timeline()->end().value), (*listener)->address());
+  auto served = gdb::serve(target, door, how);
+  if (!served) return fail(served.error());
+  return kFine;
+}
+
 int serve(const GdbCommand& options) {
   auto stop = StopSource::create();
   if (!stop) return fail(stop.error());
   auto signals = StopSignals::install(**stop, std::nullopt);
   if (!signals) return fail(signals.error());
-  Progress progress("gdb", 0, options.warm);
-  auto target = open_target(options, progress);
-  if (!target) return fail(target.error());
-  Timeline& timeline = *(*target)->timeline();
-  (*target)->on_poll([&stop] { return (*stop)->requested(); });
-  if (options.warm) {
-    if (auto warmed = timeline.warm(); !warmed) return fail(warmed.error());
-  }
-  auto at = start_position(options, timeline);
-  if (!at) return fail(at.error());
-  if (auto moved = timeline.seek(*at); !moved) return fail(moved.error());
-  progress.clear();
-
   gdb::ServerOptions how;
   how.once = options.once;
-  how.session.arch = options.arch == "i386" ? gdb::Arch::i386 : gdb::Arch::x86_64;
+  how.session.arch = arch_named(options.arch);
   how.session.commands = kernel_commands();
   how.log = [](std::string_view text) { say("{}", text); };
-  if (options.stdio) {
-    if (!options.init.empty()) {
-      if (auto written = write_init_file(options, {}, **target); !written) return fail(written.error());
-    }
-    const auto connection = gdb::make_connection(STDIN_FILENO, STDOUT_FILENO, (*stop)->wake_fd(), false);
-    gdb::serve(**target, *connection, how.session);
-    return kFine;
-  }
-  auto listener = gdb::Listener::open(options.listen, (*stop)->wake_fd());
-  if (!listener) return fail(listener.error());
-  if (!options.init.empty()) {
-    if (auto written = write_init_file(options, (*listener)->address(), **target); !written) return fail(written.error());
-  }
-  say("{} at position {} of {}; in gdb: target remote {}", options.trace, grouped(timeline.position().value),
-      grouped(timeline.end().value), (*listener)->address());
-  auto served = gdb::serve(**target, **listener, how);
-  if (!served) return fail(served.error());
-  return kFine;
+  return options.stdio ? serve_stdio(options, **stop, std::move(how)) : serve_listening(options, **stop, std::move(how));
 }
 
 }  // namespace
@@ -160,9 +182,8 @@ void add_gdb(CLI::App& app, Action& action) {
       ->excludes(listen)
       ->group(server);
   sub->add_flag("--once", options->once, "end when the first client leaves")->group(server);
-  sub->add_option("--arch", options->arch,
-                  "what gdb is told the CPU is: x86-64, or i386 so that it disassembles 32- and 16-bit code")
-      ->check(CLI::IsMember({"x86-64", "i386"}))
+  sub->add_option("--arch,--gdb-arch", options->arch, kGdbArchHelp)
+      ->check(CLI::IsMember({"auto", "x86-64", "i386"}))
       ->capture_default_str()
       ->type_name("NAME")
       ->group(server);

@@ -59,7 +59,7 @@ Result<std::string> disassemble_command(Execution& e, Words words) {
     address = *parsed;
   }
   if (words.size() == 2) {
-    const auto parsed = gdb::parse_number(words[1], 1000);
+    const auto parsed = gdb::parse_number(e, words[1], 1000);
     if (!parsed) return parsed.error();
     count = *parsed;
   }

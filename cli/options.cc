@@ -129,6 +129,11 @@ void add_live_options(CLI::App& app, LiveRunOptions& options) {
                  "only. A host that others can reach must be named")
       ->type_name("WHERE")
       ->group(group);
+  app.add_option("--gdb-arch", options.gdb_arch, kGdbArchHelp)
+      ->check(CLI::IsMember({"auto", "x86-64", "i386"}))
+      ->capture_default_str()
+      ->type_name("NAME")
+      ->group(group);
 }
 
 void add_report_options(CLI::App& app, ReportOptions& options) {

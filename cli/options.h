@@ -34,6 +34,11 @@ struct GuestOptions {
   std::string flat_mode = "long64";
 };
 
+// Of --gdb-arch.
+inline constexpr const char* kGdbArchHelp =
+    "what gdb is told the CPU is: x86-64; i386, so that it takes 32-bit programs and shows 32- and 16-bit code; auto: i386 "
+    "while no 64-bit code can run and the kernel is a 32-bit ELF file, or 32-bit code runs when gdb connects";
+
 // How it meets the host, and when it ends.
 struct LiveRunOptions {
   std::string console;  // empty: stdio, or none if the run is to be deterministic
@@ -46,6 +51,7 @@ struct LiveRunOptions {
   std::string stop_at;
   std::optional<double> timeout;
   std::string gdb;      // where a debugger may connect; empty: nowhere
+  std::string gdb_arch = "auto";
 };
 
 // What is said at the end, and by which exit code.

@@ -52,13 +52,14 @@ Result<TraceHeader> header_of(const RecordCommand& options, const MachineConfig&
 
 // Records while a debugger watches; it may look at everything and change nothing.
 Result<RecordResult> record_under_gdb(const std::string& where, Machine& machine, TraceWriter& writer, LiveHost& host,
-                                      const RecordOptions& how) {
+                                      const RecordOptions& how, std::optional<gdb::Arch> arch,
+                                      std::optional<gdb::Arch> kernel) {
   auto recording = Recording::begin(machine, writer, how);
   if (!recording) return recording.error();
   Recording& r = **recording;
   auto run = run_under_gdb(where, machine, host,
                            {[&r](const RunOptions& options) { return r.run(options); },
-                            [&r](JournalSink* sink, EventMask mask) { r.listen(sink, mask); }, false});
+                            [&r](JournalSink* sink, EventMask mask) { r.listen(sink, mask); }, false, arch, kernel});
   if (!run) return run.error();
   return r.finish(*run);
 }
@@ -91,6 +92,7 @@ int record_guest(const RecordCommand& options) {
   RecordingBoundary boundary(*host->boundary, **writer);
   auto machine = make_machine(config, boundary, *images);
   if (!machine) return fail(machine.error());
+  const auto elf = gdb::arch_of_elf(images->kernel);
   *images = {};  // the guest has its copy
   host->boundary->on_stop([&] {
     boundary.host_stop();
@@ -99,7 +101,8 @@ int record_guest(const RecordCommand& options) {
 
   how.run = session_options(*host, config);
   auto recorded = options.live.gdb.empty() ? record(**machine, **writer, how)
-                                           : record_under_gdb(options.live.gdb, **machine, **writer, *host, how);
+                                           : record_under_gdb(options.live.gdb, **machine, **writer, *host, how,
+                                                              arch_named(options.live.gdb_arch), elf);
   if (!recorded) return fail(recorded.error());
   RunSummary summary;
   summary.what = "recording";

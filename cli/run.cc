@@ -28,6 +28,7 @@ int run(const RunCommand& options) {
   config->stop_on_panic = options.live.stop_on_panic || options.report.fail_on_crash;
   auto machine = make_machine(*config, *host->boundary, *images);
   if (!machine) return fail(machine.error());
+  const auto elf = gdb::arch_of_elf(images->kernel);
   *images = {};  // the guest has its copy
   host->boundary->on_stop([&machine] { (*machine)->request_stop({StopReason::host_request, 0}); });
 
@@ -36,7 +37,8 @@ int run(const RunCommand& options) {
           ? run_machine(**machine, session_options(*host, *config))
           : run_under_gdb(options.live.gdb, **machine, *host,
                           {[&](const RunOptions& how) { return run_machine(**machine, how); },
-                           [&](JournalSink* sink, EventMask mask) { (*machine)->journal().connect(sink, mask); }, true});
+                           [&](JournalSink* sink, EventMask mask) { (*machine)->journal().connect(sink, mask); }, true,
+                           arch_named(options.live.gdb_arch), elf});
   if (!ended) return fail(ended.error());
   RunSummary summary;
   summary.what = "run";

@@ -18,6 +18,8 @@ constexpr uint64_t kStepsBetweenPolls = 256;
 // How long others run before the one that is to be stepped comes to its turn; then the step ends without it. Halted vCPUs
 // are woken by timers and interrupts: this is 0.1 s of guest time.
 constexpr uint64_t kMaxOtherTurns = 100'000'000;
+// A step back that is over in this time is not interrupted.
+constexpr std::chrono::milliseconds kShort{40};
 
 bool asks_for(const StopConditions& c, const JournalEvent& e) {
   return (c.events & mask_of(e.kind)) != 0 && (!c.event_filter || c.event_filter(e));
@@ -165,7 +167,10 @@ Result<TimelineStop> Execution::run_recorded(const StopConditions& c, Position l
   auto stop = target_.forward(with_entry, limit);
   if (!stop || stop->reason != TimelineStop::Reason::event || !enters(*stop->event) || asks_for(c, *stop->event))
     return stop;
-  stop = timeline()->seek(here);
+  {
+    const DebugTarget::Hold hold(target_);
+    stop = timeline()->seek(here);
+  }
   if (!stop) return stop;
   stop->reason = TimelineStop::Reason::breakpoint;
   stop = show_handler(std::move(stop));
@@ -266,6 +271,7 @@ Result<std::optional<TimelineStop>> Execution::other_turns(VcpuId vcpu, Position
     if (machine().position() > stop.event->position) {  // behind its instruction
       if (timeline() != nullptr && !diverted() && (!own.watches.empty() || own.events != 0)) {
         // What the instruction did has not been looked at.
+        const DebugTarget::Hold hold(target_);
         if (auto back = timeline()->seek(stop.event->position); !back) return back.error();
       } else if (machine().journal().vcpu() == vcpu) {
         stop = {};
@@ -326,6 +332,8 @@ Result<TimelineStop> Execution::reverse_step(VcpuId vcpu) {
   if (timeline() == nullptr) return no_way_back();
   RV_TRY(settle(true));
   const auto from_handler = std::exchange(left_handler_, std::nullopt);
+  // A step that takes no time comes to its end before it is interrupted: else it would leave off anywhere.
+  const DebugTarget::Hold hold(target_, kShort);
   TimelineStop here;
   here.position = timeline()->position();
   if (from_handler == vcpu) {  // the interrupted instruction
@@ -341,10 +349,13 @@ Result<TimelineStop> Execution::reverse_step(VcpuId vcpu) {
     if (stop->reason != Reason::position) return stop;
     if (one_vcpu()) return stop;
     // Whose instruction was it?
-    if (auto again = timeline()->forward({}, from); !again) return again;
-    if (machine().journal().vcpu() == vcpu) {
-      stepped_ = vcpu;
-      return timeline()->seek(from - 1);
+    {
+      const DebugTarget::Hold whole(target_);
+      if (auto again = timeline()->forward({}, from); !again) return again;
+      if (machine().journal().vcpu() == vcpu) {
+        stepped_ = vcpu;
+        return timeline()->seek(from - 1);
+      }
     }
     // Another's. On to the end of its own last turn.
     const auto away = [vcpu](const JournalEvent& e) { return e.vcpu == vcpu; };

@@ -44,17 +44,61 @@ std::optional<uint64_t> decimal(std::string_view text) {
   return digits ? std::optional(value) : std::nullopt;
 }
 
-std::optional<uint64_t> scaled(std::string_view text) {
+// A number as every command reads it: 0x and hexadecimal digits; or digits with ' _ , between them and k, M or G behind; or,
+// as addresses are printed, hexadecimal digits with a letter among them.
+std::optional<uint64_t> number(std::string_view text) {
+  if (text.starts_with("0x") || text.starts_with("0X")) return number_of_hex(text.substr(2));
   uint64_t factor = 1;
-  if (!text.empty()) {
-    const char unit = text.back();
+  std::string_view digits = text;
+  if (!digits.empty()) {
+    const char unit = digits.back();
     factor = unit == 'k' ? 1'000 : unit == 'M' ? 1'000'000 : unit == 'G' ? 1'000'000'000 : 1;
-    if (factor != 1) text.remove_suffix(1);
+    if (factor != 1) digits.remove_suffix(1);
   }
-  const auto value = decimal(text);
+  const auto value = decimal(digits);
+  if (!value) return text.find_first_of("abcdefABCDEF") != std::string_view::npos ? number_of_hex(text) : std::nullopt;
   uint64_t product = 0;
-  if (!value || __builtin_mul_overflow(*value, factor, &product)) return std::nullopt;
+  if (__builtin_mul_overflow(*value, factor, &product)) return std::nullopt;
   return product;
+}
+
+// By gdb's names for it, with or without $.
+std::optional<uint64_t> register_value(Execution& execution, std::string_view name) {
+  if (name.starts_with('$')) name.remove_prefix(1);
+  constexpr std::pair<std::string_view, std::string_view> kAliases[] = {
+      {"pc", "rip"}, {"sp", "rsp"}, {"fp", "rbp"}, {"ps", "eflags"}, {"rflags", "eflags"}};
+  for (const auto& [alias, real] : kAliases)
+    if (name == alias) name = real;
+  const Vcpu& vcpu = execution.machine().vcpu(execution.selected());
+  for (const Arch arch : {Arch::x86_64, Arch::i386})
+    for (const Register& r : registers(arch)) {
+      if (r.name != name || r.bytes > 8) continue;
+      uint64_t value = 0;
+      const auto bytes = read_register(vcpu, r);
+      for (size_t i = 0; i < bytes.size(); ++i) value |= uint64_t{bytes[i]} << (8 * i);
+      return value;
+    }
+  return std::nullopt;
+}
+
+std::optional<uint64_t> number_or_register(Execution& execution, std::string_view text) {
+  if (text.empty()) return std::nullopt;
+  if (const auto value = register_value(execution, text)) return value;
+  return number(text);
+}
+
+// The same, and one or more with + or - behind it.
+std::optional<uint64_t> sum(Execution& execution, std::string_view text) {
+  size_t end = std::min(text.find_first_of("+-", 1), text.size());
+  auto value = number_or_register(execution, text.substr(0, end));
+  while (value && end < text.size()) {
+    const char sign = text[end];
+    text.remove_prefix(end + 1);
+    end = std::min(text.find_first_of("+-"), text.size());
+    const auto next = number_or_register(execution, text.substr(0, end));
+    value = !next ? std::nullopt : std::optional(sign == '+' ? *value + *next : *value - *next);
+  }
+  return value;
 }
 
 }  // namespace
@@ -71,7 +115,7 @@ Result<Position> parse_position(Execution& execution, const std::string& word) {
   if (timeline != nullptr && word == "begin") return timeline->begin();
   if (timeline != nullptr && word == "end") return timeline->end();
   const bool relative = word.starts_with('+') || word.starts_with('-');
-  const auto value = scaled(std::string_view(word).substr(relative ? 1 : 0));
+  const auto value = sum(execution, std::string_view(word).substr(relative ? 1 : 0));
   constexpr uint64_t kMost = uint64_t{1} << 62;
   if (!value || *value >= kMost) return bad(fmt::format("'{}' is no position", word));
   if (!relative) return Position(*value);
@@ -80,33 +124,19 @@ Result<Position> parse_position(Execution& execution, const std::string& word) {
 }
 
 Result<uint64_t> parse_address(Execution& execution, const std::string& word) {
-  size_t split = word.find_first_of("+-", 1);
-  std::string base = word.substr(0, split);
-  uint64_t value = 0;
-  if (base.starts_with('$')) base.erase(0, 1);
-  const Vcpu& vcpu = execution.machine().vcpu(execution.selected());
-  bool found = false;
-  for (const Register& r : registers(Arch::x86_64)) {
-    if (r.name != base || r.bytes > 8) continue;
-    const auto bytes = read_register(vcpu, r);
-    for (size_t i = 0; i < bytes.size(); ++i) value |= uint64_t{bytes[i]} << (8 * i);
-    found = true;
-  }
-  if (!found) {
-    const auto number = number_of_hex(base.starts_with("0x") ? base.substr(2) : base);
-    if (!number) return bad(fmt::format("'{}' is no address", word));
-    value = *number;
-  }
-  if (split != std::string::npos) {
-    const auto offset = parse_number(word.substr(split + 1), UINT64_MAX);
-    if (!offset) return offset.error();
-    value = word[split] == '+' ? value + *offset : value - *offset;
-  }
-  return value;
+  const auto value = sum(execution, word);
+  if (!value) return bad(fmt::format("'{}' is no address", word));
+  return *value;
 }
 
 Result<uint64_t> parse_number(const std::string& word, uint64_t max) {
-  const auto value = word.starts_with("0x") ? number_of_hex(word.substr(2)) : decimal(word);
+  const auto value = number(word);
+  if (!value || *value > max) return bad(fmt::format("'{}' is no number up to {}", word, max));
+  return *value;
+}
+
+Result<uint64_t> parse_number(Execution& execution, const std::string& word, uint64_t max) {
+  const auto value = sum(execution, word);
   if (!value || *value > max) return bad(fmt::format("'{}' is no number up to {}", word, max));
   return *value;
 }
@@ -128,8 +158,9 @@ std::string Monitor::help(MonitorCommand::Words words) const {
   if (out.empty()) return fmt::format("no command '{}'; try: monitor help\n", words[0]);
   if (words.empty())
     out +=
-        "A POSITION counts instructions: 1500000, 1'500'000, 200M, +1k and -1k from here, begin, end.\n"
-        "An ADDR is hexadecimal, or a register and an offset: ffffffff81000000, $rsp+0x10.\n";
+        "Numbers are decimal, 0x or a register, wherever they stand: 1500000, 1'500'000, 200M, 0x100000, $rsp, $rsp+0x10;\n"
+        "with a letter among the digits they are hexadecimal without 0x, too: ffffffff81000000.\n"
+        "A POSITION counts instructions; +1k and -1k are from here; begin, end.\n";
   return out;
 }
 
@@ -138,11 +169,24 @@ std::string Monitor::run(const std::string& line) {
   if (words.empty() || words[0] == "help") return help(std::span(words).subspan(words.empty() ? 0 : 1));
   for (const MonitorCommand& c : commands_) {
     if (c.name != words[0]) continue;
+    const std::optional<Position> before = place();
     auto answer = c.run(execution_, std::span(words).subspan(1));
-    if (answer) return *answer;
-    return fmt::format("{}\nusage: monitor {} {}\n", answer.error().text(), c.name, c.usage);
+    const bool interrupted = execution_.target().interrupted();
+    std::string out = answer      ? std::move(*answer)
+                      : interrupted ? answer.error().text() + "\n"
+                                    : fmt::format("{}\nusage: monitor {} {}\n", answer.error().text(), c.name, c.usage);
+    if (c.moves || place() == before || execution_.diverted()) return out;
+    const DebugTarget::Hold hold(execution_.target());
+    if (auto back = execution_.seek(*before); !back) out += back.error().text() + "\n";
+    return out;
   }
   return fmt::format("no command '{}'; try: monitor help\n", words[0]);
+}
+
+// In the recorded run.
+std::optional<Position> Monitor::place() const {
+  if (execution_.timeline() == nullptr) return std::nullopt;
+  return execution_.timeline()->position();
 }
 
 }  // namespace retrovisor::gdb

@@ -18,6 +18,7 @@ struct MonitorCommand {
   std::string help;   // one line
   // The answer, with a newline at its end. An error is shown with the usage.
   std::function<Result<std::string>(Execution&, Words)> run;
+  bool moves = false;  // it may leave the machine elsewhere; all others leave it where it is, interrupted or not
 };
 
 class Monitor {
@@ -29,17 +30,19 @@ class Monitor {
 
  private:
   std::string help(MonitorCommand::Words words) const;
+  std::optional<Position> place() const;
 
   Execution& execution_;
   std::vector<MonitorCommand> commands_;
 };
 
-// Arguments of commands, for those that are not ours too.
-// A position: digits with ' or _ between them and k, M or G behind; +N and -N from the present one; begin; end.
+// Arguments of commands, for those that are not ours too. All are read alike: decimal with ' or _ between the digits and k, M
+// or G behind; 0x; hexadecimal without it where a digit is a letter; a register ($rsp, $pc); sums and differences of these.
+// A position: also +N and -N from the present one, begin, end.
 Result<Position> parse_position(Execution& execution, const std::string& word);
-// An address: hexadecimal with or without 0x, or a register's name with or without $, and +N or -N behind it.
 Result<uint64_t> parse_address(Execution& execution, const std::string& word);
-// A number, decimal or 0x, at most `max`.
+// At most `max`. (Without `execution`: no registers.)
+Result<uint64_t> parse_number(Execution& execution, const std::string& word, uint64_t max);
 Result<uint64_t> parse_number(const std::string& word, uint64_t max);
 // 12'345'678
 std::string grouped(uint64_t number);

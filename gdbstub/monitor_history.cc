@@ -1,6 +1,8 @@
 // Monitor commands about the recorded run.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "gdbstub/monitor.h"
 #include "gdbstub/registers.h"
 #include "gdbstub/trace_events.h"
@@ -39,9 +41,9 @@ Result<std::string> seek(Execution& e, Words words) {
   if (e.timeline() == nullptr) return no_recording();
   Position target;
   if (words.size() == 2 && words[0] == "event") {
-    const auto number = parse_number(words[1], UINT64_MAX);
+    const auto number = parse_number(e, words[1], UINT64_MAX);
     if (!number) return number.error();
-    const auto event = event_number(e.target().trace(), *number);
+    const auto event = event_number(e.target().trace(), *number, [&e] { return e.target().interrupted(); });
     if (!event) return event.error();
     if (!event->has_value()) return bad(fmt::format("the trace has no event {}", *number));
     target = (*event)->event.event.position;
@@ -52,8 +54,14 @@ Result<std::string> seek(Execution& e, Words words) {
   } else {
     return bad("where to?");
   }
-  if (const auto stop = e.seek(target); !stop) return stop.error();
-  return here(e) +
+  const auto stop = e.seek(target);
+  if (!stop) return stop.error();
+  std::string out;
+  if (const Position end = e.timeline()->end(); target > end)
+    out = fmt::format("the recording ends at {}: there is no position {}\n", grouped(end.value), grouped(target.value));
+  if (stop->reason == TimelineStop::Reason::interrupted)
+    out += fmt::format("interrupted on the way to position {}\n", grouped(target.value));
+  return out + here(e) +
          "(gdb shows the registers that it knows until 'maintenance flush register-cache'; the file of --init does that)\n";
 }
 
@@ -84,7 +92,8 @@ Result<std::string> events(Execution& e, Words words) {
     if (!parsed) return parsed.error();
     at = *parsed;
   }
-  const auto found = events_around(e.target().trace(), kinds, at, kEventsShown, kEventsShown);
+  const auto found = events_around(e.target().trace(), kinds, at, kEventsShown, kEventsShown,
+                                   [&e] { return e.target().interrupted(); });
   if (!found) return found.error();
   std::string out;
   bool marked = false;
@@ -102,19 +111,26 @@ Result<std::string> events(Execution& e, Words words) {
 
 Result<std::string> checkpoints(Execution& e, Words words) {
   if (e.timeline() == nullptr) return no_recording();
-  if (words.size() == 1 && words[0] == "make") {
+  const bool make = words.size() == 1 && words[0] == "make", list = words.size() == 1 && words[0] == "list";
+  if (!words.empty() && !make && !list) return bad("not understood");
+  if (make) {
     if (auto made = e.timeline()->warm(); !made) return made.error();
-  } else if (!words.empty()) {
-    return bad("not understood");
   }
   const CheckpointFigures figures = e.timeline()->checkpoints();
+  const std::vector<Position> at = e.timeline()->checkpoint_positions();
   std::string out = fmt::format("{} checkpoints, {:.1f} MiB: {} distinct pages stored, {} pages captured\n", figures.count,
                                 static_cast<double>(figures.bytes) / (1 << 20), grouped(figures.pages_stored),
                                 grouped(figures.pages_captured));
-  constexpr size_t kMost = 200;
-  const std::vector<Position> at = e.timeline()->checkpoint_positions();
-  for (size_t i = 0; i < at.size() && i < kMost; ++i) out += fmt::format("{:>18}\n", grouped(at[i].value));
-  if (at.size() > kMost) out += fmt::format("and {} more\n", at.size() - kMost);
+  if (!at.empty()) {
+    uint64_t widest = e.timeline()->end() - at.back();
+    for (size_t i = 1; i < at.size(); ++i) widest = std::max(widest, at[i] - at[i - 1]);
+    out += fmt::format("from position {} to {} of {}; the widest gap is {} instructions\n", grouped(at.front().value),
+                       grouped(at.back().value), grouped(e.timeline()->end().value), grouped(widest));
+  }
+  if (figures.key_frames != 0)
+    out += fmt::format("{} key frames in the trace, restored {} times\n", figures.key_frames, figures.key_frames_restored);
+  if (list)
+    for (const Position p : at) out += fmt::format("{:>18}\n", grouped(p.value));
   return out;
 }
 
@@ -125,7 +141,7 @@ Result<std::string> last_write(Execution& e, Words words) {
   if (!address) return address.error();
   uint64_t size = 8;
   if (words.size() == 2) {
-    const auto parsed = parse_number(words[1], Breakpoints::kMaxWatchSize);
+    const auto parsed = parse_number(e, words[1], Breakpoints::kMaxWatchSize);
     if (!parsed) return parsed.error();
     size = *parsed;
   }
@@ -162,12 +178,13 @@ Result<std::string> go_live(Execution& e, Words words) {
 
 void add_history_commands(std::vector<MonitorCommand>& out) {
   out.push_back({"position", "", "where we are: instructions since the start, guest time", position});
-  out.push_back({"seek", "POSITION|event N", "go there", seek});
+  out.push_back({"seek", "POSITION|event N", "go there", seek, true});
   out.push_back(
       {"events", "[KIND] [around POSITION]", "the trace's events around here or there, with their numbers", events});
   out.push_back({"last-write", "ADDR [LEN]", "who changed these bytes last, before here; does not move", last_write});
-  out.push_back({"checkpoints", "[make]", "what there is to go back to; make: along the whole recording", checkpoints});
-  out.push_back({"go-live", "[off]", "leave the recorded run here and go on as a machine of its own", go_live});
+  out.push_back({"checkpoints", "[make|list]",
+                 "what there is to go back to; make: along the whole recording; list: where each is", checkpoints});
+  out.push_back({"go-live", "[off]", "leave the recorded run here and go on as a machine of its own", go_live, true});
 }
 
 }  // namespace retrovisor::gdb

@@ -48,7 +48,7 @@ std::string segment_line(std::string_view name, const Segment& s) {
 Result<std::string> regs(Execution& e, Words words) {
   VcpuId vcpu = e.selected();
   if (!words.empty()) {
-    const auto number = parse_number(words[0], e.machine().config().vcpus - 1);
+    const auto number = parse_number(e, words[0], e.machine().config().vcpus - 1);
     if (!number) return number.error();
     vcpu = VcpuId(static_cast<uint32_t>(*number));
   }
@@ -152,7 +152,7 @@ Result<std::string> phys(Execution& e, Words words) {
   if (!address) return address.error();
   uint64_t size = 64;
   if (words.size() == 2) {
-    const auto parsed = parse_number(words[1], kMaxDump);
+    const auto parsed = parse_number(e, words[1], kMaxDump);
     if (!parsed) return parsed.error();
     size = *parsed;
   }

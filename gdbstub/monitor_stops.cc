@@ -43,7 +43,7 @@ Result<std::string> break_on(Execution& e, Words words) {
   EventBreak b;
   b.text = std::string(what->name) + (words.size() == 2 ? " " + words[1] : "");
   if (words.size() == 2) {
-    const auto number = what->name == "mmio" ? parse_address(e, words[1]) : parse_number(words[1], what->max);
+    const auto number = what->name == "mmio" ? parse_address(e, words[1]) : parse_number(e, words[1], what->max);
     if (!number) return number.error();
     b.a = *number;
   }

@@ -33,6 +33,13 @@ class PacketReader {
     };
     Kind kind{};
     std::string payload;
+    bool interrupted = false;  // an interrupt's byte came in the middle of this packet
+  };
+  // What lies between packets.
+  struct Signs {
+    bool interrupt = false;
+    unsigned acks = 0;
+    bool packet = false;  // one has at least begun
   };
 
   void feed(std::string_view bytes);
@@ -40,18 +47,28 @@ class PacketReader {
   std::optional<Item> next();
   // In the middle of a packet: the rest is owed.
   bool partial() const { return state_ != State::idle; }
-  // Whether an interrupt comes before any packet in what was fed; takes it and what comes before it.
-  bool take_interrupt();
+  // Takes interrupts and acknowledgements of both kinds out of what was fed, before and behind packets, which stay.
+  Signs take_signs();
+  // Drops copies of the packet that next() has just given, if they come right behind it: a client that gets no
+  // acknowledgement in time sends it again. Returns how many.
+  unsigned drop_copies();
+  // Bytes that were fed and not looked at.
+  size_t waiting() const { return pending_.size() - at_; }
 
  private:
   enum class State : uint8_t { idle, payload, checksum1, checksum2 };
+
+  void begin_payload();
+  Item end_packet();
 
   std::string pending_;  // fed, not looked at
   size_t at_ = 0;        // of pending_
   State state_ = State::idle;
   std::string payload_;  // as it came
   uint8_t sum_ = 0;
-  char digit_ = 0;
+  char digits_[2] = {};
+  size_t interrupts_ = 0;  // bytes 0x03 in it
+  bool cut_in_ = false;    // one between it and its checksum
   bool too_long_ = false;
   size_t garbage_ = 0;
 };

@@ -26,13 +26,14 @@ SessionEnd serve(DebugTarget& target, Connection& connection, const SessionOptio
   return end;
 }
 
-Result<SessionEnd> serve(DebugTarget& target, Listener& listener, const ServerOptions& options) {
+Result<SessionEnd> serve(DebugTarget& target, Door& door, const ServerOptions& options) {
   for (;;) {
-    auto connection = listener.accept();
+    auto connection = door.next();
     if (!connection) return std::move(connection).error();
     if (*connection == nullptr) return SessionEnd::stopped;
     if (options.log) options.log("a client has connected");
     const SessionEnd end = serve(target, **connection, options.session);
+    door.left();
     if (options.log) options.log(text(end));
     const bool left = target.timeline() == nullptr && (end == SessionEnd::killed || end == SessionEnd::detached);
     if (options.once || left || end == SessionEnd::stopped || end == SessionEnd::exited) return end;

@@ -3,27 +3,37 @@
 #include <fmt/format.h>
 
 #include "gdbstub/hex.h"
+#include "gdbstub/target_xml.h"
 
 namespace retrovisor::gdb {
 namespace {
 
-// A client that asks for the same packet more often than this does not hear us.
-constexpr unsigned kMaxResends = 16;
 // Error numbers as gdbserver uses them: errno's.
 constexpr unsigned kBadPacket = 22;  // EINVAL
 
 }  // namespace
 
 Session::Session(Execution& execution, Connection& connection, SessionOptions options)
-    : execution_(execution), connection_(connection), options_(std::move(options)), monitor_(execution, options_.commands) {
+    : execution_(execution),
+      connection_(connection),
+      options_(std::move(options)),
+      keep_alive_(connection),
+      monitor_(execution, options_.commands) {
+  stand_here();
+}
+
+// What the client finds.
+void Session::stand_here() {
   TimelineStop here;
-  here.position = execution.machine().position();
+  here.position = execution_.machine().position();
   execution_.reported(here);
   stop_reply_ = stop_reply(here);
+  arch_ = options_.arch.value_or(arch_of(general().state, options_.kernel));
 }
 
 SessionEnd Session::serve() {
   execution_.target().on_poll([this] { return poll(); });
+  if (!begin() && !end_) end_ = SessionEnd::stopped;
   while (!end_) {
     if (const auto ended = receive(); ended && !end_) end_ = ended;
   }
@@ -33,75 +43,6 @@ SessionEnd Session::serve() {
   if (auto left = execution_.leave_diversion(); !left) end_ = SessionEnd::vanished;
   execution_.take_note();
   return *end_;
-}
-
-// Handles what there is, then waits for more.
-std::optional<SessionEnd> Session::receive() {
-  using Kind = PacketReader::Item::Kind;
-  while (auto item = reader_.next()) {
-    switch (item->kind) {
-      case Kind::packet:
-        if (acks_ && !connection_.write("+")) return SessionEnd::vanished;
-        resent_ = 0;
-        handle(item->payload);
-        break;
-      case Kind::damaged:
-        // Without acknowledgements the client would wait for ever for an answer to what we could not read.
-        if (acks_ ? !connection_.write("-") : (send_error(kBadPacket), false)) return SessionEnd::vanished;
-        break;
-      case Kind::nack:
-        if (++resent_ > kMaxResends || (!last_sent_.empty() && !connection_.write(last_sent_))) return SessionEnd::vanished;
-        break;
-      case Kind::interrupt: send_stop(); break;  // nothing runs: the answer is where we stand
-      case Kind::ack: break;
-      case Kind::garbage: return SessionEnd::vanished;
-    }
-    if (end_) return end_;
-  }
-  std::string text;
-  const bool partial = reader_.partial();
-  switch (connection_.read(text, partial ? options_.packet_timeout : std::chrono::milliseconds(-1))) {
-    case Connection::Read::bytes: reader_.feed(text); break;
-    case Connection::Read::nothing:
-      if (partial) return SessionEnd::vanished;
-      break;
-    case Connection::Read::closed: return SessionEnd::vanished;
-    case Connection::Read::stopped: return SessionEnd::stopped;
-  }
-  return std::nullopt;
-}
-
-// While the target runs: does the client want it to stop, or is it gone?
-bool Session::poll() {
-  if (end_) return true;
-  std::string text;
-  switch (connection_.read(text, std::chrono::milliseconds(0))) {
-    case Connection::Read::bytes: reader_.feed(text); break;
-    case Connection::Read::nothing: return false;
-    case Connection::Read::closed: end_ = SessionEnd::vanished; return true;
-    case Connection::Read::stopped: end_ = SessionEnd::stopped; return true;
-  }
-  return reader_.take_interrupt();
-}
-
-void Session::send(std::string_view payload) {
-  last_sent_ = frame(payload);
-  if (!connection_.write(last_sent_) && !end_) end_ = SessionEnd::vanished;
-  if (acks_end_) acks_ = acks_end_ = false;
-}
-
-void Session::send_error(unsigned code) { send(fmt::format("E{:02x}", code)); }
-
-void Session::send_error(const Error& error) {
-  if (error_texts_)
-    send(escape("E." + error.text()));
-  else
-    send_error(kBadPacket);
-}
-
-void Session::console(std::string_view text) {
-  constexpr size_t kMost = kPacketSize / 2 - 16;
-  for (size_t at = 0; at < text.size(); at += kMost) send("O" + hex_bytes(text.substr(at, kMost)));
 }
 
 std::optional<VcpuId> Session::thread_id(Packet text) const {

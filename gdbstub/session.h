@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "gdbstub/execution.h"
+#include "gdbstub/keep_alive.h"
 #include "gdbstub/monitor.h"
 #include "gdbstub/packet.h"
 #include "gdbstub/registers.h"
@@ -15,10 +16,14 @@
 namespace retrovisor::gdb {
 
 struct SessionOptions {
-  Arch arch = Arch::x86_64;
+  std::optional<Arch> arch;    // none: arch_of() the machine when the client comes, with
+  std::optional<Arch> kernel;  // what the kernel is, if that is known
   std::vector<MonitorCommand> commands;  // monitor commands beside our own
   // A client that has begun a packet has so long to end it.
   std::chrono::milliseconds packet_timeout{10'000};
+  // What is done before the first packet is answered, while the client is kept waiting: a long way to where it begins. False
+  // ends the session.
+  std::function<bool(Execution&)> begin;
 };
 
 enum class SessionEnd : uint8_t {
@@ -39,11 +44,25 @@ class Session {
  private:
   using Packet = std::string_view;
 
-  // --- session.cc: the stream, and which packet is which
+  // --- session_stream.cc: packets come and go, and interrupts in between
+  // What the client waits for, which says how it is listened to meanwhile.
+  enum class Doing : uint8_t {
+    nothing,
+    request,  // an interrupt is kept for the next run
+    command,  // of the monitor: an interrupt ends it, and so does a client that no longer waits
+    run,      // an interrupt ends it
+  };
+  // Says so, for as long as it lives.
+  class Busy;
   std::optional<SessionEnd> receive();
-  void handle(Packet packet);
-  void handle_v(Packet rest);
-  void kill();
+  std::optional<SessionEnd> take(PacketReader::Item& item);
+  bool poll();
+  // Feeds the reader with what has come, without waiting.
+  Connection::Read read_waiting();
+  void note(const PacketReader::Signs& signs);
+  void acknowledged(unsigned count);
+  bool client_has_left();
+  bool write(std::string_view text) { return keep_alive_.write(text); }
   void send(std::string_view payload);
   void send_ok() { send("OK"); }
   // "Enn": clients of all ages know it.
@@ -51,7 +70,13 @@ class Session {
   // With its text where clients know that form.
   void send_error(const Error& error);
   void console(std::string_view text);
-  bool poll();
+
+  // --- session.cc: which packet is which
+  bool begin();
+  void stand_here();
+  void handle(Packet packet);
+  void handle_v(Packet rest);
+  void kill();
 
   // --- session_queries.cc: q and Q
   void query(Packet rest);
@@ -59,6 +84,7 @@ class Session {
   void supported(Packet features);
   void transfer(const std::string& object, Packet range);
   void monitor(Packet hex);
+  void answer_command(std::string text);
   bool thread_query(Packet rest);
   bool identity_query(Packet rest);
 
@@ -77,6 +103,10 @@ class Session {
   void resume_back(Packet rest);           // bs, bc
   void restart(bool answer);               // R, vRun
   void step(VcpuId vcpu);
+  // Makes `run` happen and tells how it has ended: at once, if an interrupt has come before it.
+  template <class Run>
+  void go(Run&& run);
+  Result<TimelineStop> settle_interrupt(Result<TimelineStop> stop);
   void say_end(const TimelineStop& stop);
   void report(const Result<TimelineStop>& stop);
   std::string stop_reply(const TimelineStop& stop);
@@ -90,10 +120,20 @@ class Session {
   Execution& execution_;
   Connection& connection_;
   SessionOptions options_;
+  KeepAlive keep_alive_;
   PacketReader reader_;
   Monitor monitor_;
+  Arch arch_ = Arch::x86_64;
   std::optional<SessionEnd> end_;
-  std::string last_sent_;  // framed, for a '-'
+  Doing doing_ = Doing::nothing;
+  bool interrupt_ = false;  // one has come that no run has ended by: the next does
+  bool stopping_ = false;   // what is being done shall end
+  bool left_ = false;       // since the client no longer waits for it
+  std::string last_sent_;   // framed, for a '-'
+  std::string last_packet_;
+  int64_t owed_ = 0;        // acknowledgements for what was sent
+  bool client_acks_ = false;
+  KeepAlive::Clock::time_point heard_{};  // the client's last acknowledgement, or when it began to wait
   unsigned resent_ = 0;
   bool acks_ = true;
   bool acks_end_ = false;                                         // after the next answer

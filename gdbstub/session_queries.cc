@@ -5,6 +5,7 @@
 
 #include "gdbstub/hex.h"
 #include "gdbstub/session.h"
+#include "gdbstub/session_busy.h"
 #include "gdbstub/target_xml.h"
 
 namespace retrovisor::gdb {
@@ -42,10 +43,10 @@ void Session::supported(Packet features) {
     is_gdb_ = is_gdb_ || feature == "vContSupported+";  // the one client that says so
   }
   const bool back = execution_.timeline() != nullptr;
-  send(
-      fmt::format("PacketSize={:x};{}swbreak+;hwbreak+;vContSupported+;QStartNoAckMode+;qXfer:features:read+;"
-                  "qXfer:memory-map:read+;error-message+",
-                  kPacketSize, back ? "ReverseStep+;ReverseContinue+;" : ""));
+  // gdb keeps acknowledging: only so does it find its way again when it has left an answer unread (monitor()).
+  send(fmt::format("PacketSize={:x};{}swbreak+;hwbreak+;vContSupported+;{}qXfer:features:read+;qXfer:memory-map:read+;"
+                   "error-message+",
+                   kPacketSize, back ? "ReverseStep+;ReverseContinue+;" : "", is_gdb_ ? "" : "QStartNoAckMode+;"));
 }
 
 // "OFFSET,LENGTH" of an object.
@@ -64,16 +65,37 @@ void Session::monitor(Packet hex) {
   const auto bytes = bytes_of_hex(hex);
   if (!bytes) return send_error(kBadPacket);
   const Position before = execution_.machine().position();
-  std::string answer = monitor_.run(std::string(bytes->begin(), bytes->end()));
-  if (end_) return;
-  answer += execution_.take_note();
-  console(answer);
-  if (execution_.machine().position() != before) {
-    TimelineStop here;
-    here.position = execution_.machine().position();
-    stop_reply_ = stop_reply(here);
+  std::string answer;
+  {
+    // gdb looks for Ctrl-C where a packet comes, and then leaves without the rest of the answer. What it has left unread it
+    // passes over when it waits for the next acknowledgement; without acknowledgements it would take it for the next answer.
+    const Busy busy(*this, Doing::command, is_gdb_ && acks_ ? KeepAlive::Sign::output : KeepAlive::Sign::noise);
+    answer = monitor_.run(std::string(bytes->begin(), bytes->end()));
+    keep_alive_.busy(KeepAlive::Sign::none);
+    if (acks_) owed_ += keep_alive_.outputs();
+    if (end_) return;
+    answer += execution_.take_note();
+    if (stopping_) answer += "[retrovisor] interrupted\n";
+    if (execution_.machine().position() != before) {
+      TimelineStop here;
+      here.position = execution_.machine().position();
+      stop_reply_ = stop_reply(here);
+    }
+    if (left_ && !acks_) return;  // nobody waits for it
   }
-  send_ok();
+  answer_command(std::move(answer));
+}
+
+// gdb can leave between two packets of an answer (see above): it gets one, where one holds it.
+void Session::answer_command(std::string text) {
+  if (!is_gdb_ || text.empty()) {
+    console(text);
+    return send_ok();
+  }
+  constexpr size_t kMost = kPacketSize / 2 - 16;
+  const size_t ahead = text.size() > kMost ? text.size() - kMost : 0;
+  console(std::string_view(text).substr(0, ahead));
+  send(hex_bytes(std::string_view(text).substr(ahead)));
 }
 
 bool Session::thread_query(Packet rest) {
@@ -99,8 +121,8 @@ bool Session::thread_query(Packet rest) {
 }
 
 bool Session::identity_query(Packet rest) {
-  const std::string triple = hex_bytes(options_.arch == Arch::x86_64 ? kTriple : kTriple32);
-  const unsigned pointer = options_.arch == Arch::x86_64 ? 8 : 4;
+  const std::string triple = hex_bytes(arch_ == Arch::x86_64 ? kTriple : kTriple32);
+  const unsigned pointer = arch_ == Arch::x86_64 ? 8 : 4;
   if (rest == "HostInfo")
     send(fmt::format("triple:{};ptrsize:{};endian:little;hostname:{};", triple, pointer, hex_bytes("retrovisor")));
   else if (rest == "ProcessInfo")
@@ -113,7 +135,7 @@ bool Session::identity_query(Packet rest) {
 void Session::query(Packet rest) {
   if (rest.starts_with("Supported")) return supported(rest.size() > 9 ? rest.substr(10) : "");
   constexpr std::string_view kFeatures = "Xfer:features:read:target.xml:", kMap = "Xfer:memory-map:read::";
-  if (rest.starts_with(kFeatures)) return transfer(target_xml(options_.arch), rest.substr(kFeatures.size()));
+  if (rest.starts_with(kFeatures)) return transfer(target_xml(arch_), rest.substr(kFeatures.size()));
   if (rest.starts_with(kMap)) return transfer(memory_map_xml(), rest.substr(kMap.size()));
   if (rest.starts_with("Xfer:features:read:")) return send("E00");  // no such annex
   if (rest.starts_with("Rcmd,")) return monitor(rest.substr(5));

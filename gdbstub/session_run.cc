@@ -3,6 +3,7 @@
 
 #include "gdbstub/hex.h"
 #include "gdbstub/session.h"
+#include "gdbstub/session_busy.h"
 #include "traces/describe.h"
 
 namespace retrovisor::gdb {
@@ -11,6 +12,46 @@ namespace {
 constexpr unsigned kBadPacket = 22;
 
 }  // namespace
+
+// As gdbserver, which looks for the byte before and after each packet: what has come before a run ends that run, before its
+// first instruction.
+template <class Run>
+void Session::go(Run&& run) {
+  read_waiting();
+  const PacketReader::Signs signs = reader_.take_signs();
+  note(signs);
+  interrupt_ = interrupt_ || signs.interrupt;
+  if (std::exchange(interrupt_, false)) {
+    TimelineStop here;
+    here.reason = TimelineStop::Reason::interrupted;
+    here.position = execution_.machine().position();
+    return report(here);
+  }
+  Result<TimelineStop> stop = TimelineStop{};
+  {
+    const Busy busy(*this, Doing::run, KeepAlive::Sign::none);
+    stop = settle_interrupt(run());
+  }
+  report(stop);
+}
+
+// The run was to end, and has ended by something else at the same moment. A step that is done can end by the interrupt as
+// well; at an end of history the client has what it wanted. What was hit has to be told, and the client may go on by itself
+// then (a condition that is false): the interrupt is kept.
+Result<TimelineStop> Session::settle_interrupt(Result<TimelineStop> stop) {
+  using Reason = TimelineStop::Reason;
+  if (!stopping_ || !stop) return stop;
+  switch (stop->reason) {
+    case Reason::position: stop->reason = Reason::interrupted; break;
+    case Reason::breakpoint:
+    case Reason::watch:
+    case Reason::event: interrupt_ = true; break;
+    case Reason::interrupted:
+    case Reason::begin:
+    case Reason::end: break;
+  }
+  return stop;
+}
 
 // The first action that fits a thread counts for it. All vCPUs run in turn whatever is asked: what matters is whether one
 // of them is to be stepped.
@@ -34,14 +75,14 @@ void Session::resume(Packet actions) {
         const auto begin = range.number();
         const auto end = range.take(",") ? range.number() : std::nullopt;
         if (!begin || !end) return send_error(kBadPacket);
-        return report(execution_.step_range(vcpu, *begin, *end));
+        return go([&] { return execution_.step_range(vcpu, *begin, *end); });
       }
       case 'c':
       case 'C': break;
       default: return send_error(kBadPacket);
     }
   }
-  report(execution_.continue_forward());
+  go([&] { return execution_.continue_forward(); });
 }
 
 // A signal number and an address to go on at may follow; a kernel takes no signals, and gdb has not sent addresses for
@@ -51,16 +92,18 @@ void Session::resume_old(char how, Packet rest) {
   if (!with_signal && !rest.empty()) return send_error(kBadPacket);
   const bool steps = how == 's' || how == 'S';
   if (steps) return step(stepping());
-  report(execution_.continue_forward());
+  go([&] { return execution_.continue_forward(); });
 }
 
 void Session::resume_back(Packet rest) {
   if (execution_.timeline() == nullptr || (rest != "s" && rest != "c")) return send("");
-  report(rest == "s" ? execution_.reverse_step(stepping()) : execution_.reverse_continue());
+  go([&] { return rest == "s" ? execution_.reverse_step(stepping()) : execution_.reverse_continue(); });
 }
 
 void Session::restart(bool answer) {
   if (execution_.timeline() == nullptr) return answer ? send("") : void();
+  interrupt_ = false;  // was meant for what ran before
+  const DebugTarget::Hold hold(execution_.target());
   auto stop = execution_.seek(execution_.timeline()->begin());
   if (stop) stop->reason = TimelineStop::Reason::position;
   if (answer) return report(stop);
@@ -73,13 +116,15 @@ void Session::restart(bool answer) {
 // watch a variable, say, which would go on forever. Before the user has the next word, gdb asks for the threads.
 void Session::step(VcpuId vcpu) {
   const bool again = quiet_end_;
-  auto stop = execution_.step(vcpu);
-  const bool quiet = is_gdb_ && !again && stop && stop->reason == TimelineStop::Reason::end && execution_.timeline() != nullptr;
-  if (quiet) {
+  bool quiet = false;
+  go([&] {
+    auto stop = execution_.step(vcpu);
+    quiet = is_gdb_ && !again && stop && stop->reason == TimelineStop::Reason::end && execution_.timeline() != nullptr;
+    if (!quiet) return stop;
     say_end(*stop);
     stop->reason = TimelineStop::Reason::position;
-  }
-  report(stop);
+    return stop;
+  });
   quiet_end_ = quiet;
 }
 

@@ -17,17 +17,17 @@ constexpr unsigned kTooMany = 28;     // ENOSPC
 
 void Session::read_registers() {
   std::string out;
-  for (const Register& r : registers(options_.arch)) out += hex_bytes(read_register(general(), r));
+  for (const Register& r : registers(arch_)) out += hex_bytes(read_register(general(), r));
   send(out);
 }
 
 void Session::write_registers(Packet hex) {
   const auto bytes = bytes_of_hex(hex);
-  if (!bytes || bytes->size() > registers_size(options_.arch)) return send_error(kBadPacket);
+  if (!bytes || bytes->size() > registers_size(arch_)) return send_error(kBadPacket);
   if (auto may = execution_.before_change(); !may) return send_error(may.error());
   size_t at = 0;
   bool good = true;
-  for (const Register& r : registers(options_.arch)) {
+  for (const Register& r : registers(arch_)) {
     if (at + r.bytes > bytes->size()) break;
     const bool done = write_register(general(), execution_.machine().memory(), r, std::span(*bytes).subspan(at, r.bytes));
     // A whole set comes back after a call; that a mode bit cannot go back with it is no reason to keep the rest.
@@ -40,7 +40,7 @@ void Session::write_registers(Packet hex) {
 
 void Session::read_one_register(Packet rest) {
   const auto number = number_of_hex(rest);
-  const auto all = registers(options_.arch);
+  const auto all = registers(arch_);
   if (!number || *number >= all.size()) return send_error(kNoSuch);
   send(hex_bytes(read_register(general(), all[*number])));
 }
@@ -48,7 +48,7 @@ void Session::read_one_register(Packet rest) {
 void Session::write_one_register(Packet rest) {
   Fields fields(rest);
   const auto number = fields.number();
-  const auto all = registers(options_.arch);
+  const auto all = registers(arch_);
   if (!number || *number >= all.size() || !fields.take("=")) return send_error(kNoSuch);
   const auto value = bytes_of_hex(fields.rest());
   if (!value || value->size() != all[*number].bytes) return send_error(kBadPacket);

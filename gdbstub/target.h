@@ -2,6 +2,8 @@
 // time and goes forward only.
 #pragma once
 
+#include <algorithm>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -26,12 +28,33 @@ class DebugTarget {
   // Called before memory or registers are written. An error: this target does not allow it.
   virtual Result<void> before_change() = 0;
 
-  // Asked every few milliseconds while the target runs; true stops it (Reason::interrupted).
+  // Asked every few milliseconds while the target runs; true stops it (Reason::interrupted), and is said again until the
+  // operation that was asked for has ended: all of its parts end.
   void on_poll(std::function<bool()> poll) { poll_ = std::move(poll); }
-  bool interrupted() { return poll_ && poll_(); }
+  bool interrupted() { return !held() && poll_ && poll_(); }
+
+  // While it lives the target is not interrupted: for moves that are a part of something larger and have to arrive. Or for
+  // so long: what is over in that time comes to its end.
+  class Hold {
+   public:
+    using Clock = std::chrono::steady_clock;
+    explicit Hold(DebugTarget& target, Clock::duration most = std::chrono::hours(1)) : target_(target), before_(target.held_) {
+      target_.held_ = std::max(before_, Clock::now() + most);
+    }
+    ~Hold() { target_.held_ = before_; }
+    Hold(const Hold&) = delete;
+    Hold& operator=(const Hold&) = delete;
+
+   private:
+    DebugTarget& target_;
+    Clock::time_point before_;
+  };
 
  private:
+  bool held() const { return held_ != Hold::Clock::time_point{} && Hold::Clock::now() < held_; }
+
   std::function<bool()> poll_;
+  Hold::Clock::time_point held_{};
 };
 
 // A recorded run.

@@ -149,6 +149,24 @@ std::string target_xml(Arch arch) {
   return out + "</target>\n";
 }
 
+std::optional<Arch> arch_of_elf(std::span<const uint8_t> image) {
+  // System V ABI, "ELF Header": magic, EI_CLASS, e_machine.
+  constexpr std::array<uint8_t, 4> kMagic{0x7f, 'E', 'L', 'F'};
+  constexpr size_t kClass = 4, kMachine = 18;
+  if (image.size() < kMachine + 2 || !std::equal(kMagic.begin(), kMagic.end(), image.begin())) return std::nullopt;
+  const unsigned machine = image[kMachine] + 256u * image[kMachine + 1];
+  if (image[kClass] == 1 && machine == 3) return Arch::i386;
+  if (image[kClass] == 2 && machine == 62) return Arch::x86_64;
+  return std::nullopt;
+}
+
+Arch arch_of(const CpuState& s, std::optional<Arch> kernel) {
+  if (s.long_mode()) return Arch::x86_64;
+  if (kernel) return *kernel;
+  const bool code32 = s.protected_mode() && !s.vm86() && (s.segment[CS].attributes & seg::DB) != 0;
+  return code32 ? Arch::i386 : Arch::x86_64;
+}
+
 std::string memory_map_xml() {
   // Two halves: a length of 2^64 has no number.
   return "<?xml version=\"1.0\"?>\n"

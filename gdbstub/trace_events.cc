@@ -10,11 +10,14 @@ namespace {
 
 // Calls `visit` with each event until it returns false.
 template <class Visit>
-Result<void> for_each_event(const std::string& trace, Visit&& visit) {
+Result<void> for_each_event(const std::string& trace, const Interrupted& interrupted, Visit&& visit) {
+  constexpr uint64_t kBetweenAsking = 4096;  // events: a millisecond or less
   auto reader = TraceReader::open(trace, {.key_frames = TraceReader::KeyFrames::skip});
   if (!reader) return std::move(reader).error();
   uint64_t number = 0;
   for (;;) {
+    if (interrupted && number % kBetweenAsking == 0 && interrupted())
+      return Error{ErrorCode::bad_argument, "reading the trace was interrupted", {}};
     auto item = (*reader)->next();
     if (!item) return std::move(item).error();
     if (!item->has_value()) return {};
@@ -27,10 +30,10 @@ Result<void> for_each_event(const std::string& trace, Visit&& visit) {
 }  // namespace
 
 Result<std::vector<NumberedEvent>> events_around(const std::string& trace, EventMask kinds, Position at, size_t before,
-                                                 size_t after) {
+                                                 size_t after, const Interrupted& interrupted) {
   std::deque<NumberedEvent> earlier;
   std::vector<NumberedEvent> later;
-  RV_TRY(for_each_event(trace, [&](NumberedEvent e) {
+  RV_TRY(for_each_event(trace, interrupted, [&](NumberedEvent e) {
     if (later.size() == after) return false;
     if ((kinds & mask_of(e.event.event.kind)) == 0) return true;
     if (e.event.event.position >= at) {
@@ -46,9 +49,10 @@ Result<std::vector<NumberedEvent>> events_around(const std::string& trace, Event
   return out;
 }
 
-Result<std::optional<NumberedEvent>> event_number(const std::string& trace, uint64_t number) {
+Result<std::optional<NumberedEvent>> event_number(const std::string& trace, uint64_t number,
+                                                  const Interrupted& interrupted) {
   std::optional<NumberedEvent> found;
-  RV_TRY(for_each_event(trace, [&](NumberedEvent e) {
+  RV_TRY(for_each_event(trace, interrupted, [&](NumberedEvent e) {
     if (e.number != number) return true;
     found = std::move(e);
     return false;

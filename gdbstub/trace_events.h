@@ -1,6 +1,7 @@
 // Looks events up in a trace: by number, or around a position.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,10 +16,13 @@ struct NumberedEvent {
   TraceEvent event;
 };
 
+// Both read the trace from its beginning, which can take long: `interrupted` is asked now and then, and true is an error.
+using Interrupted = std::function<bool()>;
 // At most `before` events of `kinds` before `at` and `after` from there on, in order.
 Result<std::vector<NumberedEvent>> events_around(const std::string& trace, EventMask kinds, Position at, size_t before,
-                                                 size_t after);
+                                                 size_t after, const Interrupted& interrupted = {});
 // The event with this number, if there are so many.
-Result<std::optional<NumberedEvent>> event_number(const std::string& trace, uint64_t number);
+Result<std::optional<NumberedEvent>> event_number(const std::string& trace, uint64_t number,
+                                                  const Interrupted& interrupted = {});
 
 }  // namespace retrovisor::gdb

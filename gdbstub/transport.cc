@@ -121,12 +121,12 @@ Result<int> listen_tcp(const std::string& host, const std::string& port) {
   return e;
 }
 
-// "127.0.0.1:1234" as the socket was really bound.
-std::string bound_address(int fd) {
+// "127.0.0.1:1234" as the socket was really bound (getsockname), or of the other side (getpeername).
+std::string address_of(int fd, int (*side)(int, sockaddr*, socklen_t*)) {
   sockaddr_storage address{};
   socklen_t size = sizeof address;
   char host[NI_MAXHOST] = {}, port[NI_MAXSERV] = {};
-  if (getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0 ||
+  if (side(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0 ||
       getnameinfo(reinterpret_cast<const sockaddr*>(&address), size, host, sizeof host, port, sizeof port,
                   NI_NUMERICHOST | NI_NUMERICSERV) != 0)
     return "?";
@@ -161,7 +161,7 @@ Result<std::unique_ptr<Listener>> Listener::open(const std::string& where, int s
   std::unique_ptr<Listener> listener(new Listener(*fd, stop_fd));
   listener->tcp_ = !local;
   listener->path_ = path;
-  listener->address_ = local ? path : bound_address(*fd);
+  listener->address_ = local ? path : address_of(*fd, getsockname);
   fcntl(*fd, F_SETFL, O_NONBLOCK);
   return listener;
 }
@@ -171,28 +171,28 @@ Listener::~Listener() {
   if (!path_.empty()) unlink(path_.c_str());
 }
 
-Result<std::unique_ptr<Connection>> Listener::accept() {
-  for (;;) {
-    pollfd fds[2] = {{fd_, POLLIN, 0}, {stop_fd_, POLLIN, 0}};
-    if (poll(fds, 2, -1) < 0) {
-      if (errno == EINTR) continue;
-      return io("cannot wait for a client");
-    }
-    if (stop_fd_ >= 0 && fds[1].revents != 0) return std::unique_ptr<Connection>();
-    const int client = accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC);
-    if (client < 0) {
-      // The client may have gone again, or descriptors may be short for a moment: neither ends the server.
-      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) poll(nullptr, 0, 100);
-      if (errno == EBADF || errno == EINVAL) return io("cannot accept a client");
-      continue;
-    }
-    if (tcp_) {
-      const int on = 1;
-      setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-      setsockopt(client, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-    }
-    return make_connection(client, client, stop_fd_, true);
+Result<std::optional<Listener::Client>> Listener::accept() {
+  const int client = accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC);
+  if (client < 0) {
+    // The client may have gone again, or descriptors may be short for a moment: neither ends the server.
+    if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) poll(nullptr, 0, 100);
+    if (errno == EBADF || errno == EINVAL) return io("cannot accept a client");
+    return std::optional<Client>();
   }
+  Client out;
+  out.fd = client;
+  if (tcp_) {
+    const int on = 1;
+    setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    setsockopt(client, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    out.name = "at " + address_of(client, getpeername);
+  } else {
+    ucred peer{};
+    socklen_t size = sizeof peer;
+    out.name = getsockopt(client, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? fmt::format("process {}", peer.pid) : "local";
+  }
+  out.connection = make_connection(client, client, stop_fd_, true);
+  return std::optional<Client>(std::move(out));
 }
 
 }  // namespace retrovisor::gdb

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -43,8 +44,15 @@ class Listener {
   Listener(const Listener&) = delete;
   Listener& operator=(const Listener&) = delete;
 
-  // Waits for a client; null when the host wants the server to end.
-  Result<std::unique_ptr<Connection>> accept();
+  struct Client {
+    std::unique_ptr<Connection> connection;
+    int fd = -1;       // its descriptor
+    std::string name;  // who it is: its address, or process
+  };
+  // The next client, without waiting: fd() is readable when there is one.
+  Result<std::optional<Client>> accept();
+  int fd() const { return fd_; }
+  int stop_fd() const { return stop_fd_; }
   // What to tell gdb: "target remote " and this.
   const std::string& address() const { return address_; }
 

@@ -190,11 +190,15 @@ Result<void> TimelineImpl::warm() {
       if (!from_here) RV_TRY(restore(from));
       const auto outcome = run_to(next, nullptr, {});
       if (!outcome) return outcome.error();
-      if (outcome->end == RunEnd::interrupted) return {};
+      if (outcome->end == RunEnd::interrupted) break;
     }
     at = next;
   }
-  const auto returned = seek(back);
+  // Also where it was interrupted.
+  RunOptions options;
+  options.steps_to_target = true;
+  options.interruptible = false;
+  const auto returned = arrive_at(back, options);
   if (!returned) return returned.error();
   return {};
 }
@@ -211,9 +215,10 @@ CheckpointFigures TimelineImpl::checkpoints() const {
 }
 
 Position TimelineImpl::next_halt(Position now, Position target, const RunOptions& options) const {
-  // How far the machine runs before the host is listened to.
-  constexpr uint64_t kSlice = uint64_t{1} << 20;
-  Position next = std::min({target, now + kSlice, Position(now.value / spacing_ * spacing_ + spacing_),
+  // How far the machine runs before the host is listened to: a millisecond or so, and less far where every instruction may be
+  // looked at, which takes up to fifty times as long.
+  const uint64_t slice = search_ != nullptr ? uint64_t{1} << 16 : uint64_t{1} << 18;
+  Position next = std::min({target, now + slice, Position(now.value / spacing_ * spacing_ + spacing_),
                             session_->key_frames().next(now)});
   if (next_digest_ && next_digest_->position > now) next = std::min(next, next_digest_->position);
   if (options.steps_to_target)

@@ -36,7 +36,7 @@ Result<void> TimelineImpl::end_diversion() {
 
 Result<TimelineStop> TimelineImpl::run_diversion(const StopConditions& conditions, uint64_t instructions) {
   RV_TRY(begin_diversion());
-  constexpr uint64_t kSlice = uint64_t{1} << 20;
+  constexpr uint64_t kSlice = uint64_t{1} << 16;  // as next_halt()
   const Position start = m_.position();
   constexpr uint64_t kFurthest = uint64_t{1} << 61;  // positions have an end (vmm/clock.h)
   const uint64_t room = kFurthest - std::min(start.value, kFurthest);

@@ -121,6 +121,7 @@ class TimelineImpl final : public Timeline, private JournalSink {
     bool interrupted = false;
   };
   Result<Found> search_backward(const StopConditions& conditions, Position lowest, Position below);
+  void keep_way_back(Position here);
   Result<TimelineStop> stand_behind(const Hit& hit);
   TimelineStop stop_at_hit(const Hit& hit) const;
 

@@ -93,10 +93,17 @@ Result<TimelineImpl::Found> TimelineImpl::search_backward(const StopConditions& 
   return Found{};
 }
 
+// A search that is interrupted, or that does not move, comes back from far away: that should be quick.
+void TimelineImpl::keep_way_back(Position here) {
+  constexpr uint64_t kFar = uint64_t{1} << 20;
+  if (exact_ && position_ == here && here - set_.before(here).position > kFar) capture(true, here);
+}
+
 Result<TimelineStop> TimelineImpl::backward(const StopConditions& conditions, Position limit) {
   RV_TRY(end_diversion());
   const Position start = position_;
   const Position lowest = std::min(std::max(limit, begin()), start);
+  keep_way_back(start);
   const auto found = search_backward(conditions, lowest, start);
   if (!found) return found.error();
   RunOptions options;
@@ -114,9 +121,7 @@ Result<std::optional<Observation>> TimelineImpl::last_write(LinearAddr address, 
   RV_TRY(end_diversion());
   RV_TRY(arrive_at(position_, {}));
   const Position here = position_;
-  // The way back from far away should be short.
-  constexpr uint64_t kFar = uint64_t{1} << 20;
-  if (here - set_.before(here).position > kFar) capture(true, here);
+  keep_way_back(here);
   StopConditions conditions;
   conditions.watches.push_back({address, size, false, true});
   auto found = search_backward(conditions, begin(), here);

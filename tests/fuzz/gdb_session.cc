@@ -75,7 +75,7 @@ std::vector<Bytes> seeds() {
         std::string("1qXfer:features:read:target.xml:0,ffb\nqfThreadInfo\nHg1\nT1\nQqemu.PhyMemMode:1\nm0,100\nvRun;\nk\n"),
         std::string("1M7ff00,8:e0ff070000000000\nP7=00ff070000000000\nP10=2300100000000000\nZ0,7ffe0,1\nvCont;c\ng\n"),
         std::string(
-            "1\tseek 100\n\tpt $rip\n\tlast-write 180000 4\n\tbreak-on io\nc\n\tregs\n\tinfo devices pit\n\tgo-live\ns\n"),
+            "1\tseek 100\n\tpt $rip\n\tlast-write 0x180000 4\n\tbreak-on io\nc\n\tregs\n\tinfo devices pit\n\tgo-live\ns\n"),
         std::string("3\tseek 70\n?\nHg1\nvCont;s:1;c\nbs\nHg2\nbs\nZ0,10005b,1\nc\nHg1\nbs\n\tbreak-on vcpu 1\nbc\n"),
         std::string("3Hc2\ns\nbs\nqThreadExtraInfo,2\nvCont;r100047,10005a:1\n\tregs 1\nP10=2300100000000000\ns\n"),
         std::string("1vCont;r100000,100020:1\nG00\nvCont;c\nbs\n!\nR00\n")})

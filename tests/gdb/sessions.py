@@ -179,7 +179,7 @@ class MonitorCommands(Case):
 
     def test_commands_answer(self):
         out = self.gdb(self.server, "monitor help", "monitor position", "monitor events", "monitor checkpoints make",
-                       "monitor info devices pit", "monitor regs", "monitor pt $rip", "monitor phys 100000 16",
+                       "monitor info devices pit", "monitor regs", "monitor pt $rip", "monitor phys 0x100000 16",
                        "monitor disassemble $rip 2", "monitor nonsense")
         self.assert_order(out, r"last-write ADDR", r"position 0 of", r"wall-clock", r"checkpoints, ", r"pit8254\.",
                           r"rip 0000000000100000",

@@ -17,8 +17,14 @@ class ScriptedConnection final : public Connection {
   explicit ScriptedConnection(std::vector<std::string> pieces) : pieces_(pieces.begin(), pieces.end()) {}
 
   Read read(std::string& text, std::chrono::milliseconds wait) override {
-    if (wait.count() == 0) {  // while the machine runs
-      if (while_running.empty()) return Read::nothing;
+    if (wait.count() == 0 && !pieces_.empty() && pieces_.front().starts_with(kLater)) {
+      if (pieces_.front()[1]-- > '1') return Read::nothing;
+      text += pieces_.front().substr(2);
+      pieces_.pop_front();
+      return Read::bytes;
+    }
+    if (wait.count() == 0) {  // while the last of them is being answered
+      if (while_running.empty() || !pieces_.empty()) return Read::nothing;
       text += std::exchange(while_running, {});
       return Read::bytes;
     }
@@ -26,6 +32,10 @@ class ScriptedConnection final : public Connection {
     text += pieces_.front();
     pieces_.pop_front();
     return Read::bytes;
+  }
+  // A piece that comes while the one before is being answered, at so manieth a look.
+  static std::string later(unsigned look, const std::string& bytes) {
+    return kLater + std::string(1, static_cast<char>('0' + look)) + bytes;
   }
   bool write(std::string_view text) override {
     sent.feed(text);
@@ -36,6 +46,7 @@ class ScriptedConnection final : public Connection {
   PacketReader sent;
 
  private:
+  static constexpr char kLater = '\1';
   std::deque<std::string> pieces_;
 };
 
@@ -62,10 +73,10 @@ class Client {
   }
 
   // The same for bytes as they are.
-  std::vector<std::string> raw(std::vector<std::string> pieces) {
+  std::vector<std::string> raw(std::vector<std::string> pieces, SessionOptions options = {}) {
     ScriptedConnection connection(std::move(pieces));
     connection.while_running = while_running;
-    end = serve(target_, connection, {});
+    end = serve(target_, connection, options);
     std::vector<std::string> answers;
     while (auto item = connection.sent.next()) {
       if (item->kind == PacketReader::Item::Kind::ack) answers.push_back("+");

@@ -45,7 +45,7 @@ inline BootImages counting_guest() {
   return images;
 }
 
-class FakeTimeline final : public Timeline, private JournalSink {
+class FakeTimeline : public Timeline, private JournalSink {
  public:
   using Reason = TimelineStop::Reason;
   explicit FakeTimeline(BootImages images = counting_guest(), uint32_t vcpus = 1, uint64_t end = kEnd)

@@ -84,17 +84,51 @@ TEST(Packet, gives_up_on_endless_packet_and_endless_garbage) {
   EXPECT_EQ(words(std::string(kMaxGarbage, 'x')), "garbage");
 }
 
-TEST(Packet, interrupt_between_packets_is_taken_while_running) {
+TEST(Packet, signs_are_taken_from_between_packets_and_packets_stay) {
   PacketReader reader;
-  reader.feed("+\x03");
-  EXPECT_TRUE(reader.take_interrupt());
-  EXPECT_FALSE(reader.take_interrupt());
+  reader.feed("+\x03$g#67-+\x03$X0,1:\x03#");
+  const auto signs = reader.take_signs();
+  EXPECT_TRUE(signs.interrupt);
+  EXPECT_TRUE(signs.packet);
+  EXPECT_EQ(signs.acks, 2u);
+  EXPECT_FALSE(reader.take_signs().interrupt);
+  EXPECT_EQ(words(reader, "a2"), "[g] damaged");
 }
 
-TEST(Packet, byte_three_inside_or_behind_a_packet_is_no_interrupt_yet) {
+TEST(Packet, byte_three_inside_a_packet_is_no_sign) {
   PacketReader reader;
-  reader.feed("$X0,1:\x03#00\x03");
-  EXPECT_FALSE(reader.take_interrupt());
+  reader.feed("$X0,1:\x03");
+  EXPECT_EQ(words(reader, "\x03"), "");
+  reader.feed("+-\x03#");
+  const auto signs = reader.take_signs();
+  EXPECT_FALSE(signs.interrupt);
+  EXPECT_TRUE(signs.packet);
+  EXPECT_EQ(signs.acks, 0u);
+}
+
+// Data where the checksum counts it, an interrupt where the packet is whole only without it.
+TEST(Packet, byte_three_in_the_middle_is_data_or_an_interrupt_as_the_checksum_says) {
+  const auto item = [](std::string_view bytes) {
+    PacketReader reader;
+    reader.feed(bytes);
+    return reader.next().value_or(PacketReader::Item{});
+  };
+  EXPECT_EQ(words(frame("X0,1:\x03")), "[X0,1:\x03]");
+  EXPECT_FALSE(item(frame("X0,1:\x03")).interrupted);
+  for (const char* bytes : {"$vC\x03ont?#49", "$vCont?\x03\x03#49", "$vCont?#\x03""49", "$vCont?#4\x03""9"}) {
+    EXPECT_EQ(item(bytes).payload, "vCont?") << bytes;
+    EXPECT_TRUE(item(bytes).interrupted) << bytes;
+  }
+  EXPECT_EQ(words("$vCo\x03nt?#48"), "damaged");
+}
+
+TEST(Packet, copies_right_behind_a_packet_are_dropped) {
+  PacketReader reader;
+  EXPECT_EQ(words(reader, ""), "");
+  reader.feed("$?#3f$?#3f$?#3f+$?#3f");
+  EXPECT_EQ(reader.next()->payload, "?");
+  EXPECT_EQ(reader.drop_copies(), 2u);
+  EXPECT_EQ(words(reader, ""), "+ [?]");
 }
 
 TEST(Packet, lone_escape_at_the_end_is_dropped) { EXPECT_EQ(words(frame("a}")), "[a]"); }

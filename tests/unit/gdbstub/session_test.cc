@@ -2,11 +2,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "gdbstub/target_xml.h"
 #include "tests/unit/gdbstub/client.h"
 
 namespace retrovisor::gdb {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::StartsWith;
@@ -316,17 +318,6 @@ TEST(Session, garbage_ends_the_session) {
   EXPECT_EQ(client.end, SessionEnd::vanished);
 }
 
-TEST(Session, interrupt_stops_a_run) {
-  Client client;
-  client.while_running = "\x03";
-  EXPECT_THAT(client.say({"c"}), ElementsAre("T02thread:1;"));
-}
-
-TEST(Session, interrupt_while_nothing_runs_is_answered) {
-  Client client;
-  EXPECT_THAT(client.raw({"\x03"}), ElementsAre(kHere));
-}
-
 TEST(Session, detaching_leaves_the_run_where_it_is_and_forgets_breakpoints) {
   Client client;
   client.say({"Z0,10000e,1", "c", "P0=0000000000000000", "D"});
@@ -368,6 +359,46 @@ TEST(Session, tells_lldb_what_host_and_process_are) {
   EXPECT_THAT(client.say1("qHostInfo"), HasSubstr("ptrsize:8;endian:little;"));
   EXPECT_THAT(client.say1("qProcessInfo"), StartsWith("pid:1;"));
   EXPECT_THAT(client.say({"qAttached", "vCont?", "qSymbol::"}), ElementsAre("1", "vCont;c;C;s;S;r", "OK"));
+}
+
+// What gdb is told the CPU is: the machine's mode, then what the kernel is, unless the user says it.
+TEST(Session, description_fits_the_code) {
+  const auto told = [](FlatMode mode, std::optional<Arch> wish, std::optional<Arch> kernel) {
+    SessionOptions options;
+    options.arch = wish;
+    options.kernel = kernel;
+    BootImages images = counting_guest();
+    images.flat_mode = mode;
+    Client client(new FakeTimeline(images));
+    const auto answers = client.raw({frame("qXfer:features:read:target.xml:0,200") + "+", frame("g")}, options);
+    const bool wide = answers[1].find("<architecture>i386:x86-64<") != std::string::npos;
+    EXPECT_NE(wide, answers[1].find("<architecture>i386<") != std::string::npos);
+    EXPECT_EQ(answers[3].size(), 2 * registers_size(wide ? Arch::x86_64 : Arch::i386));
+    return wide ? Arch::x86_64 : Arch::i386;
+  };
+  EXPECT_EQ(told(FlatMode::long64, {}, {}), Arch::x86_64);
+  EXPECT_EQ(told(FlatMode::protected32, {}, {}), Arch::i386);
+  EXPECT_EQ(told(FlatMode::real16, {}, {}), Arch::x86_64);
+  EXPECT_EQ(told(FlatMode::protected32, {}, Arch::x86_64), Arch::x86_64);
+  EXPECT_EQ(told(FlatMode::real16, {}, Arch::i386), Arch::i386);
+  EXPECT_EQ(told(FlatMode::long64, {}, Arch::i386), Arch::x86_64);
+  EXPECT_EQ(told(FlatMode::protected32, Arch::x86_64, {}), Arch::x86_64);
+  EXPECT_EQ(told(FlatMode::long64, Arch::i386, {}), Arch::i386);
+}
+
+TEST(Session, kernel_that_is_an_elf_file_says_what_it_is_for) {
+  std::vector<uint8_t> elf(64);
+  std::copy_n("\x7f" "ELF", 4, elf.begin());
+  EXPECT_EQ(arch_of_elf(elf), std::nullopt);
+  elf[4] = 1;
+  elf[18] = 3;
+  EXPECT_EQ(arch_of_elf(elf), Arch::i386);
+  elf[4] = 2;
+  elf[18] = 62;
+  EXPECT_EQ(arch_of_elf(elf), Arch::x86_64);
+  elf.resize(19);
+  EXPECT_EQ(arch_of_elf(elf), std::nullopt);
+  EXPECT_EQ(arch_of_elf({}), std::nullopt);
 }
 
 TEST(Session, transfers_the_description_in_pieces) {
@@ -446,12 +477,58 @@ TEST(Monitor, seeks_and_tells_the_position) {
 TEST(Monitor, last_write_tells_who_it_was_without_moving) {
   Client client;
   ASSERT_TRUE(client.timeline().seek(Position(100)).ok());
-  const std::string text = text_of(client.say({monitor("last-write 180000 4")}));
+  const std::string text = text_of(client.say({monitor("last-write 0x180000 4")}));
   EXPECT_THAT(text, HasSubstr("position 92: vCPU 0 at 0x10000e wrote 4 bytes to 0x180000"));
   EXPECT_THAT(text, HasSubstr("0x0000000b -> 0x0000000c"));
   EXPECT_EQ(client.timeline().position(), Position(100));
-  EXPECT_THAT(text_of(client.say({monitor("last-write $rbx 4"), monitor("last-write 190000 4")})),
+  EXPECT_THAT(text_of(client.say({monitor("last-write $rbx 4"), monitor("last-write 0x190000 4")})),
               HasSubstr("nothing before"));
+}
+
+TEST(Monitor, numbers_are_read_alike_everywhere) {
+  Client client;
+  ASSERT_TRUE(client.timeline().seek(Position(100)).ok());
+  const auto first = [&](const std::string& command) { return text_of(client.say({monitor(command)})); };
+  for (const char* address : {"0x180000", "1572864", "1'572'864", "$rbx", "rbx", "$rbx+0", "0x17fff0+16", "$ebx", "1572k+864"})
+    EXPECT_THAT(first(fmt::format("last-write {} 4", address)), HasSubstr("wrote 4 bytes to 0x180000")) << address;
+  for (const char* size : {"4", "0x4", "$rcx-8", "$rcx-0x8"})
+    EXPECT_THAT(first(fmt::format("last-write 0x180000 {}", size)), HasSubstr("wrote 4 bytes to 0x180000")) << size;
+  for (const char* address : {"0x100000", "1048576", "$pc-14", "$rip-0xe"})
+    EXPECT_THAT(first(fmt::format("phys {} 4", address)), HasSubstr("000000100000  bc 00 00 08")) << address;
+  EXPECT_THAT(first("phys 10000c 4"), HasSubstr("00000010000c  ff c1 89 0b")) << "with a letter";
+  EXPECT_THAT(first("break-on io 0xf4"), HasSubstr("stops on io"));
+  EXPECT_THAT(first("break-on io 244"), HasSubstr("stops on io"));
+  for (const char* position : {"200", "0xc8", "2'00", "+100", "100+100", "+0x64"}) {
+    ASSERT_TRUE(client.timeline().seek(Position(100)).ok());
+    EXPECT_THAT(first(fmt::format("seek {}", position)), HasSubstr("position 200 of")) << position;
+  }
+  for (const char* wrong : {"12x", "0x", "0xg", "$nothing", "1+", "+", "k", "1kk", "99999999999999999999", "1 + 1"})
+    EXPECT_THAT(first(fmt::format("phys {} 1", wrong)), HasSubstr("usage")) << wrong;
+}
+
+TEST(Monitor, going_past_the_end_is_told) {
+  Client client;
+  EXPECT_THAT(text_of(client.say({monitor("seek 5000")})),
+              AllOf(HasSubstr("the recording ends at 805: there is no position 5'000"), HasSubstr("position 805 of")));
+  EXPECT_THAT(text_of(client.say({monitor("seek end")})), testing::Not(HasSubstr("there is no")));
+}
+
+TEST(Monitor, checkpoints_are_summed_up_and_listed_on_demand) {
+  struct Many final : FakeTimeline {
+    std::vector<Position> checkpoint_positions() const override {
+      std::vector<Position> out;
+      for (uint64_t i = 0; i < 300; ++i) out.emplace_back(2 * i);
+      return out;
+    }
+  };
+  Client client(new Many);
+  const auto lines = [&](const char* command) {
+    const std::string text = text_of(client.say({monitor(command)}));
+    return std::count(text.begin(), text.end(), '\n');
+  };
+  EXPECT_LE(lines("checkpoints"), 3);
+  EXPECT_GE(lines("checkpoints list"), 301);
+  EXPECT_THAT(text_of(client.say({monitor("checkpoints")})), HasSubstr("the widest gap is 207 instructions"));
 }
 
 TEST(Monitor, breaks_on_port_access_forwards_and_backwards) {
@@ -467,11 +544,11 @@ TEST(Monitor, breaks_on_port_access_forwards_and_backwards) {
 TEST(Monitor, shows_registers_page_tables_memory_and_devices) {
   Client client;
   EXPECT_THAT(text_of(client.say({monitor("regs")})), HasSubstr("rip 0000000000100000"));
-  const std::string pt = text_of(client.say({monitor("pt 100000")}));
+  const std::string pt = text_of(client.say({monitor("pt 0x100000")}));
   EXPECT_THAT(pt, HasSubstr("PML4E"));
   EXPECT_THAT(pt, HasSubstr("physical 0x100000"));
   EXPECT_THAT(text_of(client.say({monitor("pt ffff800000000000")})), HasSubstr("would fault"));
-  EXPECT_THAT(text_of(client.say({monitor("phys 100000 4")})), HasSubstr("bc 00 00 08"));
+  EXPECT_THAT(text_of(client.say({monitor("phys 0x100000 4")})), HasSubstr("bc 00 00 08"));
   EXPECT_THAT(text_of(client.say({monitor("info devices pit")})), HasSubstr("pit8254."));
 }
 
