@@ -37,6 +37,14 @@ SessionEnd Session::serve() {
   while (!end_) {
     if (const auto ended = receive(); ended && !end_) end_ = ended;
   }
+  // gdb acknowledges the last answer, too, and takes it for an error if nobody is there to hear it.
+  constexpr std::chrono::milliseconds kFarewell{1'000};
+  const bool leaves = *end_ != SessionEnd::vanished && *end_ != SessionEnd::stopped;
+  for (std::string text; leaves && acks_ && client_acks_ && owed_ > 0; text.clear()) {
+    if (connection_.read(text, kFarewell) != Connection::Read::bytes) break;
+    reader_.feed(text);
+    acknowledged(reader_.take_signs().acks);
+  }
   execution_.target().on_poll({});
   execution_.breakpoints().clear();
   execution_.event_breaks().clear();

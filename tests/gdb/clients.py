@@ -130,10 +130,10 @@ class Interrupts(Case):
             self.assertEqual(remote.ask("vCont;s:1"), "T05thread:1;", packet)
 
     def test_interrupt_ends_monitor_commands_and_they_say_so(self):
-        remote = Remote(self.serve(self.record(*SPIN, "--stop-at", "3000M"), "--checkpoint-memory", "64M"))
+        remote = Remote(self.serve(self.record(*SPIN, "--stop-at", "1000M"), "--checkpoint-memory", "64M"))
         for command, moves in (("checkpoints make", False), ("seek end", True), ("last-write 0x180100", False)):
             if not moves:
-                remote.monitor("seek 2500M" if "last" in command else "seek 10M")
+                remote.monitor("seek 800M" if "last" in command else "seek 10M")
             here = remote.position()
             remote.console = ""
             remote.send("qRcmd," + command.encode().hex())

@@ -73,7 +73,12 @@ class Client {
   }
 
   // The same for bytes as they are.
-  std::vector<std::string> raw(std::vector<std::string> pieces, SessionOptions options = {}) {
+  std::vector<std::string> raw(std::vector<std::string> pieces) {
+    SessionOptions options;
+    options.arch = Arch::x86_64;  // whatever the code: register numbers are the same everywhere
+    return raw(std::move(pieces), options);
+  }
+  std::vector<std::string> raw(std::vector<std::string> pieces, const SessionOptions& options) {
     ScriptedConnection connection(std::move(pieces));
     connection.while_running = while_running;
     end = serve(target_, connection, options);

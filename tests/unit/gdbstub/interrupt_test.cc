@@ -235,6 +235,23 @@ TEST(Acknowledgement, repeated_wish_for_none_is_one) {
   EXPECT_THAT(client.raw({"+" + wish + wish, "+" + frame("?")}), ElementsAre("+", "OK", kHere));
 }
 
+TEST(Acknowledgement, of_the_last_answer_is_waited_for) {
+  struct Leaving final : Connection {
+    Read read(std::string& text, std::chrono::milliseconds wait) override {
+      if (wait.count() == 0) return Read::nothing;
+      if (at == pieces.size()) return Read::closed;
+      text += pieces[at++];
+      return Read::bytes;
+    }
+    bool write(std::string_view) override { return true; }
+    std::vector<std::string> pieces{"+" + frame("?"), "+" + frame("D"), "+", "never"};
+    size_t at = 0;
+  } leaving;
+  Client client;
+  EXPECT_EQ(serve(client.target(), leaving, {}), SessionEnd::detached);
+  EXPECT_EQ(leaving.at, 3u);
+}
+
 // --- patience ---------------------------------------------------------------------------------------------------------
 
 // Keeps what is written, with the moments.
