@@ -61,7 +61,8 @@ CLI::Validator engine_name() {
 void add_guest_options(CLI::App& app, GuestOptions& options) {
   const std::string group = "Guest";
   app.add_option("-k,--kernel", options.kernel,
-                 "Linux bzImage, ELF with a PVH note, multiboot image, or (with --flat-address) a flat binary")
+                 "Linux bzImage, ELF with a PVH note, multiboot image (packed by gzip or not), boot sector or disk image, or (with "
+                 "--flat-address) a flat binary")
       ->type_name("FILE")
       ->required()
       ->group(group);
