@@ -54,12 +54,13 @@ class Bytes(Case):
         self.monitor(f"seek {position}")
 
     def user_position(self, position):
-        for _ in range(400):
+        """Goes to user code near there, if there is some."""
+        for _ in range(60):
             self.go(position)
             if "CPL 3" in self.monitor("regs"):
-                return self.remote.position()
+                return True
             position = (position + 100_000) % self.end
-        raise AssertionError("no user code")
+        return False
 
     def writer(self, words):
         """Position, RIP and the values of an answer, or None for nothing."""
@@ -70,7 +71,7 @@ class Bytes(Case):
         return int(found.group(1).replace("'", "")), found.group(2), found.group(3), found.group(4)
 
     def test_a_stack_has_one_writer_by_both_addresses(self):
-        self.user_position(self.end - 30_000_000)
+        self.assertTrue(any(self.user_position(self.end - back) for back in range(30_000_000, 200_000_000, 10_000_000)))
         stack = self.remote.register(RSP)
         other = self.direct + self.physical(stack)
         self.assertEqual(self.quad(stack), self.quad(other))
@@ -113,12 +114,12 @@ class Bytes(Case):
     def test_random_questions_agree_with_memory(self):
         draw = random.Random(SEED)
         self.data = int(re.search(r"0x([0-9a-f]+)", self.monitor("symbol init_task")).group(1), 16) & ~7
-        agree, found, other = 0, 0, 0
+        agree, found, other, users = 0, 0, 0, 0
         for i in range(QUESTIONS):
             kind = ("user", "user", "stack", "data", "direct")[i % 5]
             here = draw.randrange(self.end // 4, self.end)
-            if kind == "user":
-                self.user_position(here)
+            if kind == "user" and self.user_position(draw.randrange(self.end // 10 * 9, self.end)):
+                users += 1
             else:
                 self.go(here)
             here = self.remote.position()
@@ -148,9 +149,10 @@ class Bytes(Case):
                 self.go(p)
                 self.assertEqual(self.bytes_at(physical, 8), now, f"{words} {physical:#x} at {p}, asked at {here}")
             agree += 1
-        print(f"{agree} of {QUESTIONS} agree; {found} have a writer, {other} through another address")
+        print(f"{agree} of {QUESTIONS} agree; {found} have a writer, {other} through another address, {users} were asked by programs")
         self.assertEqual(agree, QUESTIONS)
         self.assertGreater(found, QUESTIONS // 2)
+        self.assertGreater(users, QUESTIONS // 20)
 
 
 if __name__ == "__main__":

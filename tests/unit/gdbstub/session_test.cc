@@ -541,16 +541,17 @@ TEST(Monitor, last_write_of_what_is_no_memory_says_so) {
 TEST(Monitor, watches_bytes_forwards_and_backwards) {
   Client client;
   ASSERT_TRUE(client.timeline().seek(Position(93)).ok());
-  EXPECT_THAT(text_of(client.say({monitor("watch phys 0x180000 4")})), HasSubstr("the 4 bytes at physical 0x180000"));
-  const auto back = client.say({"bc"});
-  EXPECT_THAT(text_of(back), HasSubstr("vCPU 0 at 0x10000e wrote 4 bytes to 0x180000"));
-  EXPECT_THAT(text_of(back), HasSubstr("0x0000000b -> 0x0000000c"));
-  EXPECT_EQ(back.back(), kHere);
+  const auto answers = client.say({monitor("watch phys 0x180000 4"), "bc"});
+  EXPECT_THAT(text_of(answers), HasSubstr("the 4 bytes at physical 0x180000"));
+  EXPECT_THAT(text_of(answers), HasSubstr("vCPU 0 at 0x10000e wrote 4 bytes to 0x180000"));
+  EXPECT_THAT(text_of(answers), HasSubstr("0x0000000b -> 0x0000000c"));
+  EXPECT_EQ(answers.back(), kHere);
   EXPECT_EQ(client.timeline().position(), Position(92));
-  EXPECT_EQ(client.say({"c"}).back(), kHere);
+  EXPECT_EQ(client.say({monitor("watch bytes 0x180000 4"), "c"}).back(), kHere);
   EXPECT_EQ(client.timeline().position(), Position(93));
-  EXPECT_THAT(text_of(client.say({monitor("watch bytes 0x180000 4"), monitor("watch off")})), HasSubstr("no bytes are watched"));
-  EXPECT_EQ(client.say({"bc"}).back(), "T05thread:1;replaylog:begin;");
+  const auto off = client.say({monitor("watch phys 0x180000 4"), monitor("watch off"), "bc"});
+  EXPECT_THAT(text_of(off), HasSubstr("no bytes are watched"));
+  EXPECT_EQ(off.back(), kHere + "replaylog:begin;");
   for (const char* line : {"watch phys", "watch phys 0xf0000000", "watch bytes 0xf0000000 4", "watch x", "watch phys 0 0"})
     EXPECT_THAT(text_of(client.say({monitor(line)})), HasSubstr("usage: monitor watch")) << line;
 }
