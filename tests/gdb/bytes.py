@@ -41,12 +41,12 @@ class Bytes(Case):
         return int.from_bytes(bytes.fromhex(self.remote.ask(f"m{address:x},8")), "little")
 
     def physical(self, address):
-        found = re.search(r"physical 0x([0-9a-f]+)", self.monitor(f"pt {address:x}"))
+        found = re.search(r"physical 0x([0-9a-f]+)", self.monitor(f"pt {address:#x}"))
         return int(found.group(1), 16) if found else None
 
     def bytes_at(self, physical, size):
         out = b""
-        for line in self.monitor(f"phys {physical:x} {size}").splitlines():
+        for line in self.monitor(f"phys {physical:#x} {size}").splitlines():
             out += bytes.fromhex(line[13:13 + 3 * 16])
         return out[:size]
 
@@ -75,7 +75,7 @@ class Bytes(Case):
         stack = self.remote.register(RSP)
         other = self.direct + self.physical(stack)
         self.assertEqual(self.quad(stack), self.quad(other))
-        one, by_other = self.monitor(f"last-write {stack:x}"), self.monitor(f"last-write {other:x}")
+        one, by_other = self.monitor(f"last-write {stack:#x}"), self.monitor(f"last-write {other:#x}")
         self.assertEqual(self.writer(one), self.writer(by_other), one + by_other)
         self.assertIsNotNone(self.writer(one))
         self.assertEqual(int(self.writer(one)[3], 16), self.quad(stack))
@@ -87,7 +87,7 @@ class Bytes(Case):
         self.assertNotEqual(self.quad(other), now)
         self.assertEqual(self.remote.ask(f"z2,{other:x},8"), "OK")
         # And by the bytes, both ways.
-        self.monitor(f"watch phys {self.physical(other):x} 8")
+        self.monitor(f"watch phys {self.physical(other):#x} 8")
         self.go(here)
         self.remote.ask("bc")
         self.assertEqual(self.remote.position(), self.writer(one)[0])
@@ -97,7 +97,7 @@ class Bytes(Case):
 
     def test_an_address_that_is_not_mapped_is_said_to_be_none(self):
         self.go(self.end)
-        words = self.monitor("last-write 1000 8")
+        words = self.monitor("last-write 0x1000 8")
         self.assertIn("is not mapped", words)
         self.assertIn("--linear", words)
         self.assertNotIn("nothing before", words)
@@ -126,11 +126,11 @@ class Bytes(Case):
             address = self.address(kind, draw)
             physical = self.physical(address)
             if physical is None:
-                self.assertIn("is not mapped", self.monitor(f"last-write {address:x}"))
+                self.assertIn("is not mapped", self.monitor(f"last-write {address:#x}"))
                 agree += 1
                 continue
             now = self.bytes_at(physical, 8)
-            words = self.monitor(f"last-write {address:x}")
+            words = self.monitor(f"last-write {address:#x}")
             self.assertEqual(self.remote.position(), here)
             answer = self.writer(words)
             at = 0
