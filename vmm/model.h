@@ -6,6 +6,6 @@
 namespace retrovisor {
 
 // Raised by every guest-visible change of devices, memory map, CPUID or timing. Traces name it.
-inline constexpr uint32_t kMachineModelVersion = 2;
+inline constexpr uint32_t kMachineModelVersion = 3;
 
 }  // namespace retrovisor
