@@ -272,8 +272,6 @@ void sse_conversions(std::vector<Form>& out) {
   for (const unsigned prefix : {0u, 0x66u}) {
     Form f = load_form("cvtpi2ps", 1, 0x2a, prefix, 8);
     f.rm = File::mmx;
-    // With a memory operand Intel goes over to MMX mode, AMD does not; CVTPI2PD does not on either.
-    if (prefix == 0) f.rm_memory = false;
     out.push_back(f);
     for (const unsigned opcode : {0x2cu, 0x2du}) {
       f = load_form("cvtps2pi", 1, opcode, prefix, prefix == 0 ? 8 : 16, prefix != 0);

@@ -122,12 +122,10 @@ bool exec_from_mmx(SoftCpu& cpu, const Op& op) {
   mmx_touch(cpu);
   return true;
 }
-// With a memory source neither goes over to MMX (measured, both vendors). A pending exception is reported by CVTPI2PS and not
-// by CVTPI2PD (SDM 2A); by both on `amd`, by neither on `intel` (measured).
-template <class K, bool Mmx>
+// With a memory source neither goes over to MMX nor reports a pending exception (measured, both vendors; SDM 2A says so of
+// CVTPI2PD only).
+template <class K>
 bool exec_from_mmx_mem(SoftCpu& cpu, const Op& op) {
-  const bool waits = cpu.processor_model == ProcessorModel::amd || (Mmx && cpu.processor_model == ProcessorModel::model);
-  if (waits && !x87_check_pending(cpu)) return false;
   Vec source;
   if (!load_source<8, EaAny>(cpu, op, source)) return false;
   Vec value = get_xmm(cpu, op.r0);
@@ -166,9 +164,9 @@ Emit emit_2a(const SseForm& f) {
   f.op.r1 = f.insn.rm & 7;
   switch (f.prefix) {
     case SsePrefix::none:
-      return f.mmx(f.memory() ? &op_call<exec_from_mmx_mem<PiToPs, true>> : &op_call<exec_from_mmx<PiToPs>>);
+      return f.mmx(f.memory() ? &op_call<exec_from_mmx_mem<PiToPs>> : &op_call<exec_from_mmx<PiToPs>>);
     case SsePrefix::p66:
-      if (f.memory()) return f.sse(&op_call<exec_from_mmx_mem<F_cvtdq2pd, false>>);
+      if (f.memory()) return f.sse(&op_call<exec_from_mmx_mem<F_cvtdq2pd>>);
       return f.mmx(&op_call<exec_from_mmx<F_cvtdq2pd>>);
     case SsePrefix::f3: return f.rex_w() ? emit_from_integer<F_cvtsi2ss64>(f) : emit_from_integer<F_cvtsi2ss32>(f);
     case SsePrefix::f2: return f.rex_w() ? emit_from_integer<F_cvtsi2sd64>(f) : emit_from_integer<F_cvtsi2sd32>(f);
