@@ -145,11 +145,6 @@ Result<TimelineStop> TimelineImpl::backward(const StopConditions& conditions, Po
   return stop_here(to == begin() ? Reason::begin : Reason::position);
 }
 
-void TimelineImpl::keep_way_back(Position here) {
-  constexpr uint64_t kFar = uint64_t{1} << 20;
-  if (here - set_.before(here).position > kFar) capture(true, here);
-}
-
 Result<LastChange> TimelineImpl::last_change(const std::vector<ByteWatch>& bytes, VcpuId asker) {
   RV_TRY(end_diversion());
   RV_TRY(arrive_at(position_, {}));
