@@ -34,23 +34,17 @@ void Builder::composite_x87_environment() {
     return;
   }
   const uint64_t at = good_target(512, 16);
-  const auto form = [&](unsigned digit, bool wide) {
+  const auto form = [&](unsigned digit) {
     Encoding e = memory_form(1, 0xae, digit, express(at, Reach{.after = 512}));
-    if (wide) e.operand = 64;
+    if (is64() && random_.chance(50)) e.operand = 64;
     return e;
   };
-  const bool wide = is64() && random_.chance(50);
-  append(form(0, wide), named("fxsave", 0, 0, x87));
-  if (!own_model()) {
-    store_constant(at + 6, 2, 0, true);
-    store_constant(at + 8, 8, 0, true);
-    store_constant(at + 16, 8, 0, true);
-    store_constant(at + 28, 4, 0, true);
-  } else if (!wide) {  // selectors, which do not survive a thread switch on the host
-    store_constant(at + 12, 2, 0, true);
-    store_constant(at + 20, 2, 0, true);
-  }
-  if (random_.chance(60)) append(form(1, is64() && random_.chance(50)), named("fxrstor"));
+  append(form(0), named("fxsave", 0, 0, x87));
+  store_constant(at + 6, 2, 0, true);  // the pointers, as above
+  store_constant(at + 8, 8, 0, true);
+  store_constant(at + 16, 8, 0, true);
+  if (!own_model()) store_constant(at + 28, 4, 0, true);
+  if (random_.chance(60)) append(form(1), named("fxrstor"));
 }
 
 // F2XM1 and its like, on operands of their domain. The sequence ends here: the last bits may differ.
