@@ -15,7 +15,7 @@ import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 GOLDEN = os.path.join(HERE, "..", "..", "traces", "golden")
-TOOL = os.environ["RETROVISOR"]
+TOOL = os.path.abspath(os.environ["RETROVISOR"])
 GUEST = ["--flat-address", "0x7c00", "--flat-mode", "real16", "--memory", "64M", "--console", "none"]
 VENDORS = ("amd", "intel")
 LIMIT = 64 * 1024  # bytes of a trace: golden traces are small
@@ -84,22 +84,26 @@ def record():
         sys.exit("this host is neither AMD nor Intel")
     folder = os.path.join(GOLDEN, vendor)
     os.makedirs(folder, exist_ok=True)
+    # A trace names its kernel by its path: one that says nothing of the machine it was recorded on.
+    scratch = "/tmp/retrovisor-golden"
+    os.makedirs(scratch, exist_ok=True)
     failed = []
     for guest, (options, printed) in GUESTS.items():
-        shutil.copy(os.path.join(os.environ["KVM_GUESTS"], guest + ".bin"), folder)
-        trace = os.path.join(folder, guest + ".trace")
-        # The kernel by its name alone: the trace is the same wherever the folder lies.
+        kernel, trace = (os.path.join(folder, guest + ending) for ending in (".bin", ".trace"))
+        shutil.copy(os.path.join(os.environ["KVM_GUESTS"], guest + ".bin"), scratch)
         recorded = subprocess.run([TOOL, "record", "--engine", "kvm", "--kernel", guest + ".bin", *GUEST, "-o", guest + ".trace", *options],
-                                  stdin=subprocess.DEVNULL, capture_output=True, cwd=folder, timeout=60)
+                                  stdin=subprocess.DEVNULL, capture_output=True, cwd=scratch, timeout=60)
         if recorded.returncode not in (0, 1) or not re.search(printed, recorded.stdout):
             sys.exit(f"{guest}: {recorded.stderr.decode(errors='replace')}")
-        replayed = run("replay", trace, "-k", os.path.join(folder, guest + ".bin"), "--engine", "soft")
+        for path in (kernel, trace):
+            shutil.move(os.path.join(scratch, os.path.basename(path)), path)
+        replayed = run("replay", trace, "-k", kernel, "--engine", "soft")
         print(f"{vendor}/{guest}: {os.path.getsize(trace)} bytes, {'replays' if replayed.returncode == 0 else 'DOES NOT REPLAY: taken away'}")
         if replayed.returncode != 0:
             failed.append(guest)
             print(replayed.stderr.decode(errors="replace"))
             os.unlink(trace)
-            os.unlink(os.path.join(folder, guest + ".bin"))
+            os.unlink(kernel)
     sys.exit(1 if failed else 0)
 
 
