@@ -67,14 +67,22 @@ Result<void> write_init_file(const GdbCommand& options, const std::string& addre
   return write_output(options.init, "--init", out);
 }
 
+// Before anything is made: the listener makes a socket.
+Result<void> check_outputs(const GdbCommand& options) {
+  CommandFiles files;
+  files.input("TRACE", options.trace);
+  files.input("--symbols", options.symbols);
+  files.output("--init", options.init);
+  if (!options.stdio) files.listener("--listen", options.listen);
+  return files.check();
+}
+
 Result<std::unique_ptr<gdb::TimelineTarget>> open_target(const GdbCommand& options, Progress& progress,
                                                           gdb::SessionOptions& session) {
   CommandFiles files;
   auto images = read_recorded_images(options.trace, options.images, files);
   if (!images) return images.error();
-  files.input("--symbols", options.symbols);
   files.output("--init", options.init);
-  if (!options.stdio) files.listener("--listen", options.listen);
   RV_TRY(files.check());
   session.kernel = gdb::arch_of_elf(images->kernel);
   TimelineOptions how;
@@ -137,6 +145,7 @@ int serve_listening(const GdbCommand& options, StopSource& stop, gdb::ServerOpti
 
 int serve(GdbCommand options) {
   options.trace = find_trace(options.trace);
+  if (auto checked = check_outputs(options); !checked) return fail(checked.error());
   auto stop = StopSource::create();
   if (!stop) return fail(stop.error());
   auto signals = StopSignals::install(**stop, std::nullopt);

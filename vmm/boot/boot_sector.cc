@@ -23,7 +23,10 @@ constexpr Floppy kFloppies[] = {{720, 9, 2}, {1440, 9, 2}, {2400, 15, 2}, {2880,
 }  // namespace
 
 bool is_boot_sector(std::span<const uint8_t> image) {
-  return image.size() >= kSector && ImageReader(image).u16(kSignatureAt) == kSignature;
+  // A kernel with an EFI stub begins with "MZ" and has the signature, too: cut off before its header it is a damaged kernel.
+  constexpr uint16_t kPortableExecutable = 0x5a4d;
+  return image.size() >= kSector && ImageReader(image).u16(kSignatureAt) == kSignature &&
+         ImageReader(image).u16(0) != kPortableExecutable;
 }
 
 Result<LoadedGuest> load_boot_sector(const BootImages& images, LoadPlan& plan, CpuState& state) {

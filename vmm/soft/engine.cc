@@ -513,7 +513,7 @@ void SoftEngine::step_slowly(SoftCpu& cpu, bool shadowed) {
   mode_changed(cpu);
   if (bits != 0) {
     // Between two iterations AMD's processors push RF as it was when the instruction began (measured: Zen 3).
-    if (processor_model_ == ProcessorModel::amd && built_string_ && !resume) s.rflags &= ~flag::RF;
+    if (vendor_of(processor_model_) == ProcessorModel::amd && built_string_ && !resume) s.rflags &= ~flag::RF;
     if (s.activity == Activity::halted) s.activity = Activity::running;
     cpu.fault = {vec::DB, false, 0, bits, true};
     cpu.exit = Exit::fault;
