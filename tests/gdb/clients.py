@@ -71,7 +71,12 @@ class Clients(Case):
         for _ in range(60):  # until the first has been given up
             second = self.server.connect()
             second.sendall(b"$?#3f")
-            answer = second.recv(6)
+            answer = b""
+            while len(answer) < 6:  # the acknowledgement may come alone
+                more = second.recv(6 - len(answer))
+                if not more:
+                    break
+                answer += more
             second.close()
             if answer.startswith(b"+$T05"):
                 break
