@@ -95,7 +95,19 @@ void Builder::composite_x87() {
         {0xdf, 0xe0, x87},
     };
     const Plain& p = random_.of(kPlain);
-    append_bytes({p.first, p.second}, "x87", 0, 0, p.reads);
+    Item item = named("x87", 0, 0, p.reads);
+    // FSCALE of a denormal by zero: only AMD's processors find a tiny result in it. So the scale, or what is scaled, is one.
+    if (p.first == 0xd9 && p.second == 0xfd && !own_model()) {
+      append_bytes({0xd9, 0xe8}, "fld1");
+      item.tail = true;
+      if (random_.chance(50)) {
+        Item exchange = named("fxch");
+        exchange.tail = true;
+        append_bytes(std::array<uint8_t, 2>{0xd9, 0xc9}, exchange);
+      }
+    }
+    need(p.reads);
+    append_bytes(std::array<uint8_t, 2>{p.first, p.second}, item);
     if (p.first == 0xdf) known_[RAX].reset();
   } else if (kind < 13) {
     if (depth_ == 0) transcendental();

@@ -30,6 +30,8 @@ constexpr Words kWords[] = {
      "32-bit programs get #UD at instructions that are there"},
     {Question::x87_pointers, "x87_pointers", "x87 pointers can be told", "FIP, FDP and FOP are replayed by every engine",
      "programs that store FIP, FDP or FOP are not always replayed exactly"},
+    {Question::rep_single_step, "rep_single_step", "single steps through REP", "each iteration is one, with the processor's RF",
+     "traps inside string instructions come elsewhere than in the replay, or push another RF"},
     {Question::wrmsr_checked, "wrmsr_checked", "WRMSR checks values", "KVM refuses what a processor refuses",
      "such writes come to the engine, which checks them"},
     {Question::cpuid_holds_ring0, "cpuid_holds_ring0", "CPUID holds in ring 0", "the kernel sees the CPU model",
@@ -122,6 +124,8 @@ std::vector<Hole> determinism_holes(const KvmProbe& probe, EngineAbilities engin
                                  : "FIP, FDP or FOP are stored otherwise than the soft engine does for this processor",
          dropped);
   }
+  if (!probe.yes(Question::rep_single_step))
+    hole("single steps through REP", "#DB comes behind other iterations than a processor's, or pushes another RF, where KVM emulates the instruction");
   if (!probe.yes(Question::cpuid_holds_ring0))
     hole("CPUID in the kernel", patched ? "shows features of the host where it is not patched: as RDTSC, and in 32-bit code"
                                         : "shows features of the host");

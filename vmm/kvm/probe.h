@@ -25,6 +25,7 @@ enum class Question : uint8_t {
   ring3_sees_itself,     // DS and RFLAGS.IF read in ring 3 are what they are
   compat_instructions,   // what only 32-bit code has runs in compatibility mode: AAA, DAA, BOUND, ARPL and so on
   x87_pointers,          // FIP, FDP, FOP are what the soft engine has for this host's processor, at any time
+  rep_single_step,          // single steps stop behind each iteration of REP, with RF as this host's processor has it
   wrmsr_checked,         // WRMSR of values that no processor takes comes to user space or is #GP
   cpuid_holds_ring0,     // CPUID in ring 0 shows the table of KVM_SET_CPUID2
   cpuid_holds_ring3,
@@ -41,7 +42,7 @@ enum class Question : uint8_t {
   dirty_log,       // KVM_GET_DIRTY_LOG names exactly the pages written
   dirty_ring,      // KVM_CAP_DIRTY_LOG_RING is there
 };
-inline constexpr size_t kQuestions = 24;
+inline constexpr size_t kQuestions = 25;
 
 enum class Answer : uint8_t { unknown, no, yes };
 std::string_view to_string(Answer answer);

@@ -251,6 +251,8 @@ uint64_t TinyGuest::peek(uint64_t at) const {
 // RIP, CS, RFLAGS, RSP, SS end at the stack's top, whether or not an error code is below them.
 uint64_t TinyGuest::fault_rip() const { return peek(kKernelStack - 5 * sizeof(uint64_t)); }
 
+uint64_t TinyGuest::fault_rflags() const { return peek(kKernelStack - 3 * sizeof(uint64_t)); }
+
 Result<TinyGuest::End> TinyGuest::run(std::chrono::milliseconds limit) {
   alarm_->set(limit);
   const auto ran = vcpu_.run();

@@ -62,8 +62,9 @@ class TinyGuest {
   Result<void> load(Ring ring, std::span<const uint8_t> code, uint64_t cr4 = 0);
   // What the guest has at `at`, 8 bytes.
   uint64_t peek(uint64_t at) const;
-  // Of a program's exception or interrupt: the address that was pushed.
+  // Of an exception or interrupt, the kernel's if its stack was as load() left it: the address, the flags that were pushed.
   uint64_t fault_rip() const;
+  uint64_t fault_rflags() const;
   // Runs to the next exit, or until `limit` is over. Reads no clock and no TSC.
   Result<End> run(std::chrono::milliseconds limit);
 

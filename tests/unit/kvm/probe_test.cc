@@ -54,7 +54,7 @@ TEST(Choice, is_soft_if_one_thing_is_missing_that_a_guest_or_a_recording_needs) 
                                   Question::cpuid_holds_ring0, Question::cpuid_holds_ring3, Question::user_rdtsc_traps,
                                   Question::tsc_msr_traps, Question::int3_exits_ring0, Question::dirty_log, Question::int_n_ring3,
                                   Question::ldt_code, Question::iret_nulls_selectors, Question::ring3_sees_itself,
-                                  Question::compat_instructions, Question::x87_pointers}) {
+                                  Question::compat_instructions, Question::x87_pointers, Question::rep_single_step}) {
     for (const Answer answer : {Answer::no, Answer::unknown}) {
       KvmProbe probe = good_host();
       probe[question].answer = answer;
@@ -119,6 +119,14 @@ TEST(Holes, x87_pointers_that_thread_switches_drop_are_told_and_no_reason_agains
   EXPECT_EQ(determinism_holes(probe, kAll).size(), determinism_holes(good_host(), kAll).size() + 1);
   probe.x87_pointers_differ = true;
   EXPECT_FALSE(choose_engine(probe, kAll).kvm);
+}
+
+TEST(Holes, rf_inside_rep_is_one_of_kernels_too) {
+  KvmProbe probe = good_host();
+  probe[Question::rep_single_step].answer = Answer::no;
+  const auto holes = determinism_holes(probe, kAll);
+  ASSERT_EQ(holes.size(), determinism_holes(good_host(), kAll).size() + 1);
+  EXPECT_TRUE(std::any_of(holes.begin(), holes.end(), [](const Hole& h) { return h.what == "single steps through REP" && !h.in_programs; }));
 }
 
 TEST(Holes, stay_open_where_the_engine_does_not_use_the_trap) {
