@@ -5,7 +5,7 @@ import socket
 import subprocess
 import time
 
-from support import GDB, GUESTS, SPIN, TOOL, Case, Remote, Server, main
+from support import GDB, GUESTS, RDTSC, SPIN, TOOL, Case, Remote, Server, main
 
 
 def grouped(number):
@@ -39,6 +39,17 @@ class Patience(Case):
             print(f"{how}: {time.monotonic() - begin:.1f} s")
             self.assertNotRegex(out, "unexpectedly|No registers|rror|gnoring|imed out", how)
             self.assert_order(out, r"\$1 = .*0x1000", f"position {grouped(position)} of", r"rip  *0x1000", "etached")
+
+    def test_gdb_waits_for_a_recording_of_many_events(self):
+        length = 45  # millions of instructions, two of three an event: to read them takes longer than gdb waits for a packet
+        trace = self.record(*RDTSC, "--journal", "full", "--stop-at", f"{length}M")
+        begin = time.monotonic()
+        out = self.batch(f"target remote | {TOOL} gdb --stdio --at end {trace}", "print $pc", "monitor position", "reverse-stepi",
+                         "monitor position", "detach")
+        print(f"{time.monotonic() - begin:.1f} s")
+        self.assertNotRegex(out, "unexpectedly|No registers|rror|gnoring|imed out")
+        self.assert_order(out, r"\$1 = .*0x1000", f"position {grouped(length * 1_000_000)} of",
+                          f"position {grouped(length * 1_000_000 - 1)} of", "etached")
 
     def test_gdb_waits_at_a_port_whose_server_is_not_ready(self):
         trace = self.spin()

@@ -19,6 +19,7 @@ LLDB = shutil.which("lldb") or shutil.which("lldb-14")
 
 KERNEL = ["--kernel", os.path.join(GUESTS, "kernel.bin"), "--flat-address", "0x100000", "--flat-mode", "long64"]
 SPIN = ["--kernel", os.path.join(GUESTS, "spin.bin"), "--flat-address", "0x100000", "--flat-mode", "long64"]
+RDTSC = ["--kernel", os.path.join(GUESTS, "rdtsc.bin"), "--flat-address", "0x100000", "--flat-mode", "long64"]
 SLEEPER = ["--kernel", os.path.join(GUESTS, "sleeper.bin"), "--flat-address", "0x8000", "--flat-mode", "real16"]
 MODES = ["--kernel", os.path.join(GUESTS, "modes.bin"), "--flat-address", "0x12340", "--flat-mode", "real16"]
 
