@@ -125,6 +125,8 @@ class TimelineImpl final : public Timeline, private JournalSink {
     bool interrupted = false;
   };
   Result<Found> search_backward(const StopConditions& conditions, Position lowest, Position below, ByteCheck* check = nullptr);
+  // The last hit before here, where the machine stands again afterwards.
+  Result<std::optional<Hit>> last_hit(const StopConditions& conditions, ByteCheck* check);
   // Before a search that returns to `here`: the way back from far away should be short.
   void keep_way_back(Position here);
   Result<TimelineStop> stand_behind(const Hit& hit);

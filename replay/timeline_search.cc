@@ -145,26 +145,32 @@ Result<TimelineStop> TimelineImpl::backward(const StopConditions& conditions, Po
   return stop_here(to == begin() ? Reason::begin : Reason::position);
 }
 
-Result<LastChange> TimelineImpl::last_change(const std::vector<ByteWatch>& bytes, VcpuId asker) {
-  RV_TRY(end_diversion());
-  RV_TRY(arrive_at(position_, {}));
+Result<std::optional<TimelineImpl::Hit>> TimelineImpl::last_hit(const StopConditions& conditions, ByteCheck* check) {
   const Position here = position_;
   keep_way_back(here);
-  StopConditions conditions;
-  conditions.bytes = bytes;
-  ByteCheck check(m_, bytes, m_.vcpu(asker).state);
-  auto found = search_backward(conditions, begin(), here, &check);
+  auto found = search_backward(conditions, begin(), here, check);
   RunOptions options;
   options.interruptible = false;
   const auto back = arrive_at(here, options);
   if (!found) return found.error();
   if (!back) return back.error();
   if (found->interrupted) return Error{ErrorCode::bad_argument, "the search was interrupted", {}};
+  return std::move(found->hit);
+}
+
+Result<LastChange> TimelineImpl::last_change(const std::vector<ByteWatch>& bytes, VcpuId asker) {
+  RV_TRY(end_diversion());
+  RV_TRY(arrive_at(position_, {}));
+  StopConditions conditions;
+  conditions.bytes = bytes;
+  ByteCheck check(m_, bytes, m_.vcpu(asker).state);
+  const auto hit = last_hit(conditions, &check);
+  if (!hit) return hit.error();
   LastChange answer;
   answer.unseen = check.unseen();
-  if (found->hit) {
-    answer.write = found->hit->observation;
-    answer.led_there = found->hit->led_there;
+  if (*hit) {
+    answer.write = (*hit)->observation;
+    answer.led_there = (*hit)->led_there;
   }
   return answer;
 }
@@ -172,19 +178,11 @@ Result<LastChange> TimelineImpl::last_change(const std::vector<ByteWatch>& bytes
 Result<std::optional<Observation>> TimelineImpl::last_write(LinearAddr address, uint64_t size) {
   RV_TRY(end_diversion());
   RV_TRY(arrive_at(position_, {}));
-  const Position here = position_;
-  keep_way_back(here);
   StopConditions conditions;
   conditions.watches.push_back({address, size, false, true});
-  auto found = search_backward(conditions, begin(), here);
-  RunOptions options;
-  options.interruptible = false;
-  const auto back = arrive_at(here, options);
-  if (!found) return found.error();
-  if (!back) return back.error();
-  if (found->interrupted) return Error{ErrorCode::bad_argument, "the search was interrupted", {}};
-  if (!found->hit) return std::optional<Observation>();
-  return found->hit->observation;
+  const auto hit = last_hit(conditions, nullptr);
+  if (!hit) return hit.error();
+  return *hit ? (*hit)->observation : std::nullopt;
 }
 
 }  // namespace retrovisor

@@ -37,7 +37,7 @@ enum class ImageRole : uint8_t { kernel = 0, initrd = 1, module = 2 };
 using ImageDigest = std::array<uint8_t, 16>;  // XXH3-128, canonical byte order
 struct TraceImage {
   ImageRole role{};
-  std::string name;       // as the user gave it
+  std::string name;       // an absolute path of the host that recorded
   std::string arguments;  // modules: their command line
   uint64_t size = 0;
   ImageDigest digest{};
