@@ -17,9 +17,9 @@ class QuietBoundary final : public Boundary {
  public:
   uint64_t wall_clock(Moment) override { return 0; }
   void entropy(Moment, std::span<uint8_t> out) override { std::memset(out.data(), 1, out.size()); }
-  size_t poll_input(Moment, Channel, std::span<uint8_t>) override { return 0; }
+  size_t receive(Moment, EndpointId, std::span<uint8_t>) override { return 0; }
   IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
-  void output(Moment, Channel, std::span<const uint8_t>) override {}
+  void transmit(Moment, EndpointId, std::span<const uint8_t>) override {}
 };
 
 struct FlatGuest {
@@ -32,9 +32,8 @@ struct FlatGuest {
     BootImages images;
     images.kernel = code;
     images.flat_address = 0x100000;
-    auto loaded = load_guest(images, machine->memory(), machine->vcpu(VcpuId(0)).state, 1);
+    auto loaded = machine->load(images);
     RV_ASSERT(loaded.ok());
-    machine->engine().state_changed(machine->vcpu(VcpuId(0)));
     machine->vcpu(VcpuId(0)).state.gpr[RSP] = 0x200000;
     machine->vcpu(VcpuId(0)).state.gpr[RBX] = 0x300000;
   }

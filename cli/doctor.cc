@@ -52,9 +52,9 @@ class NoBoundary final : public Boundary {
  public:
   uint64_t wall_clock(Moment) override { return 0; }
   void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{0}); }
-  size_t poll_input(Moment, Channel, std::span<uint8_t>) override { return 0; }
+  size_t receive(Moment, EndpointId, std::span<uint8_t>) override { return 0; }
   IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns}; }
-  void output(Moment, Channel, std::span<const uint8_t>) override {}
+  void transmit(Moment, EndpointId, std::span<const uint8_t>) override {}
 };
 
 // Millions of instructions per second of a loop of loads, stores, arithmetic and branches.

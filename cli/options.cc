@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <ctime>
 
+#include "vmm/board/device_type.h"
 #include "vmm/processor_model.h"
 
 namespace retrovisor::cli {
@@ -46,6 +47,22 @@ Result<uint64_t> scaled(const std::string& text, std::string_view units, uint64_
   if (!value || __builtin_mul_overflow(*value, factor, &product))
     return bad(option, fmt::format("'{}' is no number with one of the units {}", text, units));
   return product;
+}
+
+// Asked for help, the option says it and ends the program, as --help does.
+CLI::Validator device_or_help() {
+  return {[](std::string& text) {
+            const auto device = parse_device(text);
+            if (!device) return device.error().message;
+            if (device->type == "help") throw CLI::CallForVersion(device_help(), CLI::ExitCodes::Success);
+            const auto type = find_device_type(device->type);
+            if (!type) return type.error().message;
+            if (!device->options.empty() && device->options[0].first == "help")
+              throw CLI::CallForVersion(device_help(**type), CLI::ExitCodes::Success);
+            const auto options = DeviceOptions::check((*type)->options, *device);
+            return options ? std::string() : options.error().message;
+          },
+          ""};
 }
 
 }  // namespace
@@ -94,6 +111,13 @@ void add_guest_options(CLI::App& app, GuestOptions& options) {
                  "vendor's processors, as a recording with kvm has them")
       ->check(CLI::IsMember(std::vector<std::string>(kProcessorModelNames.begin(), kProcessorModelNames.end())))
       ->type_name("NAME")
+      ->group(group);
+  app.add_option("--device", options.devices,
+                 "another device, as TYPE[,OPTION=VALUE...]; may be repeated. --device help lists the types, --device TYPE,help the "
+                 "options of one")
+      ->type_name("DEVICE")
+      ->allow_extra_args(false)
+      ->check(device_or_help())
       ->group(group);
   app.add_option("--flat-address", options.flat_address,
                  "load the kernel as a flat binary at this physical address and start there")

@@ -31,6 +31,7 @@ struct GuestOptions {
   std::vector<std::string> modules;
   std::string append;
   std::string memory = "512M";
+  std::vector<std::string> devices;  // beside those of a PC
   uint32_t vcpus = 1;
   std::string engine = "auto";
   std::string processor_model;  // empty: "model" in the soft engine, the host's under kvm

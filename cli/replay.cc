@@ -149,7 +149,7 @@ int replay(ReplayCommand options) {
   if (auto opened = open_output(options, shown); !opened) return fail(opened.error());
   OutputStream output(shown.fd, stop->get(), Answers::reach_nobody);
   auto session = ReplaySession::open(options.trace, *images,
-                                     [&output](Moment, Channel, std::span<const uint8_t> bytes) { output.write(bytes); },
+                                     [&output](Moment, EndpointId, std::span<const uint8_t> bytes) { output.write(bytes); },
                                      replay_engine(options.engine));
   if (!session) return fail(session.error());
   *images = {};  // the guest has its copy

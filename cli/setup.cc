@@ -206,10 +206,7 @@ ImageNames image_names(const GuestOptions& options) {
 Result<std::unique_ptr<Machine>> make_machine(const MachineConfig& config, Boundary& boundary, const BootImages& images) {
   auto machine = Machine::create(config, boundary);
   if (!machine) return machine.error();
-  if (auto loaded = load_guest(images, (*machine)->memory(), (*machine)->vcpu(VcpuId(0)).state, config.vcpus); !loaded)
-    return loaded.error();
-  (*machine)->memory_changed();
-  (*machine)->engine().state_changed((*machine)->vcpu(VcpuId(0)));
+  if (auto loaded = (*machine)->load(images); !loaded) return loaded.error();
   return machine;
 }
 
@@ -217,7 +214,7 @@ Result<void> try_images(const MachineConfig& config, const BootImages& images) {
   auto memory = GuestMemory::create(config.memory_size);
   if (!memory) return memory.error();
   CpuState state;
-  auto loaded = load_guest(images, **memory, state, config.vcpus);
+  auto loaded = load_guest(images, **memory, state, config.vcpus, config.devices);
   if (!loaded) return loaded.error();
   return {};
 }
@@ -245,6 +242,11 @@ Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOpt
   if (!memory_size) return memory_size.error();
   config.memory_size = *memory_size;
   config.vcpus = guest.vcpus;
+  for (const std::string& text : guest.devices) {
+    auto device = parse_device(text);
+    if (!device) return device.error();
+    config.devices.push_back(std::move(*device));
+  }
   const bool kvm = is_kvm(guest.engine, config.kvm);
   if (!guest.processor_model.empty()) {
     if (kvm) {

@@ -30,9 +30,9 @@ class NothingOutside final : public Boundary {
  public:
   uint64_t wall_clock(Moment) override { return 0; }
   void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{1}); }
-  size_t poll_input(Moment, Channel, std::span<uint8_t>) override { return 0; }
+  size_t receive(Moment, EndpointId, std::span<uint8_t>) override { return 0; }
   IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
-  void output(Moment, Channel, std::span<const uint8_t>) override {}
+  void transmit(Moment, EndpointId, std::span<const uint8_t>) override {}
 };
 
 constexpr uint64_t kMemory = uint64_t{512} << 20;

@@ -73,6 +73,12 @@ std::string as_text(const TraceSummary& s, const std::string& path) {
   line("time",
        fmt::format("{}{}{}", to_string(h.time_mode), h.rtc ? fmt::format(", clock fixed at {}", utc_text(*h.rtc)) : "",
                    h.seed ? fmt::format(", seed {}", *h.seed) : ""));
+  std::string devices;
+  for (const TraceDevice& d : h.devices) {
+    devices += (devices.empty() ? "" : " ") + to_string(d.device);
+    if (d.version != 1) devices += fmt::format(" (version {})", d.version);
+  }
+  if (!devices.empty()) line("devices", devices);
   for (const auto& [name, value] : h.options) line(name, value);
   line("journal", journal_text(h.journal_mask));
   const bool by_events = h.position_unit == PositionUnit::events;

@@ -258,7 +258,7 @@ Result<TimelineStop> Execution::step_to(VcpuId vcpu) {
       if (stop->has_value()) return **stop;
     }
     auto stop = run(own, machine().position() + 1);
-    if (!stop || stop->reason != Reason::position || machine().journal().vcpu() == vcpu) return stop;
+    if (!stop || stop->reason != Reason::position || machine().last_vcpu() == vcpu) return stop;
   }
 }
 
@@ -275,7 +275,7 @@ Result<std::optional<TimelineStop>> Execution::other_turns(VcpuId vcpu, Position
         // What the instruction did has not been looked at.
         const DebugTarget::Hold hold(target_);
         if (auto back = timeline()->seek(stop.event->position); !back) return back.error();
-      } else if (machine().journal().vcpu() == vcpu) {
+      } else if (machine().last_vcpu() == vcpu) {
         stop = {};
         stop.position = machine().position();
         return std::optional(stop);
@@ -354,7 +354,7 @@ Result<TimelineStop> Execution::reverse_step(VcpuId vcpu) {
     {
       const DebugTarget::Hold whole(target_);
       if (auto again = timeline()->forward({}, from); !again) return again;
-      if (machine().journal().vcpu() == vcpu) {
+      if (machine().last_vcpu() == vcpu) {
         stepped_ = vcpu;
         return timeline()->seek(from - 1);
       }

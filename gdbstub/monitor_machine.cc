@@ -7,6 +7,7 @@
 #include "gdbstub/memory_view.h"
 #include "gdbstub/monitor.h"
 #include "gdbstub/registers.h"
+#include "vmm/board/board.h"
 
 namespace retrovisor::gdb {
 namespace {
@@ -21,6 +22,7 @@ Error bad(std::string message) { return {ErrorCode::bad_argument, std::move(mess
 const CpuState& state_of(Execution& e) { return e.machine().vcpu(e.selected()).state; }
 
 Result<std::string> info(Execution& e, Words words) {
+  if (words.size() == 1 && words[0] == "board") return describe(e.machine().board());
   if (words.empty() || words[0] != "devices" || words.size() > 2) return bad("not understood");
   std::string out;
   for (const StateField& field : state_fields(e.machine().save_device_state())) {
@@ -178,7 +180,7 @@ void add_machine_commands(std::vector<MonitorCommand>& out) {
   out.push_back({"regs", "[VCPU]", "all registers, segments with their bases, system registers", regs});
   out.push_back({"pt", "ADDR", "the page table entries on the way to a linear address", pt});
   out.push_back({"phys", "ADDR [LEN]", "physical memory", phys});
-  out.push_back({"info", "devices [NAME]", "the state of all devices, or of those whose name begins so", info});
+  out.push_back({"info", "devices [NAME] | board", "the state of all devices, or of those whose name begins so; which there are and where they answer", info});
 }
 
 }  // namespace retrovisor::gdb

@@ -9,6 +9,7 @@
 #include "record/key_frame_writer.h"
 #include "record/recording_boundary.h"
 #include "traces/describe.h"
+#include "vmm/board/device_type.h"
 #include "vmm/cpu/cpuid.h"
 
 namespace retrovisor {
@@ -152,6 +153,10 @@ TraceHeader make_header(const MachineConfig& config, const BootImages& images, c
   h.time_source = config.time;
   h.processor_model = config.processor_model;
   h.user_tsc = config.user_tsc;
+  for (const DeviceSpec& device : config.devices) {
+    const auto type = find_device_type(device.type);
+    h.devices.push_back({device, type.ok() ? (*type)->version : 0});
+  }
   return h;
 }
 

@@ -1,6 +1,18 @@
 #include "record/recording_boundary.h"
 
+#include <algorithm>
+
 namespace retrovisor {
+
+EventKind input_event(std::span<const Endpoint> endpoints, EndpointId id) {
+  const bool packets = id.value < endpoints.size() && endpoints[id.value].kind == EndpointKind::packets;
+  return packets ? EventKind::packet : EventKind::console_input;
+}
+
+void RecordingBoundary::connect(std::span<const Endpoint> endpoints) {
+  endpoints_.assign(endpoints.begin(), endpoints.end());
+  live_.connect(endpoints);
+}
 
 uint64_t RecordingBoundary::wall_clock(Moment at) {
   const uint64_t seconds = live_.wall_clock(at);
@@ -13,15 +25,23 @@ void RecordingBoundary::entropy(Moment at, std::span<uint8_t> out) {
   writer_.boundary_event(EventKind::entropy, at.position, 0, 0, at.time.value, out);
 }
 
-size_t RecordingBoundary::poll_input(Moment at, Channel channel, std::span<uint8_t> out) {
+size_t RecordingBoundary::receive(Moment at, EndpointId endpoint, std::span<uint8_t> out) {
   const uint64_t ordinal = polls_.next(at);
-  const size_t n = live_.poll_input(at, channel, out);
+  const size_t n = live_.receive(at, endpoint, out);
   RV_ASSERT(n <= out.size());
   if (n != 0)
-    writer_.boundary_event(EventKind::console_input, at.position, static_cast<uint64_t>(channel), ordinal, at.time.value,
-                           out.first(n));
+    writer_.boundary_event(input_event(endpoints_, endpoint), at.position, endpoint.value, ordinal, at.time.value, out.first(n));
   note_stop(at, 0, ordinal);
   return n;
+}
+
+Result<void> RecordingBoundary::read_blocks(Moment at, EndpointId endpoint, uint64_t offset, std::span<uint8_t> out) {
+  RV_TRY(live_.read_blocks(at, endpoint, offset, out));
+  for (size_t done = 0; done < out.size(); done += kMaxEventData) {
+    const auto part = out.subspan(done, std::min(kMaxEventData, out.size() - done));
+    writer_.boundary_event(EventKind::disk_read, at.position, endpoint.value, offset + done, at.time.value, part);
+  }
+  return {};
 }
 
 IdleWait RecordingBoundary::idle_wait(Moment at, uint64_t ns, bool input_wanted) {

@@ -25,6 +25,9 @@ class CallOrdinal {
   uint64_t count_ = 0;
 };
 
+// The kind of event that what comes in at an endpoint is recorded as.
+EventKind input_event(std::span<const Endpoint> endpoints, EndpointId id);
+
 class RecordingBoundary final : public Boundary {
  public:
   // Both outlive the boundary.
@@ -35,11 +38,13 @@ class RecordingBoundary final : public Boundary {
   // that a replay stops in the same call.
   void host_stop() { stopping_ = true; }
 
+  void connect(std::span<const Endpoint> endpoints) override;
   uint64_t wall_clock(Moment at) override;
   void entropy(Moment at, std::span<uint8_t> out) override;
-  size_t poll_input(Moment at, Channel channel, std::span<uint8_t> out) override;
+  size_t receive(Moment at, EndpointId endpoint, std::span<uint8_t> out) override;
+  Result<void> read_blocks(Moment at, EndpointId endpoint, uint64_t offset, std::span<uint8_t> out) override;
   IdleWait idle_wait(Moment at, uint64_t ns, bool input_wanted) override;
-  void output(Moment at, Channel channel, std::span<const uint8_t> bytes) override { live_.output(at, channel, bytes); }
+  void transmit(Moment at, EndpointId endpoint, std::span<const uint8_t> bytes) override { live_.transmit(at, endpoint, bytes); }
   uint64_t time_passed(Moment at) override;
   bool deliver(Moment at, bool possible) override;
   bool lands() const override { return live_.lands(); }
@@ -51,6 +56,7 @@ class RecordingBoundary final : public Boundary {
 
   Boundary& live_;
   TraceWriter& writer_;
+  std::vector<Endpoint> endpoints_;
   std::chrono::steady_clock::time_point last_event_ = std::chrono::steady_clock::now();
   CallOrdinal polls_;
   CallOrdinal waits_;

@@ -170,7 +170,7 @@ Result<BisectReport> bisect(const SessionFactory& first, const SessionFactory& s
       const auto result = (*at_low)->run(run);
       if (!result) return result.error();
       Machine& machine = (*at_low)->machine();
-      out.vcpu = machine.journal().vcpu();
+      out.vcpu = machine.last_vcpu();
       const CpuState& cpu = machine.vcpu(out.vcpu).state;
       out.linear_rip = cpu.rip + (cpu.mode64() ? 0 : cpu.segment[CS].base);
       return out;

@@ -3,6 +3,7 @@
 
 #include "replay/replay_session.h"
 #include "traces/describe.h"
+#include "vmm/board/device_type.h"
 
 namespace retrovisor {
 namespace {
@@ -49,7 +50,7 @@ Result<void> check_images(const TraceHeader& header, const BootImages& images) {
   return {};
 }
 
-MachineConfig machine_config(const TraceHeader& header) {
+Result<MachineConfig> machine_config(const TraceHeader& header) {
   MachineConfig out;
   out.memory_size = header.memory_size;
   out.vcpus = header.vcpus;
@@ -58,6 +59,18 @@ MachineConfig machine_config(const TraceHeader& header) {
   out.time = header.time_source;
   out.processor_model = header.processor_model;
   out.user_tsc = header.user_tsc;
+  if (header.devices.empty()) return out;
+  out.devices.clear();
+  for (const TraceDevice& d : header.devices) {
+    const auto type = find_device_type(d.device.type);
+    if (!type) return Error{ErrorCode::unsupported, "the recorded machine has a device that this build does not know: " + d.device.type, {}};
+    if ((*type)->version != d.version)
+      return Error{ErrorCode::unsupported,
+                   fmt::format("the recorded machine has version {} of device {}, this build has version {}", d.version, d.device.type,
+                               (*type)->version),
+                   {}};
+    out.devices.push_back(d.device);
+  }
   return out;
 }
 

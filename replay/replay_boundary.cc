@@ -47,7 +47,7 @@ const TraceEvent* ReplayBoundary::match(Moment at, EventKind kind, uint64_t ordi
   const JournalEvent& e = next->event;
   const Moment recorded = moment_of(e);
   // Each boundary event says at which call of its moment it came, where there can be several.
-  const bool numbered = kind == EventKind::console_input;
+  const bool numbered = kind == EventKind::console_input || kind == EventKind::packet;
   const bool missed = before(recorded, at) || (recorded == at && e.kind == kind && numbered && e.b < ordinal);
   if (missed) {
     fail(at.position, "something that came from outside in the recording was never asked for", describe_at(*next),
@@ -100,14 +100,14 @@ void ReplayBoundary::entropy(Moment at, std::span<uint8_t> out) {
   pop();
 }
 
-size_t ReplayBoundary::poll_input(Moment at, Channel channel, std::span<uint8_t> out) {
+size_t ReplayBoundary::receive(Moment at, EndpointId endpoint, std::span<uint8_t> out) {
   if (detached_) return 0;
   const uint64_t ordinal = polls_.next(at);
   size_t n = 0;
-  if (const TraceEvent* e = match(at, EventKind::console_input, ordinal, "console input is polled"); e != nullptr) {
-    if (e->data.size() > out.size() || e->event.a != static_cast<uint64_t>(channel)) {
-      fail(at.position, "console input is polled otherwise than in the recording", describe_at(*e),
-           call_text(fmt::format("at most {} bytes from channel {}", out.size(), static_cast<unsigned>(channel)), at));
+  if (const TraceEvent* e = match(at, input_event(endpoints_, endpoint), ordinal, "input is polled"); e != nullptr) {
+    if (e->data.size() > out.size() || e->event.a != endpoint.value) {
+      fail(at.position, "input is polled otherwise than in the recording", describe_at(*e),
+           call_text(fmt::format("at most {} bytes from endpoint {}", out.size(), endpoint.value), at));
       return 0;
     }
     n = e->data.size();
@@ -116,6 +116,24 @@ size_t ReplayBoundary::poll_input(Moment at, Channel channel, std::span<uint8_t>
   }
   if (host_stop(at, 0, ordinal) && on_host_stop_) on_host_stop_();
   return n;
+}
+
+Result<void> ReplayBoundary::read_blocks(Moment at, EndpointId endpoint, uint64_t offset, std::span<uint8_t> out) {
+  std::fill(out.begin(), out.end(), uint8_t{0});
+  if (detached_) return Error{ErrorCode::unsupported, "the recording holds only what its own way has read", ""};
+  for (size_t done = 0; done < out.size(); done += kMaxEventData) {
+    const auto part = out.subspan(done, std::min(kMaxEventData, out.size() - done));
+    const TraceEvent* e = match(at, EventKind::disk_read, 0, "contents are read");
+    if (e == nullptr) return Error{ErrorCode::io, "the recording has no such contents: the read failed there", ""};
+    if (e->event.a != endpoint.value || e->event.b != offset + done || e->data.size() != part.size()) {
+      fail(at.position, "contents are read otherwise than in the recording", describe_at(*e),
+           call_text(fmt::format("{} bytes at {:#x} of endpoint {}", part.size(), offset + done, endpoint.value), at));
+      return Error{ErrorCode::divergence, "contents are read otherwise than in the recording", ""};
+    }
+    std::copy(e->data.begin(), e->data.end(), part.begin());
+    pop();
+  }
+  return {};
 }
 
 IdleWait ReplayBoundary::idle_wait(Moment at, uint64_t ns, bool) {

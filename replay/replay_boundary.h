@@ -23,7 +23,7 @@ struct ReplayFault {
 
 class ReplayBoundary final : public Boundary {
  public:
-  using Output = std::function<void(Moment, Channel, std::span<const uint8_t>)>;
+  using Output = std::function<void(Moment, EndpointId, std::span<const uint8_t>)>;
   // `output` shows what the guest writes to the console; empty: it is dropped.
   static Result<std::unique_ptr<ReplayBoundary>> open(const std::string& trace, Output output = {});
 
@@ -53,12 +53,14 @@ class ReplayBoundary final : public Boundary {
   // A recorded event at `position` has not been asked for yet.
   bool pending_at(Position position);
 
+  void connect(std::span<const Endpoint> endpoints) override { endpoints_.assign(endpoints.begin(), endpoints.end()); }
   uint64_t wall_clock(Moment at) override;
   void entropy(Moment at, std::span<uint8_t> out) override;
-  size_t poll_input(Moment at, Channel channel, std::span<uint8_t> out) override;
+  size_t receive(Moment at, EndpointId endpoint, std::span<uint8_t> out) override;
+  Result<void> read_blocks(Moment at, EndpointId endpoint, uint64_t offset, std::span<uint8_t> out) override;
   IdleWait idle_wait(Moment at, uint64_t ns, bool input_wanted) override;
-  void output(Moment at, Channel channel, std::span<const uint8_t> bytes) override {
-    if (output_) output_(at, channel, bytes);
+  void transmit(Moment at, EndpointId endpoint, std::span<const uint8_t> bytes) override {
+    if (output_) output_(at, endpoint, bytes);
   }
 
   uint64_t time_passed(Moment at) override;
@@ -93,6 +95,7 @@ class ReplayBoundary final : public Boundary {
 
   std::unique_ptr<EventFeed> feed_;
   Output output_;
+  std::vector<Endpoint> endpoints_;
   bool detached_ = false;
   std::function<void()> on_host_stop_;
   std::function<void()> on_fault_;

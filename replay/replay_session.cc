@@ -50,7 +50,9 @@ Result<std::unique_ptr<ReplaySession>> ReplaySession::open(const std::string& tr
   if (!digests) return digests.error();
   out->digests_ = std::move(*digests);
 
-  MachineConfig config = machine_config(header);
+  auto recorded_machine = machine_config(header);
+  if (!recorded_machine) return recorded_machine.error();
+  MachineConfig config = std::move(*recorded_machine);
   if (engine.kind == EngineKind::kvm && config.positions != PositionUnit::events)
     return Error{ErrorCode::unsupported, "the trace is exact to the instruction, which KVM cannot count; replay it with --engine=soft", "--engine"};
   // Its guest has met one vendor's answers; another's processor would give others.
@@ -67,10 +69,8 @@ Result<std::unique_ptr<ReplaySession>> ReplaySession::open(const std::string& tr
   out->machine_ = std::move(*machine);
   out->sketch_ = std::make_unique<MemorySketch>(*out->machine_);
   Machine* m = out->machine_.get();
-  auto loaded = load_guest(*recorded, m->memory(), m->vcpu(VcpuId(0)).state, header.vcpus);
+  auto loaded = m->load(*recorded);
   if (!loaded) return loaded.error();
-  m->memory_changed();
-  m->engine().state_changed(m->vcpu(VcpuId(0)));
   const auto stop = [m] { m->request_stop({StopReason::host_request, 0}); };
   out->boundary_->on_host_stop(stop);
   out->boundary_->on_fault(stop);

@@ -60,7 +60,8 @@ struct ReplayResult {
 // Whether `images` are those that the trace was recorded with; the error says which is not.
 Result<void> check_images(const TraceHeader& header, const BootImages& images);
 // The machine that the trace was recorded on.
-MachineConfig machine_config(const TraceHeader& header);
+// An error names a device that this build does not know, or knows in another version.
+Result<MachineConfig> machine_config(const TraceHeader& header);
 // `images` with everything that the trace knows by itself put in: command line, module arguments, flat address and mode.
 Result<BootImages> recorded_images(const TraceHeader& header, const BootImages& images);
 

@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "vmm/board/device_options.h"
 #include "vmm/processor_model.h"
 #include "vmm/user_tsc.h"
 #include "vmm/digest.h"
@@ -52,6 +53,12 @@ enum class DigestDetail : uint8_t {
   full = 2,    // also every page that changed, with its hash
 };
 
+// A device of the recorded machine, and which version of its type it was.
+struct TraceDevice {
+  DeviceSpec device;
+  uint32_t version = 1;
+};
+
 struct TraceHeader {
   uint32_t machine_model = kMachineModelVersion;
   std::string tool_version;
@@ -75,6 +82,7 @@ struct TraceHeader {
   TimeSource time_source = TimeSource::instructions;
   ProcessorModel processor_model = ProcessorModel::model;
   UserTsc user_tsc = UserTsc::direct;
+  std::vector<TraceDevice> devices;  // empty: the machine had pc_devices(), all of version 1
   std::vector<std::pair<std::string, std::string>> options;  // anything else worth knowing
 };
 

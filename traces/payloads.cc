@@ -16,6 +16,7 @@ namespace {
 constexpr flatbuffers::uoffset_t kMaxDepth = 8;
 constexpr flatbuffers::uoffset_t kMaxTables = 4096;
 constexpr size_t kMaxImages = 256;
+constexpr size_t kMaxDevices = 256;
 constexpr uint32_t kMaxKeyFrameParts = 1 << 20;
 
 Error bad(std::string message) { return {ErrorCode::bad_trace, std::move(message), {}}; }
@@ -37,6 +38,26 @@ std::vector<T> copy(const flatbuffers::Vector<T>* v) {
   return v == nullptr ? std::vector<T>() : std::vector<T>(v->begin(), v->end());
 }
 
+using Options = std::vector<std::pair<std::string, std::string>>;
+
+flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<fb::Option>>> encode_options(flatbuffers::FlatBufferBuilder& b,
+                                                                                         const Options& options) {
+  std::vector<flatbuffers::Offset<fb::Option>> out;
+  for (const auto& [name, value] : options) {
+    const auto n = b.CreateString(name);
+    const auto v = b.CreateString(value);
+    out.push_back(fb::CreateOption(b, n, v));
+  }
+  return b.CreateVector(out);
+}
+
+Options decode_options(const flatbuffers::Vector<flatbuffers::Offset<fb::Option>>* in) {
+  Options out;
+  if (in == nullptr) return out;
+  for (const fb::Option* o : *in) out.emplace_back(text(o->name()), text(o->value()));
+  return out;
+}
+
 }  // namespace
 
 std::vector<uint8_t> encode_header(const TraceHeader& h) {
@@ -48,14 +69,15 @@ std::vector<uint8_t> encode_header(const TraceHeader& h) {
     const auto digest = b.CreateVector(i.digest.data(), i.digest.size());
     images.push_back(fb::CreateImage(b, static_cast<fb::ImageRole>(i.role), name, arguments, i.size, digest));
   }
-  std::vector<flatbuffers::Offset<fb::Option>> options;
-  for (const auto& [name, value] : h.options) {
-    const auto n = b.CreateString(name);
-    const auto v = b.CreateString(value);
-    options.push_back(fb::CreateOption(b, n, v));
+  std::vector<flatbuffers::Offset<fb::Device>> devices;
+  for (const TraceDevice& d : h.devices) {
+    const auto type = b.CreateString(d.device.type);
+    const auto given = encode_options(b, d.device.options);
+    devices.push_back(fb::CreateDevice(b, type, d.version, given));
   }
+  const auto device_vector = b.CreateVector(devices);
   const auto image_vector = b.CreateVector(images);
-  const auto option_vector = b.CreateVector(options);
+  const auto option_vector = encode_options(b, h.options);
   const auto tool = b.CreateString(h.tool_version);
   const auto engine = b.CreateString(h.engine);
   const auto cpu_model = b.CreateString(h.cpu_model);
@@ -85,6 +107,7 @@ std::vector<uint8_t> encode_header(const TraceHeader& h) {
   out.add_digest_interval(h.digest_interval);
   out.add_digest_detail(static_cast<uint8_t>(h.digest_detail));
   out.add_options(option_vector);
+  if (!h.devices.empty()) out.add_devices(device_vector);
   b.Finish(out.Finish());
   return bytes_of(b);
 }
@@ -138,8 +161,11 @@ Result<TraceHeader> decode_header(std::span<const uint8_t> payload, uint32_t for
   h.digest_interval = in->digest_interval();
   if (in->digest_detail() > static_cast<uint8_t>(DigestDetail::full)) return bad("header has an unknown digest detail");
   h.digest_detail = static_cast<DigestDetail>(in->digest_detail());
-  if (in->options() != nullptr)
-    for (const fb::Option* o : *in->options()) h.options.emplace_back(text(o->name()), text(o->value()));
+  h.options = decode_options(in->options());
+  if (const auto* devices = in->devices(); devices != nullptr) {
+    if (devices->size() > kMaxDevices) return bad("header names too many devices");
+    for (const fb::Device* d : *devices) h.devices.push_back({{text(d->type()), decode_options(d->options())}, d->version()});
+  }
   // The machine refuses what it cannot build; this only keeps later arithmetic in range.
   if (h.vcpus == 0 || h.vcpus > kMaxVcpus) return bad(fmt::format("header asks for {} vCPUs", h.vcpus));
   return h;

@@ -7,15 +7,12 @@
 #include <optional>
 #include <span>
 
+#include "vmm/endpoint.h"
 #include "vmm/digest.h"
+#include "vmm/result.h"
 #include "vmm/types.h"
 
 namespace retrovisor {
-
-enum class Channel : uint8_t {
-  serial0 = 0,  // the 16550A at 0x3f8
-  debug = 1,    // the debug consoles at 0xe9 and 0x402; output only
-};
 
 struct IdleWait {
   // At most what was asked; less only if input came or the host wants control. UINT64_MAX (only if nothing was due):
@@ -58,14 +55,21 @@ class Boundary {
   virtual uint64_t wall_clock(Moment at) = 0;
   // Fills `out` with entropy: seeds the machine's own generator (RDRAND). Asked once per reset.
   virtual void entropy(Moment at, std::span<uint8_t> out) = 0;
-  // Bytes that have arrived on `channel`, at most out.size(). Asked at positions that depend on machine state only.
-  virtual size_t poll_input(Moment at, Channel channel, std::span<uint8_t> out) = 0;
+  // What the machine has to be fed and heard, told once, before any question.
+  virtual void connect(std::span<const Endpoint>) {}
+  // What has arrived at an endpoint: bytes of a stream, at most out.size(), or one packet that fits. Asked at positions that depend on
+  // machine state only.
+  virtual size_t receive(Moment at, EndpointId endpoint, std::span<uint8_t> out) = 0;
   // The vCPUs are all halted and nothing is due for `ns` (UINT64_MAX: nothing is due at all). How long did it last?
   // Virtual time: all of it at once. Real time: sleeps, returns early when input arrives.
-  // `input_wanted`: the serial port has room, so input may end the wait; if false only time (or the host's wish to stop) can.
+  // `input_wanted`: an endpoint has room, so input may end the wait; if false only time (or the host's wish to stop) can.
   virtual IdleWait idle_wait(Moment at, uint64_t ns, bool input_wanted) = 0;
-  // The guest wrote to the console. Not a source of nondeterminism: replaying boundaries may show or drop it.
-  virtual void output(Moment at, Channel channel, std::span<const uint8_t> bytes) = 0;
+  // What the guest sends, a packet at a time or bytes. Not a source of nondeterminism: replaying boundaries may show or drop it.
+  virtual void transmit(Moment at, EndpointId endpoint, std::span<const uint8_t> bytes) = 0;
+  // Contents of an endpoint of blocks, which may be other ones each time: `out.size()` bytes from `offset` on.
+  virtual Result<void> read_blocks(Moment, EndpointId, uint64_t /*offset*/, std::span<uint8_t> /*out*/) {
+    return Error{ErrorCode::io, "nothing is connected", ""};
+  }
 
   // The rest is asked only by machines whose time source is TimeSource::events.
 

@@ -29,10 +29,10 @@ enum class EventKind : uint8_t {
   // Boundary events: what a replay needs. Always written; c: guest time in ns (while halted the position stands still).
   wall_clock = 32,    // a: seconds since 1970
   entropy = 33,       // data: bytes
-  console_input = 34, // a: channel, b: how many polls of it came before at the same moment; data: bytes
+  console_input = 34, // of a stream. a: endpoint, b: how many polls came before at the same moment; data: bytes
   idle_wait = 35,     // a: ns asked for, b: ns waited; only when they differ
-  packet = 36,        // a: interface; data: frame
-  disk_read = 37,     // a: disk, b: LBA; data: sectors
+  packet = 36,        // a: endpoint, b: as console_input; data: the packet
+  disk_read = 37,     // contents that can change. a: endpoint, b: offset in bytes; data: bytes
   host_stop = 38,     // the host asked for a stop in a call to the boundary. a: 0 poll, 1 idle wait; b: as console_input
   time_passed = 39,   // time by events: how much has passed at an event. a: ns
   deliver = 40,       // time by events: the interrupt that waited behind an event is delivered there
@@ -76,9 +76,9 @@ class Journal {
   void log(EventKind kind, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0) {
     if (wants(kind)) [[unlikely]] sink_->event({kind, vcpu_, clock_.position(), a, b, c});
   }
+  // Of the vCPU that runs from here on.
   void set_vcpu(VcpuId vcpu) { vcpu_ = vcpu; }
-  // The vCPU that runs now: whose local APIC answers at the APIC page.
-  VcpuId vcpu() const { return vcpu_; }
+  Position position() const { return clock_.position(); }
 
  private:
   const Clock& clock_;

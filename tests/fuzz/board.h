@@ -1,13 +1,26 @@
 // The devices of a machine with their buses and their time, without an engine.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 
 #include "tests/fuzz/target.h"
-#include "vmm/devices/chipset.h"
+#include "vmm/board/board.h"
+#include "vmm/board/device_type.h"
+#include "vmm/devices/pc.h"
 
 namespace retrovisor::fuzz {
+
+// A PC with one more of each type that is registered.
+inline DeviceList all_devices() {
+  DeviceList list = pc_devices();
+  for (const DeviceType* type : device_types()) {
+    const auto same = [&](const DeviceSpec& d) { return d.type == type->name; };
+    if (std::none_of(list.begin(), list.end(), same)) list.push_back({std::string(type->name), {}});
+  }
+  return list;
+}
 
 class Board final : public MachineControl {
  public:
@@ -18,11 +31,13 @@ class Board final : public MachineControl {
       if (i != 0) vcpus[i]->state.activity = Activity::wait_for_sipi;
     }
     platform_.emplace(Platform{**memory_, ports, mmio, clock, deadlines, journal, entropy_, *this});
-    chipset = std::make_unique<Chipset>(*platform_, vcpus, [this](Channel channel, std::span<const uint8_t> bytes) {
-      output.push_back(static_cast<uint8_t>(channel));
+    auto made = retrovisor::Board::create(all_devices(), *platform_, vcpus, {.transmit = [this](EndpointId endpoint, std::span<const uint8_t> bytes) {
+      output.push_back(static_cast<uint8_t>(endpoint.value));
       append(output, bytes);
-    });
-    chipset->reset(1'700'000'000);
+    }, .read_blocks = {}});
+    FUZZ_CHECK(made.ok());
+    board = std::move(*made);
+    board->reset({.wall_clock = 1'700'000'000});
   }
 
   void request_stop(Stop stop) override {
@@ -48,7 +63,7 @@ class Board final : public MachineControl {
     clock.save(out);
     for (const auto& v : vcpus) v->state.save(out, v->id);
     deadlines.save(out);
-    chipset->save(out);
+    board->save(out);
     return out.take();
   }
   Result<void> restore(std::span<const uint8_t> state) {
@@ -57,7 +72,7 @@ class Board final : public MachineControl {
     for (const auto& v : vcpus) v->state.restore(in, v->id);
     StateReader deadlines_in = in;
     deadlines.restore(in);
-    chipset->restore(in);
+    board->restore(in);
     deadlines.restore(deadlines_in);
     if (in.ok() && !in.at_end()) return Error{ErrorCode::bad_trace, "more fields than this board has", {}};
     return in.finish();
@@ -69,7 +84,8 @@ class Board final : public MachineControl {
   PortBus ports{journal};
   MmioBus mmio{journal};
   std::vector<std::unique_ptr<Vcpu>> vcpus;
-  std::unique_ptr<Chipset> chipset;
+  std::unique_ptr<retrovisor::Board> board;
+  VcpuId running;  // who makes the accesses
   Bytes output;  // of the consoles, and what stops were asked for
 
  private:

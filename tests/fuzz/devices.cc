@@ -29,20 +29,38 @@ enum Step : uint8_t {
   steps
 };
 
-constexpr uint16_t kPorts[] = {0x20,  0x21,  0xa0,  0xa1,  0x4d0, 0x4d1, 0x40,  0x41,  0x42,  0x43,  0x61,  0x60,
-                               0x64,  0x92,  0x70,  0x71,  0xf4,  0xe9,  0x402, 0x3f8, 0x3f9, 0x3fa, 0x3fb, 0x3fc,
-                               0x3fd, 0x3fe, 0x3ff, 0xcf8, 0xcf9, 0x600, 0x602, 0x604, 0x608, 0x609, 0x80,  0xffff};
 constexpr uint32_t kMsrs[] = {msr::APIC_BASE, msr::TSC_DEADLINE, msr::X2APIC_FIRST, msr::X2APIC_FIRST + 0x30, msr::TSC};
 
-uint16_t take_port(Input& in) {
-  const uint8_t n = in.byte();
-  return n == 0xff ? in.number<uint16_t>() : kPorts[n % std::size(kPorts)];
+// Where devices answer, by what the board says: those of every registered type are here by themselves.
+struct Places {
+  std::vector<uint16_t> ports;
+  std::vector<PhysRange> memory;
+};
+
+Places places_of(const Board& b) {
+  Places out;
+  for (const auto& device : b.board->info()) {
+    for (const Claim& c : device.ports)
+      for (uint64_t i = 0; i < c.count; ++i) out.ports.push_back(static_cast<uint16_t>(c.first + i));
+    for (const Claim& c : device.memory) out.memory.push_back({PhysAddr(c.first), c.count});
+  }
+  for (const uint16_t nobody : {uint16_t{0x80}, uint16_t{0xcf8}, uint16_t{0xffff}}) out.ports.push_back(nobody);
+  return out;
 }
 
-uint64_t take_address(Input& in) {
+uint16_t take_port(Input& in, const Places& places) {
+  const uint8_t n = in.byte();
+  return n == 0xff ? in.number<uint16_t>() : places.ports[n % places.ports.size()];
+}
+
+uint64_t take_address(Input& in, const Places& places) {
   const uint8_t n = in.byte();
   const uint64_t offset = in.number<uint16_t>() & 0xfff;
   switch (n % 8) {
+    case 7: {
+      const PhysRange& range = places.memory[offset % places.memory.size()];
+      return range.begin.value + in.number<uint32_t>() % range.size;
+    }
     case 0: return kIoApicBase + (offset & 0xf0);
     case 1: return kIoApicBase + offset;
     case 2: return kLocalApicBase + offset;
@@ -52,7 +70,7 @@ uint64_t take_address(Input& in) {
 }
 
 // One step on each of `boards`, which must all answer alike.
-void step(std::span<Board* const> boards, Input& in) {
+void step(std::span<Board* const> boards, const Places& places, Input& in) {
   const auto what = static_cast<Step>(in.byte() % steps);
   const auto same = [&](auto&& act) {
     const auto first = act(*boards[0]);
@@ -60,29 +78,29 @@ void step(std::span<Board* const> boards, Input& in) {
   };
   switch (what) {
     case port_in: {
-      const uint16_t port = take_port(in);
+      const uint16_t port = take_port(in, places);
       const unsigned size = 1u << in.byte() % 3;
-      same([&](Board& b) { return b.ports.read(port, size); });
+      same([&](Board& b) { return b.ports.read(b.running, port, size); });
       break;
     }
     case port_out: {
-      const uint16_t port = take_port(in);
+      const uint16_t port = take_port(in, places);
       const unsigned size = 1u << in.byte() % 3;
       const uint32_t value = size == 1 ? in.byte() : size == 2 ? in.number<uint16_t>() : in.number<uint32_t>();
-      same([&](Board& b) { return b.ports.write(port, size, value), 0; });
+      same([&](Board& b) { return b.ports.write(b.running, port, size, value), 0; });
       break;
     }
     case mmio_read: {
-      const PhysAddr at(take_address(in));
+      const PhysAddr at(take_address(in, places));
       const unsigned size = 1u << (in.byte() + 2) % 4;
-      same([&](Board& b) { return b.mmio.read(at, size); });
+      same([&](Board& b) { return b.mmio.read(b.running, at, size); });
       break;
     }
     case mmio_write: {
-      const PhysAddr at(take_address(in));
+      const PhysAddr at(take_address(in, places));
       const unsigned size = 1u << (in.byte() + 2) % 4;
       const uint64_t value = size == 8 ? in.number<uint64_t>() : in.number<uint32_t>();
-      same([&](Board& b) { return b.mmio.write(at, size, value), 0; });
+      same([&](Board& b) { return b.mmio.write(b.running, at, size, value), 0; });
       break;
     }
     case pass_time: {
@@ -102,8 +120,8 @@ void step(std::span<Board* const> boards, Input& in) {
     case input: {
       const auto bytes = in.bytes(1 + in.byte() % 16);
       same([&](Board& b) {
-        const size_t room = b.chipset->input_room(Channel::serial0);
-        b.chipset->input(Channel::serial0, bytes.first(std::min(room, bytes.size())));
+        const size_t room = b.board->room(kPcConsole);
+        b.board->receive(kPcConsole, bytes.first(std::min(room, bytes.size())));
         return room;
       });
       break;
@@ -112,7 +130,7 @@ void step(std::span<Board* const> boards, Input& in) {
       const uint32_t index = kMsrs[in.byte() % std::size(kMsrs)];
       same([&](Board& b) {
         uint64_t value = 0;
-        const bool known = b.vcpus[b.journal.vcpu().value]->interrupts->read_msr(index, value);
+        const bool known = b.vcpus[b.running.value]->interrupts->read_msr(index, value);
         return std::pair(known, value);
       });
       break;
@@ -124,14 +142,14 @@ void step(std::span<Board* const> boards, Input& in) {
       same([&](Board& b) {
         // A deadline near now is more interesting than any other.
         const uint64_t v = index == msr::TSC_DEADLINE && form % 2 == 0 ? b.now() + (value & 0xffff) : value;
-        return b.vcpus[b.journal.vcpu().value]->interrupts->write_msr(index, v);
+        return b.vcpus[b.running.value]->interrupts->write_msr(index, v);
       });
       break;
     }
     case set_cr8: {
       const uint8_t value = in.byte() & 15;
       same([&](Board& b) {
-        VcpuInterrupts& i = *b.vcpus[b.journal.vcpu().value]->interrupts;
+        VcpuInterrupts& i = *b.vcpus[b.running.value]->interrupts;
         i.set_cr8(value);
         return i.cr8();
       });
@@ -139,13 +157,13 @@ void step(std::span<Board* const> boards, Input& in) {
     }
     case switch_vcpu: {
       const uint8_t n = in.byte();
-      same([&](Board& b) { return b.journal.set_vcpu(VcpuId(static_cast<uint32_t>(n % b.vcpus.size()))), 0; });
+      same([&](Board& b) { return b.running = VcpuId(static_cast<uint32_t>(n % b.vcpus.size())), 0; });
       break;
     }
     default: {
       const uint64_t value = in.number<uint64_t>();
       same([&](Board& b) {
-        Vcpu& v = *b.vcpus[b.journal.vcpu().value];
+        Vcpu& v = *b.vcpus[b.running.value];
         v.state.tsc_offset = value;
         v.interrupts->tsc_changed();
         return 0;
@@ -185,6 +203,7 @@ void run(std::span<const uint8_t> data) {
   const uint32_t vcpus = 1 + in.byte() % 3;
   const size_t move_at = in.number<uint16_t>() % kMostSteps;
   Board first(vcpus);
+  const Places places = places_of(first);
   std::unique_ptr<Board> second;
   std::array<Board*, 2> boards{&first, nullptr};
   size_t count = 1;
@@ -192,24 +211,24 @@ void run(std::span<const uint8_t> data) {
     if (n == move_at) {
       // A board that has been used: nothing of what it was may be left.
       second = std::make_unique<Board>(vcpus);
-      second->ports.write(kPit + 3, 1, 0x34);
-      second->ports.write(kPit, 1, 0x10);
-      second->ports.write(kPit, 1, 0x27);
-      second->ports.write(kSerialPort + 1, 1, 0xf);
-      second->mmio.write(PhysAddr(kLocalApicBase + 0xf0), 4, 0x1ff);
+      second->ports.write(second->running, kPit + 3, 1, 0x34);
+      second->ports.write(second->running, kPit, 1, 0x10);
+      second->ports.write(second->running, kPit, 1, 0x27);
+      second->ports.write(second->running, kSerialPort + 1, 1, 0xf);
+      second->mmio.write(second->running, PhysAddr(kLocalApicBase + 0xf0), 4, 0x1ff);
       second->run_to(12'345'678, kMostDeadlines);
       const Bytes state = first.save();
       const auto restored = second->restore(state);
       if (!restored) std::fprintf(stderr, "%s\n", restored.error().text().c_str());
       FUZZ_CHECK(restored.ok());
       FUZZ_CHECK(second->save() == state);
-      second->journal.set_vcpu(first.journal.vcpu());
+      second->running = first.running;
       first.output.clear();
       second->output.clear();
       boards[1] = second.get();
       count = 2;
     }
-    step(std::span(boards).first(count), in);
+    step(std::span(boards).first(count), places, in);
   }
   if (count == 1) return;
   FUZZ_CHECK(first.save() == second->save());

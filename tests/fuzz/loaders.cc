@@ -5,6 +5,7 @@
 #include "tests/fuzz/target.h"
 #include "vmm/boot/gzip.h"
 #include "vmm/boot/loader.h"
+#include "vmm/devices/pc.h"
 
 namespace retrovisor::fuzz {
 namespace {
@@ -198,7 +199,7 @@ void run(std::span<const uint8_t> data) {
   FUZZ_CHECK(name_images(images, "a/kernel", {"module"}, max_input()).ok() || is_gzip(images.kernel));
   GuestMemory& memory = empty_memory(control.memory);
   CpuState state = CpuState::at_reset(VcpuId(0));
-  const auto loaded = load_guest(images, memory, state, control.vcpus);
+  const auto loaded = load_guest(images, memory, state, control.vcpus, pc_devices());
   if (!loaded) {
     FUZZ_CHECK(!loaded.error().message.empty());
     return;

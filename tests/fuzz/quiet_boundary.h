@@ -14,13 +14,13 @@ class QuietBoundary final : public Boundary {
 
   uint64_t wall_clock(Moment) override { return 1'700'000'000; }
   void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{0x5a}); }
-  size_t poll_input(Moment, Channel, std::span<uint8_t>) override { return 0; }
+  size_t receive(Moment, EndpointId, std::span<uint8_t>) override { return 0; }
   IdleWait idle_wait(Moment, uint64_t ns, bool) override {
     if (idle_waits_ == 0) return {0, true};
     --idle_waits_;
     return {ns, false};
   }
-  void output(Moment, Channel, std::span<const uint8_t> bytes) override { append(console, bytes); }
+  void transmit(Moment, EndpointId, std::span<const uint8_t> bytes) override { append(console, bytes); }
 
   // As many waits as at first.
   void start_again(unsigned idle_waits) { idle_waits_ = idle_waits; }

@@ -61,7 +61,7 @@ class FixedBoundary final : public Boundary {
 
   uint64_t wall_clock(Moment) override { return 1'700'000'000; }
   void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{0x5a}); }
-  size_t poll_input(Moment, Channel, std::span<uint8_t> out) override {
+  size_t receive(Moment, EndpointId, std::span<uint8_t> out) override {
     const size_t n = std::min(out.size(), input_.size());
     std::memcpy(out.data(), input_.data(), n);
     input_.erase(0, n);
@@ -70,7 +70,7 @@ class FixedBoundary final : public Boundary {
   IdleWait idle_wait(Moment, uint64_t ns, bool input_wanted) override {
     return {input_wanted && !input_.empty() ? std::min<uint64_t>(ns, kInputDelayNs) : ns, false};
   }
-  void output(Moment, Channel, std::span<const uint8_t> bytes) override { console_.append(bytes.begin(), bytes.end()); }
+  void transmit(Moment, EndpointId, std::span<const uint8_t> bytes) override { console_.append(bytes.begin(), bytes.end()); }
 
   const std::string& console() const { return console_; }
 
@@ -105,9 +105,8 @@ Result<Outcome> run(const Expectation& expected, const std::vector<uint8_t>& bin
   images.kernel = binary;
   if (!expected.as_kernel) images.flat_address = kLoadAddress;
   images.flat_mode = FlatMode::real16;
-  auto loaded = load_guest(images, m.memory(), m.vcpu(VcpuId(0)).state, expected.vcpus);
+  auto loaded = m.load(images);
   if (!loaded) return std::move(loaded).error();
-  m.engine().state_changed(m.vcpu(VcpuId(0)));
   Outcome out;
   do {
     out.stop = m.run_until(std::min(expected.limit, m.position() + step));

@@ -67,13 +67,13 @@ class FixedBoundary : public Boundary {
   FixedBoundary(const Options& options, Decisions& decisions) : options_(options), decisions_(decisions) {}
   uint64_t wall_clock(Moment) override { return 1'700'000'000; }
   void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{0x5a}); }
-  size_t poll_input(Moment, Channel, std::span<uint8_t> out) override {
+  size_t receive(Moment, EndpointId, std::span<uint8_t> out) override {
     if (++polls_ % kInputPolls != 0 || typed_ == options_.input.size()) return 0;
     out[0] = static_cast<uint8_t>(options_.input[typed_++]);
     return 1;
   }
   IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
-  void output(Moment, Channel, std::span<const uint8_t> bytes) override {
+  void transmit(Moment, EndpointId, std::span<const uint8_t> bytes) override {
     console.append(bytes.begin(), bytes.end());
   }
   std::string console;
@@ -93,8 +93,8 @@ class FixedBoundary : public Boundary {
 class LeadingBoundary final : public FixedBoundary {
  public:
   using FixedBoundary::FixedBoundary;
-  void output(Moment at, Channel channel, std::span<const uint8_t> bytes) override {
-    FixedBoundary::output(at, channel, bytes);
+  void transmit(Moment at, EndpointId endpoint, std::span<const uint8_t> bytes) override {
+    FixedBoundary::transmit(at, endpoint, bytes);
     if (!options_.initrd.empty()) fmt::print("{}", std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
   }
   uint64_t time_passed(Moment at) override {
@@ -165,10 +165,8 @@ struct Side {
     auto made = Machine::create(config, boundary);
     if (!made) return std::move(made).error();
     machine = std::move(*made);
-    auto loaded = load_guest(images, machine->memory(), machine->vcpu(VcpuId(0)).state, 1);
+    auto loaded = machine->load(images);
     if (!loaded) return std::move(loaded).error();
-    machine->memory_changed();
-    machine->engine().state_changed(machine->vcpu(VcpuId(0)));
     return {};
   }
 };

@@ -3,7 +3,7 @@
 #include <array>
 #include <numeric>
 
-#include "vmm/boot/aml.h"
+#include "vmm/board/aml.h"
 #include "vmm/boot/load_plan.h"
 #include "vmm/devices/machine_map.h"
 
@@ -107,24 +107,16 @@ std::vector<uint8_t> make_rsdp(uint64_t rsdt, uint64_t xsdt) {
 
 }  // namespace
 
-std::vector<uint8_t> make_dsdt_aml() {
-  using namespace aml;
-  const auto serial =
-      device("COM1", join({name("_HID", eisa_id("PNP0501")), name("_UID", integer(1)), name("_STA", integer(0xf)),
-                           name("_CRS", resources(join({io(machine_map::kSerialPort, 8), irq(machine_map::kSerialIrq)})))}));
-  const auto clock =
-      device("RTC0", join({name("_HID", eisa_id("PNP0B00")),
-                           name("_CRS", resources(join({io(machine_map::kRtcIndex, 2), irq(machine_map::kRtcIrq)})))}));
-  // \_S5: SLP_TYP of PM1a_CNT and PM1b_CNT, two reserved (7.4.2).
-  const auto s5 = name(
-      "_S5_", package({integer(machine_map::kSleepTypeS5), integer(machine_map::kSleepTypeS5), integer(0), integer(0)}));
-  return join({s5, scope("\\_SB_", join({serial, clock}))});
+std::vector<uint8_t> make_dsdt_aml(const AcpiNames& names) {
+  aml::Aml devices;
+  for (const auto& [name, terms] : names.devices) devices = aml::join({devices, aml::device(name, terms)});
+  return aml::join({names.root, aml::scope("\\_SB_", devices)});
 }
 
-AcpiTables make_acpi_tables(uint64_t base, uint32_t vcpus) {
+AcpiTables make_acpi_tables(uint64_t base, uint32_t vcpus, const AcpiNames& names) {
   const std::vector<uint8_t> madt = make_madt(vcpus);
   const std::vector<uint8_t> facs = make_facs();
-  const std::vector<uint8_t> dsdt = table("DSDT", 2, make_dsdt_aml());
+  const std::vector<uint8_t> dsdt = table("DSDT", 2, make_dsdt_aml(names));
   const std::vector<uint8_t> fadt_shape = make_fadt(0, 0);
 
   // Order and addresses: RSDP, then each table on a 64-byte boundary, as the FACS must be.

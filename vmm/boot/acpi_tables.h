@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "vmm/board/device_type.h"
+
 namespace retrovisor {
 
 struct AcpiTables {
@@ -12,10 +14,10 @@ struct AcpiTables {
 };
 
 // Tables for `vcpus` processors, to be placed at `base` (64-byte aligned, below 4 GiB). Interrupt controllers, ports and
-// interrupts are those of vmm/devices/machine_map.h.
-AcpiTables make_acpi_tables(uint64_t base, uint32_t vcpus);
+// interrupts are those of vmm/devices/machine_map.h; `names` is what the devices say of themselves.
+AcpiTables make_acpi_tables(uint64_t base, uint32_t vcpus, const AcpiNames& names);
 
-// What the DSDT holds: the sleep state S5 and the devices that the operating system cannot find by itself.
-std::vector<uint8_t> make_dsdt_aml();
+// What the DSDT holds: what the operating system cannot find by itself.
+std::vector<uint8_t> make_dsdt_aml(const AcpiNames& names);
 
 }  // namespace retrovisor

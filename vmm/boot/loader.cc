@@ -85,9 +85,12 @@ std::string with_name(const std::string& path, const std::string& arguments) {
 
 }  // namespace
 
-Result<LoadedGuest> load_guest(const BootImages& images, GuestMemory& memory, CpuState& state, uint32_t vcpus) {
+Result<LoadedGuest> load_guest(const BootImages& images, GuestMemory& memory, CpuState& state, uint32_t vcpus,
+                               const DeviceList& devices) {
   if (vcpus == 0 || vcpus > kMaxVcpus)
-    return Error{ErrorCode::bad_argument, fmt::format("{} processors, expected 1 to {}", vcpus, kMaxVcpus), "--vcpus"};
+    return Error{ErrorCode::bad_argument, fmt::format("{} processors, expected 1 to {}", vcpus, kMaxVcpus), "vcpus"};
+  auto names = acpi_names(devices);
+  if (!names) return std::move(names).error();
   LoadPlan plan(memory);
   write_bios(plan);
   auto loaded = [&]() -> Result<LoadedGuest> {
@@ -101,8 +104,9 @@ Result<LoadedGuest> load_guest(const BootImages& images, GuestMemory& memory, Cp
     return result;
   }();
   if (!loaded) return loaded;
-  const AcpiTables acpi = make_acpi_tables(kAcpiBegin, vcpus);
-  RV_ASSERT(acpi.bytes.size() <= kAcpiSize);
+  const AcpiTables acpi = make_acpi_tables(kAcpiBegin, vcpus, *names);
+  if (acpi.bytes.size() > kAcpiSize)
+    return Error{ErrorCode::unsupported, fmt::format("the ACPI tables of these devices take {} bytes, there is room for {}", acpi.bytes.size(), kAcpiSize), ""};
   plan.write(acpi.base, acpi.bytes);
   const std::vector<uint8_t> mp = make_mp_table(kMpTableBegin, vcpus);
   RV_ASSERT(mp.size() <= kMpTableSize);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "vmm/board/device_options.h"
 #include "vmm/cpu/state.h"
 #include "vmm/memory/guest_memory.h"
 #include "vmm/result.h"
@@ -36,9 +37,10 @@ struct LoadedGuest {
 };
 
 // Recognises the kernel's format (flat if flat_address is set), loads it, writes ACPI tables and the boot protocol's
-// structures for `vcpus` processors, and sets `state` to the protocol's entry state. The images are hostile: errors name
+// structures for `vcpus` processors and `devices`, and sets `state` to the protocol's entry state. The images are hostile: errors name
 // the offending field and its file offset.
-Result<LoadedGuest> load_guest(const BootImages& images, GuestMemory& memory, CpuState& state, uint32_t vcpus);
+Result<LoadedGuest> load_guest(const BootImages& images, GuestMemory& memory, CpuState& state, uint32_t vcpus,
+                               const DeviceList& devices);
 
 // Multiboot kernels expect, as QEMU and GRUB legacy give it, that command line and module strings begin with the image's name: Xen
 // drops the first word, whatever it is. Puts the last parts of these paths there if the kernel is such a one (`limit`: what a packed

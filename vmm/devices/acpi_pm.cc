@@ -1,5 +1,6 @@
 #include "vmm/devices/acpi_pm.h"
 
+#include "vmm/board/device_context.h"
 #include "vmm/devices/machine_map.h"
 #include "vmm/devices/ticks.h"
 
@@ -34,7 +35,7 @@ AcpiPm::AcpiPm(const Clock& clock, Deadlines& deadlines, MachineControl& control
         update();
       })) {}
 
-void AcpiPm::reset() {
+void AcpiPm::reset(const PowerOn&) {
   status_ = enable_ = 0;
   control_register_ = pm1_cnt::SCI_EN;
   synced_ = clock_.now().value;
@@ -57,7 +58,8 @@ void AcpiPm::update() {
   if (deadlines_.deadline(timer_) != when) deadlines_.arm(timer_, when);
 }
 
-uint32_t AcpiPm::read(uint16_t port, unsigned) {
+uint64_t AcpiPm::read(const BusAccess& access) {
+  const auto port = static_cast<uint16_t>(access.address);
   const uint64_t now = clock_.now().value;
   if (port >= machine_map::kPmTimer)
     return static_cast<uint8_t>(kTimer.ticks(VirtualTime(now)) >> (port - machine_map::kPmTimer) * 8);
@@ -68,7 +70,8 @@ uint32_t AcpiPm::read(uint16_t port, unsigned) {
   return static_cast<uint8_t>(value >> (offset & 1) * 8);
 }
 
-void AcpiPm::write(uint16_t port, unsigned, uint32_t wide) {
+void AcpiPm::write(const BusAccess& access, uint64_t wide) {
+  const auto port = static_cast<uint16_t>(access.address);
   const auto value = static_cast<uint8_t>(wide);
   if (port >= machine_map::kPmTimer) return;  // read only
   sync(clock_.now().value);
@@ -107,5 +110,23 @@ void AcpiPm::restore(StateReader& in) {
   in.u64("synced", synced_);
   in.check("synced", synced_ < kMaxRestoredTime);
 }
+
+constinit const DeviceType kAcpiPmDevice{
+    .name = "acpi-pm",
+    .help = "ACPI fixed hardware: power management events, timer and soft-off",
+    .make =
+        [](DeviceContext& c) {
+          auto& pm = c.add<AcpiPm>(c.clock(), c.deadlines(), c.control(), c.irq(machine_map::kSciIrq));
+          c.claim_ports({.first = machine_map::kPm1aEvent, .count = 6, .device = &pm});
+          c.claim_ports({.first = machine_map::kPmTimer, .count = 4, .device = &pm});
+        },
+    .acpi =
+        [](const DeviceOptions&, AcpiNames& names) {
+          using namespace aml;
+          // \\_S5: SLP_TYP of PM1a_CNT and PM1b_CNT, two reserved (ACPI 6.5, 7.4.2).
+          names.root = join({names.root, name("_S5_", package({integer(machine_map::kSleepTypeS5), integer(machine_map::kSleepTypeS5),
+                                                               integer(0), integer(0)}))});
+        },
+};
 
 }  // namespace retrovisor

@@ -4,23 +4,24 @@
 // source of SCI. Of the sleep states only S5 exists; writes of SLP_EN with another type do nothing.
 #pragma once
 
+#include "vmm/board/device_type.h"
 #include "vmm/bus.h"
 #include "vmm/clock.h"
 #include "vmm/platform.h"
 
 namespace retrovisor {
 
-class AcpiPm final : public PortDevice {
+class AcpiPm final : public Device {
  public:
   AcpiPm(const Clock& clock, Deadlines& deadlines, MachineControl& control, IrqLine sci);
 
   std::string_view name() const override { return "acpi_pm"; }
-  void reset() override;
+  void reset(const PowerOn& at) override;
   void save(StateWriter& out) const override;
   void restore(StateReader& in) override;
   // Ports 0x600-0x605 and 0x608-0x60b.
-  uint32_t read(uint16_t port, unsigned size) override;
-  void write(uint16_t port, unsigned size, uint32_t value) override;
+  uint64_t read(const BusAccess& access) override;
+  void write(const BusAccess& access, uint64_t value) override;
 
  private:
   // How often bit 31 of the timer has changed up to `now`.
@@ -39,5 +40,7 @@ class AcpiPm final : public PortDevice {
   uint16_t control_register_ = 0;
   uint64_t synced_ = 0;  // up to when TMR_STS is known, ns
 };
+
+extern const DeviceType kAcpiPmDevice;
 
 }  // namespace retrovisor

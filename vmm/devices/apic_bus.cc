@@ -11,11 +11,6 @@ void ApicBus::connect(LocalApic& apic) {
   apics_[count_++] = &apic;
 }
 
-LocalApic* ApicBus::current() const {
-  const uint32_t id = journal_.vcpu().value;
-  return id < count_ ? apics_[id] : nullptr;
-}
-
 bool ApicBus::deliver(const ApicMessage& message) {
   if (message.mode == DeliveryMode::lowest_priority) return deliver_lowest_priority(message);
   bool taken = false;

@@ -4,8 +4,8 @@
 #include <array>
 #include <cstdint>
 #include <span>
+#include <string_view>
 
-#include "vmm/journal.h"
 #include "vmm/types.h"
 
 namespace retrovisor {
@@ -28,14 +28,12 @@ struct ApicMessage {
 
 class ApicBus {
  public:
-  explicit ApicBus(const Journal& journal) : journal_(journal) {}
+  static constexpr std::string_view kShared = "APIC bus";  // DeviceContext::shared()
   // In order of vCPU number.
   void connect(LocalApic& apic);
   void connect(IoApic& io_apic) { io_apic_ = &io_apic; }
 
   std::span<LocalApic* const> apics() const { return {apics_.data(), count_}; }
-  // The local APIC of the vCPU that runs now; null if there is none.
-  LocalApic* current() const;
   // Returns whether any local APIC has taken the message.
   bool deliver(const ApicMessage& message);
   // Of a level-triggered interrupt.
@@ -44,7 +42,6 @@ class ApicBus {
  private:
   bool deliver_lowest_priority(const ApicMessage& message);
 
-  const Journal& journal_;
   std::array<LocalApic*, kMaxVcpus> apics_{};
   size_t count_ = 0;
   IoApic* io_apic_ = nullptr;

@@ -1,5 +1,6 @@
 #include "vmm/devices/i8042.h"
 
+#include "vmm/board/device_context.h"
 #include "vmm/devices/machine_map.h"
 
 namespace retrovisor {
@@ -26,7 +27,7 @@ constexpr uint8_t kInputPort = 0x80;   // keyboard not inhibited
 I8042::I8042(MachineControl& control, IrqLine keyboard_irq, IrqLine aux_irq)
     : control_(control), keyboard_irq_(keyboard_irq), aux_irq_(aux_irq) {}
 
-void I8042::reset() {
+void I8042::reset(const PowerOn&) {
   ram_.fill(0);
   ram_[0] = ctr::system | ctr::keyboard_disabled | ctr::aux_disabled | ctr::translate;
   queue_.fill({});
@@ -126,7 +127,8 @@ void I8042::data(uint8_t value) {
   }
 }
 
-uint32_t I8042::read(uint16_t port, unsigned) {
+uint64_t I8042::read(const BusAccess& access) {
+  const auto port = static_cast<uint16_t>(access.address);
   if (port == machine_map::kI8042Command) return status();
   if (port == machine_map::kSystemControlA) return output_port_ & port92::A20;
   if (queued_ == 0) return last_data_;
@@ -137,7 +139,8 @@ uint32_t I8042::read(uint16_t port, unsigned) {
   return last_data_;
 }
 
-void I8042::write(uint16_t port, unsigned, uint32_t wide) {
+void I8042::write(const BusAccess& access, uint64_t wide) {
+  const auto port = static_cast<uint16_t>(access.address);
   const auto value = static_cast<uint8_t>(wide);
   if (port == machine_map::kSystemControlA) return write_port92(value);
   last_was_command_ = port == machine_map::kI8042Command;
@@ -185,5 +188,16 @@ void I8042::restore(StateReader& in) {
   in.u8("output_port", output_port_);
   in.check("output_port", (output_port_ & ~port::writable) == 0);
 }
+
+constinit const DeviceType kI8042Device{
+    .name = "i8042",
+    .help = "keyboard controller with nothing plugged in, and port 0x92",
+    .make =
+        [](DeviceContext& c) {
+          auto& keyboard = c.add<I8042>(c.control(), c.irq(machine_map::kKeyboardIrq), c.irq(machine_map::kAuxIrq));
+          for (const uint16_t port : {machine_map::kI8042Data, machine_map::kI8042Command, machine_map::kSystemControlA})
+            c.claim_ports({.first = port, .count = 1, .device = &keyboard});
+        },
+};
 
 }  // namespace retrovisor

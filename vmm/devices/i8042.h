@@ -7,22 +7,23 @@
 
 #include <array>
 
+#include "vmm/board/device_type.h"
 #include "vmm/bus.h"
 #include "vmm/platform.h"
 
 namespace retrovisor {
 
-class I8042 final : public PortDevice {
+class I8042 final : public Device {
  public:
   I8042(MachineControl& control, IrqLine keyboard_irq, IrqLine aux_irq);
 
   std::string_view name() const override { return "i8042"; }
-  void reset() override;
+  void reset(const PowerOn& at) override;
   void save(StateWriter& out) const override;
   void restore(StateReader& in) override;
   // Ports 0x60, 0x64 and 0x92.
-  uint32_t read(uint16_t port, unsigned size) override;
-  void write(uint16_t port, unsigned size, uint32_t value) override;
+  uint64_t read(const BusAccess& access) override;
+  void write(const BusAccess& access, uint64_t value) override;
 
  private:
   static constexpr unsigned kQueueSize = 8;
@@ -53,5 +54,7 @@ class I8042 final : public PortDevice {
   uint8_t command_ = 0;
   uint8_t output_port_ = 0;
 };
+
+extern const DeviceType kI8042Device;
 
 }  // namespace retrovisor

@@ -1,5 +1,7 @@
 #include "vmm/devices/io_apic.h"
 
+#include "vmm/board/device_context.h"
+
 namespace retrovisor {
 namespace {
 
@@ -24,7 +26,7 @@ constexpr bool is_level(uint64_t entry) {
 
 }  // namespace
 
-void IoApic::reset() {
+void IoApic::reset(const PowerOn&) {
   select_ = 0;
   id_ = machine_map::kIoApicId;
   pins_ = 0;
@@ -99,16 +101,16 @@ void IoApic::write_register(uint8_t index, uint32_t value) {
   service_level(half / 2);
 }
 
-uint64_t IoApic::mmio_read(uint64_t offset, unsigned) {
-  const uint64_t base = offset & ~uint64_t{3};
+uint64_t IoApic::read(const BusAccess& access) {
+  const uint64_t base = access.offset & ~uint64_t{3};
   const uint32_t value = base == kSelect ? select_ : base == kWindow ? read_register(select_) : 0;
-  return value >> (offset & 3) * 8;
+  return value >> (access.offset & 3) * 8;
 }
 
-void IoApic::mmio_write(uint64_t offset, unsigned size, uint64_t value) {
-  if (offset == kSelect) {
+void IoApic::write(const BusAccess& access, uint64_t value) {
+  if (access.offset == kSelect) {
     select_ = static_cast<uint8_t>(value);
-  } else if (offset == kWindow && size >= 4) {
+  } else if (access.offset == kWindow && access.size >= 4) {
     write_register(select_, static_cast<uint32_t>(value));
   }
 }
@@ -136,5 +138,18 @@ void IoApic::restore(StateReader& in) {
     in.check(field, (entry & ~kAll) == 0 && ((entry & redir::remote_irr) == 0 || is_level(entry)));
   }
 }
+
+constinit const DeviceType kIoApicDevice{
+    .name = "ioapic",
+    .help = "82093AA: interrupt lines to messages for the local APICs",
+    .make =
+        [](DeviceContext& c) {
+          auto& io_apic = c.add<IoApic>(c.shared<ApicBus>());
+          c.claim_memory({.first = machine_map::kIoApicBase, .count = machine_map::kIoApicSize, .device = &io_apic});
+          c.wiring().isa.add(io_apic.isa_pins());
+          // Its pin may be set up to send the same request as an ExtINT message.
+          c.wiring().pic_intr.add_last(io_apic.pic_pin());
+        },
+};
 
 }  // namespace retrovisor

@@ -9,22 +9,20 @@
 
 namespace retrovisor {
 
-LocalApic::LocalApic(const Platform& platform, Vcpu& vcpu, ApicBus& bus, ExtIntController& pic)
+LocalApic::LocalApic(const Clock& clock, Deadlines& deadlines, Vcpu& vcpu, ApicBus& bus, ExtIntController& pic)
     : vcpu_(vcpu),
       bus_(bus),
       pic_(pic),
-      mmio_(platform.mmio),
-      clock_(platform.clock),
-      deadlines_(platform.deadlines),
+      clock_(clock),
+      deadlines_(deadlines),
       name_("lapic" + std::to_string(vcpu.id.value)),
       timer_(deadlines_.add(name_ + ".timer", [this](VirtualTime deadline) { timer_fired(deadline.value); })) {
   base_ = machine_map::kLocalApicBase;
   bus_.connect(*this);
-  mmio_.map({PhysAddr(machine_map::kLocalApicBase), machine_map::kLocalApicSize}, *this);
   vcpu_.interrupts = this;
 }
 
-void LocalApic::reset() {
+void LocalApic::reset(const PowerOn&) {
   const bool boot = vcpu_.id.value == 0;
   base_ = machine_map::kLocalApicBase | apic_base::EN | (boot ? apic_base::BSP : 0);
   id_ = static_cast<uint8_t>(vcpu_.id.value);
@@ -186,7 +184,7 @@ void LocalApic::deliver_lvt(Lvt entry) {
   }
 }
 
-void LocalApic::set_lint0(bool level) {
+void LocalApic::set_irq(unsigned, bool level) {
   if (level == lint0_) return;
   lint0_ = level;
   const bool level_triggered = lvt_mode(LINT0) == DeliveryMode::fixed && (lvt_[LINT0] & lvt::level) != 0;
@@ -323,8 +321,30 @@ bool LocalApic::write_base(uint64_t value) {
   return true;
 }
 
+// One that is switched off answers nowhere.
 void LocalApic::map_page() {
-  mmio_.remap(*this, {PhysAddr(base_ & apic_base::address), machine_map::kLocalApicSize});
+  if (enabled())
+    page_.move({PhysAddr(base_ & apic_base::address), machine_map::kLocalApicSize});
+  else
+    page_.unmap();
 }
+
+constinit const DeviceType kLocalApicDevice{
+    .name = "lapic",
+    .help = "the local APIC of each vCPU",
+    .make =
+        [](DeviceContext& c) {
+          auto* pic = c.offered<ExtIntController>();
+          if (pic == nullptr) return c.fail({ErrorCode::bad_argument, "there is no 8259A pair before it, whose INTR comes to LINT0", ""});
+          for (const auto& vcpu : c.vcpus()) {
+            auto& apic = c.add<LocalApic>(c.clock(), c.deadlines(), *vcpu, c.shared<ApicBus>(), *pic);
+            apic.set_page(c.claim_memory({.first = machine_map::kLocalApicBase,
+                                          .count = machine_map::kLocalApicSize,
+                                          .device = &apic,
+                                          .vcpu = vcpu->id}));
+            c.wiring().pic_intr.add(apic);
+          }
+        },
+};
 
 }  // namespace retrovisor

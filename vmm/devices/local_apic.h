@@ -1,8 +1,7 @@
 // Local APIC of one vCPU, in xAPIC mode. Source: SDM 3A chapter 10; register names are its own.
 //
-// Every local APIC answers at the same page: an access goes to the one of the vCPU that runs (ApicBus::current). A guest may
-// move its page, but not over RAM, which keeps priority. x2APIC mode is absent: IA32_APIC_BASE.EXTD cannot be set and its
-// MSRs raise #GP. The lines of LINT0 (INTR of the 8259A pair) are carried as asserted or not: polarity has no effect.
+// Every local APIC answers its own vCPU alone, all at the same page. A guest may move it, but not over RAM, which keeps priority.
+// x2APIC mode is absent: IA32_APIC_BASE.EXTD cannot be set and its MSRs raise #GP. The lines of LINT0 (INTR of the 8259A pair) are carried as asserted or not: polarity has no effect.
 //
 // The boot vCPU starts as firmware leaves it, in virtual wire mode (MultiProcessor Specification 1.4, 3.6.2.2): enabled,
 // LINT0 ExtINT, LINT1 NMI. INIT gives the state of SDM 3A 10.4.7.3.
@@ -11,26 +10,29 @@
 #include <array>
 #include <string>
 
+#include "vmm/board/device_context.h"
+#include "vmm/board/device_type.h"
 #include "vmm/bus.h"
 #include "vmm/devices/apic_bus.h"
 #include "vmm/devices/apic_timer.h"
 #include "vmm/devices/ext_int.h"
-#include "vmm/platform.h"
 #include "vmm/vcpu.h"
 
 namespace retrovisor {
 
-class LocalApic final : public MmioDevice, public VcpuInterrupts {
+class LocalApic final : public Device, public IrqSink, public VcpuInterrupts {
  public:
-  // Connects itself to `bus`, to the MMIO bus and to `vcpu`.
-  LocalApic(const Platform& platform, Vcpu& vcpu, ApicBus& bus, ExtIntController& pic);
+  // Connects itself to `bus` and to `vcpu`.
+  LocalApic(const Clock& clock, Deadlines& deadlines, Vcpu& vcpu, ApicBus& bus, ExtIntController& pic);
+  // Where its registers are.
+  void set_page(MmioClaim page) { page_ = page; }
 
   std::string_view name() const override { return name_; }
-  void reset() override;
+  void reset(const PowerOn& at) override;
   void save(StateWriter& out) const override;
   void restore(StateReader& in) override;
-  uint64_t mmio_read(uint64_t offset, unsigned size) override;
-  void mmio_write(uint64_t offset, unsigned size, uint64_t value) override;
+  uint64_t read(const BusAccess& access) override;
+  void write(const BusAccess& access, uint64_t value) override;
 
   uint8_t acknowledge() override;
   InterruptSource source() const override;
@@ -46,8 +48,8 @@ class LocalApic final : public MmioDevice, public VcpuInterrupts {
   bool receive(const ApicMessage& message);  // false: not taken
   bool software_enabled() const;
   uint8_t processor_priority() const;        // PPR
-  // INTR of the 8259A pair.
-  void set_lint0(bool level);
+  // LINT0: INTR of the 8259A pair.
+  void set_irq(unsigned line, bool level) override;
 
  private:
   // The 256 bits of ISR, TMR and IRR.
@@ -93,7 +95,7 @@ class LocalApic final : public MmioDevice, public VcpuInterrupts {
   Vcpu& vcpu_;
   ApicBus& bus_;
   ExtIntController& pic_;
-  MmioBus& mmio_;
+  MmioClaim page_;
   const Clock& clock_;
   Deadlines& deadlines_;
   const std::string name_;
@@ -117,5 +119,7 @@ class LocalApic final : public MmioDevice, public VcpuInterrupts {
   bool lint0_ = false;
   bool ext_int_pending_ = false;  // an ExtINT message waits for its acknowledge
 };
+
+extern const DeviceType kLocalApicDevice;
 
 }  // namespace retrovisor

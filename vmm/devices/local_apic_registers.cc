@@ -109,25 +109,19 @@ void LocalApic::write_register(unsigned index, uint32_t value) {
   }
 }
 
-uint64_t LocalApic::mmio_read(uint64_t offset, unsigned size) {
-  LocalApic* apic = bus_.current();
-  // The page of another vCPU's APIC, or of one that is switched off, is empty space.
-  if (apic == nullptr || !apic->enabled() || (apic->base_ & apic_base::address) != (base_ & apic_base::address))
-    return ~uint64_t{0};
+uint64_t LocalApic::read(const BusAccess& access) {
   // Registers are 32 bits wide at multiples of 16 bytes (10.4.1); what lies between reads as zero.
-  const uint64_t byte = offset & 0xf;
+  const uint64_t byte = access.offset & 0xf;
   if (byte >= 4) return 0;
-  const uint32_t value = apic->read_register(static_cast<unsigned>(offset >> 4));
-  apic->update_intr();
-  return byte + size <= 4 ? value >> byte * 8 : value;
+  const uint32_t value = read_register(static_cast<unsigned>(access.offset >> 4));
+  update_intr();
+  return byte + access.size <= 4 ? value >> byte * 8 : value;
 }
 
-void LocalApic::mmio_write(uint64_t offset, unsigned size, uint64_t value) {
-  LocalApic* apic = bus_.current();
-  if (apic == nullptr || !apic->enabled() || (apic->base_ & apic_base::address) != (base_ & apic_base::address)) return;
-  if ((offset & 0xf) != 0 || size < 4) return;
-  apic->write_register(static_cast<unsigned>(offset >> 4), static_cast<uint32_t>(value));
-  apic->update_intr();
+void LocalApic::write(const BusAccess& access, uint64_t value) {
+  if ((access.offset & 0xf) != 0 || access.size < 4) return;
+  write_register(static_cast<unsigned>(access.offset >> 4), static_cast<uint32_t>(value));
+  update_intr();
 }
 
 void LocalApic::save(StateWriter& out) const {

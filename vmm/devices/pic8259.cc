@@ -3,6 +3,7 @@
 #include <bit>
 #include <string>
 
+#include "vmm/board/device_context.h"
 #include "vmm/devices/machine_map.h"
 
 namespace retrovisor {
@@ -125,7 +126,7 @@ void Pic8259::Chip::write_odd(uint8_t value) {
   }
 }
 
-void Pic8259::reset() {
+void Pic8259::reset(const PowerOn&) {
   for (unsigned i = 0; i < 2; ++i) {
     chips_[i] = Chip{};
     chips_[i].imr = 0xff;
@@ -192,7 +193,8 @@ uint8_t Pic8259::poll_read(unsigned index) {
   return static_cast<uint8_t>(0x80 | line);
 }
 
-uint32_t Pic8259::read(uint16_t port, unsigned) {
+uint64_t Pic8259::read(const BusAccess& access) {
+  const auto port = static_cast<uint16_t>(access.address);
   if (port == machine_map::kElcr || port == machine_map::kElcr + 1) return chips_[port - machine_map::kElcr].elcr;
   const unsigned index = (port & ~1) == machine_map::kPic1 ? kSlave : kMaster;
   const Chip& chip = chips_[index];
@@ -201,7 +203,8 @@ uint32_t Pic8259::read(uint16_t port, unsigned) {
   return chip.read_isr ? chip.isr : chip.requests();
 }
 
-void Pic8259::write(uint16_t port, unsigned, uint32_t wide) {
+void Pic8259::write(const BusAccess& access, uint64_t wide) {
+  const auto port = static_cast<uint16_t>(access.address);
   const auto value = static_cast<uint8_t>(wide);
   if (port == machine_map::kElcr || port == machine_map::kElcr + 1) {
     const unsigned index = port - machine_map::kElcr;
@@ -282,5 +285,18 @@ void Pic8259::restore(StateReader& in) {
   }
   in.boolean("INTR", intr_);
 }
+
+constinit const DeviceType kPic8259Device{
+    .name = "pic8259",
+    .help = "the two 8259A interrupt controllers of a PC",
+    .make =
+        [](DeviceContext& c) {
+          auto& pic = c.add<Pic8259>(IrqLine(c.wiring().pic_intr, 0));
+          for (const uint16_t base : {machine_map::kPic0, machine_map::kPic1, machine_map::kElcr})
+            c.claim_ports({.first = base, .count = 2, .device = &pic});
+          c.wiring().isa.add(pic);
+          c.offer<ExtIntController>(pic);
+        },
+};
 
 }  // namespace retrovisor

@@ -6,23 +6,24 @@
 
 #include <array>
 
+#include "vmm/board/device_type.h"
 #include "vmm/bus.h"
 #include "vmm/devices/ext_int.h"
 
 namespace retrovisor {
 
-class Pic8259 final : public PortDevice, public IrqSink, public ExtIntController {
+class Pic8259 final : public Device, public IrqSink, public ExtIntController {
  public:
   // `intr`: the INTR output of the master.
   explicit Pic8259(IrqLine intr) : intr_line_(intr) {}
 
   std::string_view name() const override { return "pic8259"; }
-  void reset() override;
+  void reset(const PowerOn& at) override;
   void save(StateWriter& out) const override;
   void restore(StateReader& in) override;
   // Ports 0x20-0x21, 0xa0-0xa1, 0x4d0-0x4d1.
-  uint32_t read(uint16_t port, unsigned size) override;
-  void write(uint16_t port, unsigned size, uint32_t value) override;
+  uint64_t read(const BusAccess& access) override;
+  void write(const BusAccess& access, uint64_t value) override;
   // Lines 0-15; line 2 is the cascade and cannot be driven from outside.
   void set_irq(unsigned line, bool level) override;
   uint8_t acknowledge() override;
@@ -71,5 +72,7 @@ class Pic8259 final : public PortDevice, public IrqSink, public ExtIntController
   bool intr_ = false;
   const IrqLine intr_line_;
 };
+
+extern const DeviceType kPic8259Device;
 
 }  // namespace retrovisor

@@ -1,5 +1,6 @@
 #include "vmm/devices/pit8254.h"
 
+#include "vmm/board/device_context.h"
 #include "vmm/devices/machine_map.h"
 
 namespace retrovisor {
@@ -25,7 +26,7 @@ Pit8254::Pit8254(const Clock& clock, Deadlines& deadlines, IrqLine irq0)
       irq0_(irq0),
       timer_(deadlines.add("pit0", [this](VirtualTime deadline) { edge_due(ticks_.ticks(deadline)); })) {}
 
-void Pit8254::reset() {
+void Pit8254::reset(const PowerOn&) {
   for (unsigned i = 0; i < 3; ++i) counters_[i].reset(i != 2);  // GATE 0 and 1 are tied high
   control_b_ = 0;
   update(0);
@@ -46,7 +47,8 @@ void Pit8254::update(uint64_t now) {
   if (deadlines_.deadline(timer_) != when) deadlines_.arm(timer_, when);
 }
 
-uint32_t Pit8254::read(uint16_t port, unsigned) {
+uint64_t Pit8254::read(const BusAccess& access) {
+  const auto port = static_cast<uint16_t>(access.address);
   const uint64_t now = tick();
   if (port == machine_map::kSystemControlB) {
     const bool refresh = (now / kRefreshTicks & 1) != 0;
@@ -56,7 +58,8 @@ uint32_t Pit8254::read(uint16_t port, unsigned) {
   return counters_[(port - machine_map::kPit) % 3].read(now);
 }
 
-void Pit8254::write(uint16_t port, unsigned, uint32_t wide) {
+void Pit8254::write(const BusAccess& access, uint64_t wide) {
+  const auto port = static_cast<uint16_t>(access.address);
   const auto value = static_cast<uint8_t>(wide);
   const uint64_t now = tick();
   if (port == machine_map::kSystemControlB) {
@@ -103,5 +106,16 @@ void Pit8254::restore(StateReader& in) {
   in.u8("control_b", control_b_);
   in.check("control_b", (control_b_ & ~port61::writable) == 0);
 }
+
+constinit const DeviceType kPit8254Device{
+    .name = "pit8254",
+    .help = "8254 interval timer and port 0x61",
+    .make =
+        [](DeviceContext& c) {
+          auto& pit = c.add<Pit8254>(c.clock(), c.deadlines(), c.irq(machine_map::kPitIrq));
+          c.claim_ports({.first = machine_map::kPit, .count = 4, .device = &pit});
+          c.claim_ports({.first = machine_map::kSystemControlB, .count = 1, .device = &pit});
+        },
+};
 
 }  // namespace retrovisor

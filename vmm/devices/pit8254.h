@@ -6,6 +6,7 @@
 
 #include <array>
 
+#include "vmm/board/device_type.h"
 #include "vmm/bus.h"
 #include "vmm/clock.h"
 #include "vmm/devices/ticks.h"
@@ -69,19 +70,19 @@ class PitCounter {
   uint8_t latched_status_ = 0;
 };
 
-class Pit8254 final : public PortDevice {
+class Pit8254 final : public Device {
  public:
   static constexpr uint64_t kHz = 1'193'182;
 
   Pit8254(const Clock& clock, Deadlines& deadlines, IrqLine irq0);
 
   std::string_view name() const override { return "pit8254"; }
-  void reset() override;
+  void reset(const PowerOn& at) override;
   void save(StateWriter& out) const override;
   void restore(StateReader& in) override;
   // Ports 0x40-0x43 and 0x61.
-  uint32_t read(uint16_t port, unsigned size) override;
-  void write(uint16_t port, unsigned size, uint32_t value) override;
+  uint64_t read(const BusAccess& access) override;
+  void write(const BusAccess& access, uint64_t value) override;
 
  private:
   uint64_t tick() const { return ticks_.ticks(clock_.now()); }
@@ -98,5 +99,7 @@ class Pit8254 final : public PortDevice {
   std::array<PitCounter, 3> counters_;
   uint8_t control_b_ = 0;  // port 0x61 bits 3-0
 };
+
+extern const DeviceType kPit8254Device;
 
 }  // namespace retrovisor

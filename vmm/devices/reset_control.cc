@@ -1,5 +1,6 @@
 #include "vmm/devices/reset_control.h"
 
+#include "vmm/board/device_context.h"
 #include "vmm/devices/machine_map.h"
 
 namespace retrovisor {
@@ -11,12 +12,9 @@ constexpr uint8_t SRST = 2, RCPU = 4, FRST = 8, kWritable = SRST | RCPU | FRST;
 
 }  // namespace
 
-uint32_t ResetControl::read(uint16_t port, unsigned size) {
-  return port == machine_map::kResetControl && size == 1 ? value_ : 0xffffffff;
-}
+uint64_t ResetControl::read(const BusAccess&) { return value_; }
 
-void ResetControl::write(uint16_t port, unsigned size, uint32_t value) {
-  if (port != machine_map::kResetControl || size != 1) return;
+void ResetControl::write(const BusAccess&, uint64_t value) {
   const bool was_set = (value_ & RCPU) != 0;
   value_ = static_cast<uint8_t>(value & kWritable);
   if (!was_set && (value_ & RCPU) != 0) control_.request_stop({StopReason::reset, value_});
@@ -32,5 +30,14 @@ void ResetControl::restore(StateReader& in) {
   in.u8("RC", value_);
   in.check("RC", (value_ & ~kWritable) == 0);
 }
+
+constinit const DeviceType kResetControlDevice{
+    .name = "reset-control",
+    .help = "reset control register, port 0xcf9",
+    .make =
+        [](DeviceContext& c) {
+          c.claim_ports({.first = machine_map::kResetControl, .count = 1, .device = &c.add<ResetControl>(c.control()), .exact = true});
+        },
+};
 
 }  // namespace retrovisor

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "vmm/board/device_context.h"
 #include "vmm/devices/calendar.h"
 #include "vmm/devices/machine_map.h"
 #include "vmm/devices/ticks.h"
@@ -53,7 +54,7 @@ Rtc::Rtc(const Clock& clock, Deadlines& deadlines, IrqLine irq8, uint64_t memory
       alarm_(deadlines.add("rtc.alarm", [this](VirtualTime) { fire(); })),
       update_ended_(deadlines.add("rtc.update", [this](VirtualTime) { fire(); })) {}
 
-void Rtc::reset() {
+void Rtc::reset(const PowerOn& at) {
   ram_.fill(0);
   ram_[A] = reg_a::running | 6;  // 1024 Hz, as PC firmware sets it
   ram_[B] = reg_b::hours24;      // BCD
@@ -64,7 +65,7 @@ void Rtc::reset() {
   weekday_ = 0;
   origin_ = synced_ = clock_.now().value;
   fill_memory_size();
-  set_time(0);
+  set_time(at.wall_clock);
 }
 
 // Memory sizes where PC firmware leaves them: base memory in KiB, memory above 1 MiB in KiB, above 16 MiB and above 4 GiB in
@@ -277,7 +278,8 @@ void Rtc::write_register(unsigned index, uint8_t value) {
   }
 }
 
-uint32_t Rtc::read(uint16_t port, unsigned) {
+uint64_t Rtc::read(const BusAccess& access) {
+  const auto port = static_cast<uint16_t>(access.address);
   if (port != machine_map::kRtcData) return 0xff;
   sync(clock_.now().value);
   const uint8_t value = read_register(index_);
@@ -285,7 +287,8 @@ uint32_t Rtc::read(uint16_t port, unsigned) {
   return value;
 }
 
-void Rtc::write(uint16_t port, unsigned, uint32_t wide) {
+void Rtc::write(const BusAccess& access, uint64_t wide) {
+  const auto port = static_cast<uint16_t>(access.address);
   const auto value = static_cast<uint8_t>(wide);
   if (port != machine_map::kRtcData) {
     index_ = value & (kSize - 1);
@@ -327,5 +330,21 @@ void Rtc::restore(StateReader& in) {
   in.u64("synced", synced_);
   in.check("synced", synced_ < kMaxRestoredTime && origin_ <= synced_);
 }
+
+constinit const DeviceType kRtcDevice{
+    .name = "rtc",
+    .help = "MC146818A real-time clock and CMOS memory",
+    .make =
+        [](DeviceContext& c) {
+          auto& rtc = c.add<Rtc>(c.clock(), c.deadlines(), c.irq(machine_map::kRtcIrq), c.memory_size());
+          c.claim_ports({.first = machine_map::kRtcIndex, .count = 2, .device = &rtc});
+        },
+    .acpi =
+        [](const DeviceOptions&, AcpiNames& names) {
+          using namespace aml;
+          names.devices["RTC0"] = join({name("_HID", eisa_id("PNP0B00")),
+                                        name("_CRS", resources(join({io(machine_map::kRtcIndex, 2), irq(machine_map::kRtcIrq)})))});
+        },
+};
 
 }  // namespace retrovisor

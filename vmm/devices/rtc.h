@@ -7,12 +7,13 @@
 
 #include <array>
 
+#include "vmm/board/device_type.h"
 #include "vmm/bus.h"
 #include "vmm/clock.h"
 
 namespace retrovisor {
 
-class Rtc final : public PortDevice {
+class Rtc final : public Device {
  public:
   static constexpr unsigned kSize = 128;
 
@@ -20,14 +21,14 @@ class Rtc final : public PortDevice {
   Rtc(const Clock& clock, Deadlines& deadlines, IrqLine irq8, uint64_t memory_size);
 
   std::string_view name() const override { return "rtc"; }
-  void reset() override;
+  void reset(const PowerOn& at) override;
   // Sets date and time; seconds since 1970. A second begins now.
   void set_time(uint64_t wall_clock);
   void save(StateWriter& out) const override;
   void restore(StateReader& in) override;
   // Ports 0x70 (index and NMI mask, write only) and 0x71.
-  uint32_t read(uint16_t port, unsigned size) override;
-  void write(uint16_t port, unsigned size, uint32_t value) override;
+  uint64_t read(const BusAccess& access) override;
+  void write(const BusAccess& access, uint64_t value) override;
   // Bit 7 of port 0x70. The machine has no source of NMI but interprocessor interrupts, which it does not mask.
   bool nmi_masked() const { return nmi_masked_; }
 
@@ -75,5 +76,7 @@ class Rtc final : public PortDevice {
   uint64_t origin_ = 0;     // guest time at which the divider chain stood at zero
   uint64_t synced_ = 0;     // up to when flags are known
 };
+
+extern const DeviceType kRtcDevice;
 
 }  // namespace retrovisor

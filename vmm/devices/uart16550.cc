@@ -1,5 +1,6 @@
 #include "vmm/devices/uart16550.h"
 
+#include "vmm/board/device_context.h"
 #include "vmm/devices/ticks.h"
 
 namespace retrovisor {
@@ -26,7 +27,7 @@ constexpr uint8_t DTR = 1, RTS = 2, OUT1 = 4, OUT2 = 8, LOOP = 0x10, all = 0x1f;
 namespace lsr {
 constexpr uint8_t DR = 1, OE = 2, THRE = 0x20, TEMT = 0x40;
 }
-namespace msr {
+namespace line {  // MSR: the modem lines, not a model-specific register
 constexpr uint8_t CTS = 0x10, DSR = 0x20, RI = 0x40, DCD = 0x80, DCTS = 1, DDSR = 2, TERI = 4, DDCD = 8;
 }
 
@@ -35,15 +36,14 @@ constexpr unsigned kTriggers[4] = {1, 4, 8, 14};
 
 }  // namespace
 
-Uart16550::Uart16550(uint16_t base, const Clock& clock, Deadlines& deadlines, IrqLine irq, Output output)
-    : base_(base),
+Uart16550::Uart16550(std::string name, const Clock& clock, Deadlines& deadlines, IrqLine irq)
+    : name_(std::move(name)),
       clock_(clock),
       deadlines_(deadlines),
       irq_(irq),
-      output_(std::move(output)),
-      timeout_(deadlines.add("uart0.rx_timeout", [this](VirtualTime) { update(); })) {}
+      timeout_(deadlines.add(name_ + ".rx_timeout", [this](VirtualTime) { update(); })) {}
 
-void Uart16550::reset() {
+void Uart16550::reset(const PowerOn&) {
   ier_ = fcr_ = lcr_ = mcr_ = scr_ = 0;
   divisor_ = 12;  // 9600 baud; the chip leaves it undefined
   msr_delta_ = 0;
@@ -94,15 +94,15 @@ void Uart16550::update() {
 
 void Uart16550::clear_receiver() { fifo_head_ = fifo_count_ = 0; }
 
-size_t Uart16550::input_room() const { return loopback() ? 0 : depth() - fifo_count_; }
+size_t Uart16550::room() const { return loopback() ? 0 : depth() - fifo_count_; }
 
-void Uart16550::input(std::span<const uint8_t> bytes) {
+void Uart16550::receive(std::span<const uint8_t> bytes) {
   if (loopback()) return;
-  for (const uint8_t byte : bytes) receive(byte);
+  for (const uint8_t byte : bytes) take(byte);
   update();
 }
 
-void Uart16550::receive(uint8_t byte) {
+void Uart16550::take(uint8_t byte) {
   if (fifo_count_ == depth()) {
     overrun_ = true;
     if (!fifo_enabled()) fifo_[fifo_head_] = byte;  // without FIFOs the new character replaces the old one
@@ -116,7 +116,7 @@ void Uart16550::receive(uint8_t byte) {
 void Uart16550::transmit(uint8_t byte) {
   thre_pending_ = true;  // cleared by the write, and due again as the byte leaves THR at once
   if (loopback()) {
-    receive(byte);
+    take(byte);
   } else {
     output_(std::span<const uint8_t>(&byte, 1));
   }
@@ -133,12 +133,12 @@ uint8_t Uart16550::read_rbr() {
 }
 
 uint8_t Uart16550::modem_lines() const {
-  if (!loopback()) return msr::CTS | msr::DSR | msr::DCD;
+  if (!loopback()) return line::CTS | line::DSR | line::DCD;
   uint8_t lines = 0;
-  if ((mcr_ & mcr::RTS) != 0) lines |= msr::CTS;
-  if ((mcr_ & mcr::DTR) != 0) lines |= msr::DSR;
-  if ((mcr_ & mcr::OUT1) != 0) lines |= msr::RI;
-  if ((mcr_ & mcr::OUT2) != 0) lines |= msr::DCD;
+  if ((mcr_ & mcr::RTS) != 0) lines |= line::CTS;
+  if ((mcr_ & mcr::DTR) != 0) lines |= line::DSR;
+  if ((mcr_ & mcr::OUT1) != 0) lines |= line::RI;
+  if ((mcr_ & mcr::OUT2) != 0) lines |= line::DCD;
   return lines;
 }
 
@@ -147,10 +147,10 @@ void Uart16550::write_mcr(uint8_t value) {
   mcr_ = value & mcr::all;
   const uint8_t after = modem_lines();
   const uint8_t changed = before ^ after;
-  if ((changed & msr::CTS) != 0) msr_delta_ |= msr::DCTS;
-  if ((changed & msr::DSR) != 0) msr_delta_ |= msr::DDSR;
-  if ((changed & msr::DCD) != 0) msr_delta_ |= msr::DDCD;
-  if ((changed & before & msr::RI) != 0) msr_delta_ |= msr::TERI;  // trailing edge only
+  if ((changed & line::CTS) != 0) msr_delta_ |= line::DCTS;
+  if ((changed & line::DSR) != 0) msr_delta_ |= line::DDSR;
+  if ((changed & line::DCD) != 0) msr_delta_ |= line::DDCD;
+  if ((changed & before & line::RI) != 0) msr_delta_ |= line::TERI;  // trailing edge only
 }
 
 void Uart16550::write_fcr(uint8_t value) {
@@ -164,10 +164,10 @@ void Uart16550::write_fcr(uint8_t value) {
   if ((value & fcr::receiver_reset) != 0) clear_receiver();
 }
 
-uint32_t Uart16550::read(uint16_t port, unsigned) {
+uint64_t Uart16550::read(const BusAccess& access) {
   uint8_t value = 0;
   const bool dlab = (lcr_ & lcr::DLAB) != 0;
-  switch (port - base_) {
+  switch (access.offset) {
     case RBR_THR: value = dlab ? static_cast<uint8_t>(divisor_) : read_rbr(); break;
     case IER: value = dlab ? static_cast<uint8_t>(divisor_ >> 8) : ier_; break;
     case IIR_FCR:
@@ -191,10 +191,10 @@ uint32_t Uart16550::read(uint16_t port, unsigned) {
   return value;
 }
 
-void Uart16550::write(uint16_t port, unsigned, uint32_t wide) {
+void Uart16550::write(const BusAccess& access, uint64_t wide) {
   const auto value = static_cast<uint8_t>(wide);
   const bool dlab = (lcr_ & lcr::DLAB) != 0;
-  switch (port - base_) {
+  switch (access.offset) {
     case RBR_THR:
       if (dlab) {
         divisor_ = static_cast<uint16_t>((divisor_ & 0xff00) | value);
@@ -263,5 +263,39 @@ void Uart16550::restore(StateReader& in) {
   in.check("last_activity", last_activity_ < kMaxRestoredTime);
   if (!in.ok()) clear_receiver();  // no index may stay out of range
 }
+
+namespace {
+
+constexpr OptionType kOptions[] = {
+    {.name = "index", .standard = "0", .help = "its number: uart0 is COM1", .most = 3},
+    {.name = "port", .standard = "0x3f8", .help = "the first of its eight ports", .most = 0xfff8},
+    {.name = "irq", .standard = "4", .help = "its line of the ISA bus", .most = 15},
+    {.name = "console", .kind = OptionKind::flag, .standard = "on", .help = "whether a kernel's messages are looked for here"},
+};
+
+}  // namespace
+
+constinit const DeviceType kUart16550Device{
+    .name = "uart16550",
+    .help = "16550A serial port",
+    .options = kOptions,
+    .make =
+        [](DeviceContext& c) {
+          const std::string name = "uart" + std::to_string(c.options().number("index"));
+          auto& uart = c.add<Uart16550>(name, c.clock(), c.deadlines(), c.irq(static_cast<unsigned>(c.options().number("irq"))));
+          uart.connect(c.output(c.endpoint({.name = name, .console = c.options().flag("console")}, &uart)));
+          c.claim_ports({.first = c.options().number("port"), .count = Uart16550::kPorts, .device = &uart});
+        },
+    .acpi =
+        [](const DeviceOptions& options, AcpiNames& names) {
+          using namespace aml;
+          const uint64_t number = options.number("index") + 1;
+          const auto port = static_cast<uint16_t>(options.number("port"));
+          const auto line = static_cast<unsigned>(options.number("irq"));
+          names.devices["COM" + std::to_string(number)] =
+              join({name("_HID", eisa_id("PNP0501")), name("_UID", integer(number)), name("_STA", integer(0xf)),
+                    name("_CRS", resources(join({io(port, Uart16550::kPorts), irq(line)})))});
+        },
+};
 
 }  // namespace retrovisor

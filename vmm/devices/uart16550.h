@@ -6,33 +6,36 @@
 #pragma once
 
 #include <array>
-#include <functional>
 #include <span>
+#include <string>
 
+#include "vmm/board/device_type.h"
+#include "vmm/endpoint.h"
 #include "vmm/bus.h"
 #include "vmm/clock.h"
 
 namespace retrovisor {
 
-class Uart16550 final : public PortDevice {
+class Uart16550 final : public Device, public EndpointReceiver {
  public:
-  using Output = std::function<void(std::span<const uint8_t>)>;
   static constexpr unsigned kPorts = 8;
   static constexpr unsigned kFifoSize = 16;
 
-  Uart16550(uint16_t base, const Clock& clock, Deadlines& deadlines, IrqLine irq, Output output);
+  Uart16550(std::string name, const Clock& clock, Deadlines& deadlines, IrqLine irq);
+  // Where what it sends goes.
+  void connect(EndpointOutput output) { output_ = std::move(output); }
 
-  std::string_view name() const override { return "uart0"; }
-  void reset() override;
+  std::string_view name() const override { return name_; }
+  void reset(const PowerOn& at) override;
   void save(StateWriter& out) const override;
   void restore(StateReader& in) override;
-  uint32_t read(uint16_t port, unsigned size) override;
-  void write(uint16_t port, unsigned size, uint32_t value) override;
+  uint64_t read(const BusAccess& access) override;
+  void write(const BusAccess& access, uint64_t value) override;
 
   // How many bytes the receiver can take now: 0 in loopback mode, where it is cut off from the line.
-  size_t input_room() const;
+  size_t room() const override;
   // Bytes beyond the room are lost and set the overrun flag, as on the line.
-  void input(std::span<const uint8_t> bytes);
+  void receive(std::span<const uint8_t> bytes) override;
 
  private:
   bool fifo_enabled() const;
@@ -44,7 +47,7 @@ class Uart16550 final : public PortDevice {
   uint8_t pending() const;  // IIR bits 3-0
   uint8_t modem_lines() const;
 
-  void receive(uint8_t byte);
+  void take(uint8_t byte);
   void transmit(uint8_t byte);
   uint8_t read_rbr();
   void write_fcr(uint8_t value);
@@ -52,12 +55,12 @@ class Uart16550 final : public PortDevice {
   void clear_receiver();
   void update();
 
-  const uint16_t base_;
+  const std::string name_;
   const Clock& clock_;
   Deadlines& deadlines_;
   const IrqLine irq_;
-  const Output output_;
   const Deadlines::Timer timeout_;
+  EndpointOutput output_;
 
   uint8_t ier_ = 0;
   uint8_t fcr_ = 0;            // FIFO enable and trigger level
@@ -74,5 +77,7 @@ class Uart16550 final : public PortDevice {
   uint8_t last_rbr_ = 0;       // what RBR shows while nothing is there
   uint64_t last_activity_ = 0; // when a byte last came or was read, ns
 };
+
+extern const DeviceType kUart16550Device;
 
 }  // namespace retrovisor

@@ -65,6 +65,15 @@ void LiveBoundary::entropy(Moment, std::span<uint8_t> out) {
   }
 }
 
+// The first that calls itself a console.
+void LiveBoundary::connect(std::span<const Endpoint> endpoints) {
+  for (uint32_t i = 0; i < endpoints.size(); ++i)
+    if (endpoints[i].console) {
+      typed_ = EndpointId(i);
+      return;
+    }
+}
+
 bool LiveBoundary::check_stop() {
   if (!stop_.requested()) return false;
   if (on_stop_) on_stop_();
@@ -110,10 +119,10 @@ bool LiveBoundary::waits_for_nothing(Moment at, bool input_wanted) {
   return check_stop();
 }
 
-size_t LiveBoundary::poll_input(Moment at, Channel, std::span<uint8_t> out) {
+size_t LiveBoundary::receive(Moment at, EndpointId endpoint, std::span<uint8_t> out) {
   console_->flush();
   look_for_silence();
-  if (check_stop() || out.empty()) return 0;
+  if (check_stop() || out.empty() || endpoint != typed_) return 0;
   const size_t n = console_->read(at, out);
   if (n != 0) {
     begin_quiet(at);
@@ -197,7 +206,7 @@ bool LiveBoundary::landing_wanted(Moment at, VirtualTime due) {
   return poll(&fd, 1, 0) > 0;
 }
 
-void LiveBoundary::output(Moment at, Channel, std::span<const uint8_t> bytes) {
+void LiveBoundary::transmit(Moment at, EndpointId, std::span<const uint8_t> bytes) {
   begin_quiet(at);
   paced_ = false;
   told_silent_ = true;

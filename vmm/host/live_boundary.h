@@ -44,12 +44,13 @@ class LiveBoundary final : public Boundary {
   void on_notice(std::function<void(Notice)> handler) { on_notice_ = std::move(handler); }
   Console& console() { return *console_; }
 
+  void connect(std::span<const Endpoint> endpoints) override;
   uint64_t wall_clock(Moment at) override;
   void entropy(Moment at, std::span<uint8_t> out) override;
-  size_t poll_input(Moment at, Channel channel, std::span<uint8_t> out) override;
+  size_t receive(Moment at, EndpointId endpoint, std::span<uint8_t> out) override;
   // For nothing due at all (UINT64_MAX): waits for input if any can come, else returns UINT64_MAX: nothing will ever happen.
   IdleWait idle_wait(Moment at, uint64_t ns, bool input_wanted) override;
-  void output(Moment at, Channel channel, std::span<const uint8_t> bytes) override;
+  void transmit(Moment at, EndpointId endpoint, std::span<const uint8_t> bytes) override;
   // Host time since the last of these calls, without idle waits, slowed down.
   uint64_t time_passed(Moment at) override;
   bool lands() const override { return true; }
@@ -67,6 +68,7 @@ class LiveBoundary final : public Boundary {
 
   LiveOptions options_;
   std::unique_ptr<Console> console_;
+  EndpointId typed_{0};  // where the console's input goes
   StopSource& stop_;
   std::function<void()> on_stop_;
   std::function<bool()> on_sleep_;

@@ -72,7 +72,7 @@ class KvmEngine final : public Engine {
   bool settle_exception(Vcpu& vcpu);
   Next exited(Vcpu& vcpu);
   Next port_access(Vcpu& vcpu);
-  Next mmio_access();
+  Next mmio_access(Vcpu& vcpu);
   Next msr_access(Vcpu& vcpu, bool write);
   Next finish_sregs_write(Vcpu& vcpu, uint32_t index, uint64_t value);
   Next halt(Vcpu& vcpu);

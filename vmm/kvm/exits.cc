@@ -13,7 +13,7 @@ KvmEngine::Next KvmEngine::exited(Vcpu& vcpu) {
   const kvm_run& run = vcpu_->run_area();
   switch (run.exit_reason) {
     case KVM_EXIT_IO: return port_access(vcpu);
-    case KVM_EXIT_MMIO: return mmio_access();
+    case KVM_EXIT_MMIO: return mmio_access(vcpu);
     case KVM_EXIT_X86_RDMSR: return msr_access(vcpu, false);
     case KVM_EXIT_X86_WRMSR: return msr_access(vcpu, true);
     case KVM_EXIT_HLT: return halt(vcpu);
@@ -36,7 +36,7 @@ KvmEngine::Next KvmEngine::unexpected(const std::string& what) {
   return Next::failed;
 }
 
-KvmEngine::Next KvmEngine::port_access(Vcpu&) {
+KvmEngine::Next KvmEngine::port_access(Vcpu& vcpu) {
   const kvm_run& run = vcpu_->run_area();
   const std::span<uint8_t> data = vcpu_->io_data();
   const unsigned size = run.io.size;
@@ -49,16 +49,16 @@ KvmEngine::Next KvmEngine::port_access(Vcpu&) {
     uint32_t value = 0;
     if (run.io.direction == KVM_EXIT_IO_OUT) {
       std::memcpy(&value, at, size);
-      platform_.ports.write(run.io.port, size, value);
+      platform_.ports.write(vcpu.id, run.io.port, size, value);
     } else {
-      value = platform_.ports.read(run.io.port, size);
+      value = platform_.ports.read(vcpu.id, run.io.port, size);
       std::memcpy(at, &value, size);
     }
   }
   return Next::event;
 }
 
-KvmEngine::Next KvmEngine::mmio_access() {
+KvmEngine::Next KvmEngine::mmio_access(Vcpu& vcpu) {
   kvm_run& run = vcpu_->run_area();
   const unsigned size = run.mmio.len;
   if (size == 0 || size > 8) return unexpected("an MMIO access without its data (KVM_EXIT_MMIO)");
@@ -72,9 +72,9 @@ KvmEngine::Next KvmEngine::mmio_access() {
     platform_.control.synchronous_event();
     if (run.mmio.is_write != 0) {
       std::memcpy(&value, run.mmio.data + done, piece);
-      platform_.mmio.write(address + done, piece, value);
+      platform_.mmio.write(vcpu.id, address + done, piece, value);
     } else {
-      value = platform_.mmio.read(address + done, piece);
+      value = platform_.mmio.read(vcpu.id, address + done, piece);
       std::memcpy(run.mmio.data + done, &value, piece);
     }
     done += piece;

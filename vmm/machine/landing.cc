@@ -5,7 +5,6 @@
 #include <xxhash.h>
 
 #include "vmm/cpu/x87_pointers.h"
-#include "vmm/devices/chipset.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/page_hashes.h"
 

@@ -7,8 +7,8 @@
 #include <cstring>
 #include <utility>
 
+#include "vmm/board/board.h"
 #include "vmm/boot/loader.h"
-#include "vmm/devices/chipset.h"
 #include "vmm/machine/page_hashes.h"
 
 namespace retrovisor {
@@ -16,6 +16,8 @@ namespace {
 
 // How often a running machine looks for console input, in guest time. Part of the machine model.
 constexpr uint64_t kInputPollNs = 1'000'000;
+// What is taken of a stream at once, and how long a packet can be: more than any Ethernet frame with offloads.
+constexpr size_t kMostPolled = 64, kLongestPacket = 65'562;
 // HLT with interrupts off while timers go on ticking: only an NMI could end it. A guest that none has reached in this
 // time counts as halted for ever.
 constexpr uint64_t kDeadHaltNs = 10'000'000'000;
@@ -85,14 +87,23 @@ Result<void> Machine::build() {
     vcpus_.back()->state.activity = Activity::wait_for_sipi;
     vcpus_.back()->state.mtrr_def_type = kFirmwareMtrrDefType;  // an INIT leaves it
   }
-  chipset_ = std::make_unique<Chipset>(*platform_, vcpus_, [this](Channel channel, std::span<const uint8_t> bytes) {
-    boundary_.output({position(), now()}, channel, bytes);
-    if (channel == Channel::serial0 && panic_watch_.see(bytes) && config_.stop_on_panic) request_stop({StopReason::guest_panic, 0});
-  });
+  Outside outside;
+  outside.transmit = [this](EndpointId endpoint, std::span<const uint8_t> bytes) {
+    boundary_.transmit({position(), now()}, endpoint, bytes);
+    if (board_->endpoints()[endpoint.value].console && panic_watch_.see(bytes) && config_.stop_on_panic)
+      request_stop({StopReason::guest_panic, 0});
+  };
+  outside.read_blocks = [this](EndpointId endpoint, uint64_t offset, std::span<uint8_t> out) {
+    return boundary_.read_blocks({position(), now()}, endpoint, offset, out);
+  };
+  auto board = Board::create(config_.devices, *platform_, vcpus_, std::move(outside));
+  if (!board) return std::move(board).error();
+  board_ = std::move(*board);
+  boundary_.connect(board_->endpoints());
   deadlines_.set_observer([this](Deadlines::Timer timer, VirtualTime when) { journal_.log(EventKind::timer, timer, when.value); });
 
   const Moment start{position(), now()};
-  chipset_->reset(boundary_.wall_clock(start));
+  board_->reset({.wall_clock = boundary_.wall_clock(start)});
   std::array<uint64_t, 4> seed{};
   boundary_.entropy(start, std::span(reinterpret_cast<uint8_t*>(seed.data()), sizeof seed));
   if (seed == std::array<uint64_t, 4>{}) seed[0] = 1;  // the generator's one bad state
@@ -153,12 +164,22 @@ bool Machine::runnable() const {
 
 void Machine::poll_input() {
   next_poll_ = now() + kInputPollNs;
-  uint8_t buffer[64];
-  const size_t room = std::min(chipset_->input_room(Channel::serial0), sizeof buffer);
-  if (room == 0) return;
-  const size_t n = boundary_.poll_input({position(), now()}, Channel::serial0, std::span(buffer, room));
-  RV_ASSERT(n <= room);
-  if (n != 0) chipset_->input(Channel::serial0, std::span<const uint8_t>(buffer, n));
+  for (uint32_t i = 0; i < board_->endpoints().size(); ++i) {
+    const EndpointId id(i);
+    const bool packets = board_->endpoints()[i].kind == EndpointKind::packets;
+    const size_t room = std::min(board_->room(id), packets ? kLongestPacket : kMostPolled);
+    if (room == 0) continue;
+    std::array<uint8_t, kLongestPacket> buffer;
+    const size_t n = boundary_.receive({position(), now()}, id, std::span(buffer).first(room));
+    RV_ASSERT(n <= room);
+    if (n != 0) board_->receive(id, std::span<const uint8_t>(buffer).first(n));
+  }
+}
+
+bool Machine::input_wanted() const {
+  for (uint32_t i = 0; i < board_->endpoints().size(); ++i)
+    if (board_->room(EndpointId(i)) != 0) return true;
+  return false;
 }
 
 Stop Machine::run_until(Position target, VirtualTime time) {
@@ -181,10 +202,10 @@ Stop Machine::run_until(Position target, VirtualTime time) {
       if (idle_since == kNever) idle_since = now();
       const VirtualTime due = deadlines_.next();
       const uint64_t ns = due == kNever ? UINT64_MAX : due - now();
-      const bool input_wanted = chipset_->input_room(Channel::serial0) != 0 && wakeable();
-      if (due == kNever && !input_wanted) return {StopReason::halted_forever, 0};
+      const bool wanted = input_wanted() && wakeable();
+      if (due == kNever && !wanted) return {StopReason::halted_forever, 0};
       if (!wakeable() && now() - idle_since > kDeadHaltNs) return {StopReason::halted_forever, 0};
-      const IdleWait wait = boundary_.idle_wait({position(), now()}, ns, input_wanted);
+      const IdleWait wait = boundary_.idle_wait({position(), now()}, ns, wanted);
       if (wait.waited_ns == UINT64_MAX) return {StopReason::halted_forever, 0};
       RV_ASSERT(wait.waited_ns <= ns);
       clock_.pass(wait.waited_ns);
@@ -220,6 +241,7 @@ Stop Machine::run_until(Position target, VirtualTime time) {
     if (landing) limit = std::min(limit, landing->position);
     if (config_.vcpus > 1) limit = std::min(limit, slice_end_);
     if (limit <= position()) continue;
+    last_vcpu_ = vcpu->id;
     journal_.set_vcpu(vcpu->id);
     engine_->yield_behind(deliveries);
     switch (engine_->run(*vcpu, limit)) {
@@ -264,7 +286,7 @@ std::vector<uint8_t> Machine::save_device_state() const {
   out.u64("slice_end", slice_end_.value);
   if (config_.time == TimeSource::events) out.boolean("undecided", undecided_);
   panic_watch_.save(out);
-  chipset_->save(out);
+  board_->save(out);
   return out.take();
 }
 
@@ -276,7 +298,8 @@ Result<void> Machine::restore_state(std::span<const uint8_t> cpu, std::span<cons
   StateReader in(devices);
   restore_devices(in);
   RV_TRY(in.finish());
-  journal_.set_vcpu(VcpuId(current_));
+  last_vcpu_ = VcpuId(current_);
+  journal_.set_vcpu(last_vcpu_);
   if (!cpu_in.at_end() || !in.at_end()) return Error{ErrorCode::bad_trace, "machine state has more fields than this machine", ""};
   for (const auto& v : vcpus_) engine_->state_changed(*v);
   stop_request_.reset();
@@ -297,8 +320,15 @@ void Machine::restore_devices(StateReader& in) {
   current_ %= config_.vcpus;
   if (config_.time == TimeSource::events) in.boolean("undecided", undecided_);
   panic_watch_.restore(in);
-  chipset_->restore(in);
+  board_->restore(in);
   deadlines_.restore(deadlines_in);
+}
+
+Result<LoadedGuest> Machine::load(const BootImages& images) {
+  auto loaded = load_guest(images, *memory_, vcpus_[0]->state, config_.vcpus, config_.devices);
+  memory_changed();
+  engine_->state_changed(*vcpus_[0]);
+  return loaded;
 }
 
 void Machine::memory_changed() {

@@ -9,6 +9,7 @@
 #include "vmm/boundary.h"
 #include "vmm/processor_model.h"
 #include "vmm/user_tsc.h"
+#include "vmm/devices/pc.h"
 #include "vmm/digest.h"
 #include "vmm/engine.h"
 #include "vmm/kvm/kvm_engine.h"
@@ -33,6 +34,7 @@ struct MachineConfig {
   uint64_t memory_size = uint64_t{512} << 20;
   uint32_t vcpus = 1;
   Turns turns;
+  DeviceList devices = pc_devices();
   bool stop_on_panic = false;  // stop when the guest's console says it has panicked
   EngineKind engine = EngineKind::soft;
   kvm::KvmEngineOptions kvm;
@@ -44,8 +46,10 @@ struct MachineConfig {
   UserTsc user_tsc = UserTsc::direct;                      // under KVM: by_exception where the host can
 };
 
+class Board;  // the devices (vmm/board/board.h)
 class PageHashes;
-class Chipset;  // all devices and their wiring (vmm/devices/chipset.h)
+struct BootImages;
+struct LoadedGuest;
 
 class Machine final : public MachineControl {
  public:
@@ -64,7 +68,12 @@ class Machine final : public MachineControl {
   Journal& journal() { return journal_; }
   Deadlines& deadlines() { return deadlines_; }
   Engine& engine() { return *engine_; }
-  Chipset& chipset() { return *chipset_; }
+  Board& board() { return *board_; }
+  // Whose instruction was executed last; before the first since the start or a restore: whose turn it was.
+  VcpuId last_vcpu() const { return last_vcpu_; }
+
+  // Loads a guest into a machine that has not run yet.
+  Result<LoadedGuest> load(const BootImages& images);
 
   // Runs until `target` or until the guest stops by itself. The result depends on state and boundary only, never on how
   // the run is cut into pieces: run_until(a); run_until(b) is run_until(b).
@@ -107,6 +116,7 @@ class Machine final : public MachineControl {
   Result<std::unique_ptr<Engine>> make_engine();
   Result<void> build();
   void poll_input();
+  bool input_wanted() const;
   Vcpu* schedule();
   std::optional<uint32_t> next_turn() const;
   uint64_t turn_length() const;
@@ -133,11 +143,12 @@ class Machine final : public MachineControl {
   std::unique_ptr<GuestMemory> memory_;
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
   std::unique_ptr<Platform> platform_;
-  std::unique_ptr<Chipset> chipset_;
+  std::unique_ptr<Board> board_;
   std::unique_ptr<Engine> engine_;
   VirtualTime next_poll_;  // when to look for console input; idle waits do not end for it
   uint32_t current_ = 0;  // the vCPU whose turn it is, and when that ends
   Position slice_end_;
+  VcpuId last_vcpu_;
   PanicWatch panic_watch_;
   std::optional<Stop> stop_request_;
   // Time by events: an event has happened, and whether a waiting interrupt is delivered behind it has not been asked yet.

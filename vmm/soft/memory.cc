@@ -100,9 +100,9 @@ bool mmio(SoftCpu& cpu, const Op& op, uint64_t phys, void* data, unsigned size, 
     synchronous_event(cpu);
     if (write) {
       std::memcpy(&value, bytes + done, part);
-      cpu.platform->mmio.write(PhysAddr(phys + done), part, value);
+      cpu.platform->mmio.write(cpu.vcpu->id, PhysAddr(phys + done), part, value);
     } else {
-      value = cpu.platform->mmio.read(PhysAddr(phys + done), part);
+      value = cpu.platform->mmio.read(cpu.vcpu->id, PhysAddr(phys + done), part);
       std::memcpy(bytes + done, &value, part);
     }
     done += part;

@@ -39,13 +39,13 @@ void match_io_breakpoints(SoftCpu& cpu, uint16_t port, unsigned size) {
 uint32_t read_port(SoftCpu& cpu, uint16_t port, unsigned size) {
   match_io_breakpoints(cpu, port, size);
   synchronous_event(cpu);
-  return cpu.platform->ports.read(port, size);
+  return cpu.platform->ports.read(cpu.vcpu->id, port, size);
 }
 
 void write_port(SoftCpu& cpu, uint16_t port, unsigned size, uint32_t value) {
   match_io_breakpoints(cpu, port, size);
   synchronous_event(cpu);
-  cpu.platform->ports.write(port, size, value);
+  cpu.platform->ports.write(cpu.vcpu->id, port, size, value);
 }
 
 uint16_t port_of(const SoftCpu& cpu, const Op& op) {

@@ -88,7 +88,7 @@ TEST(MpTable, says_what_the_acpi_tables_say) {
     images.kernel = make_bzimage();
     auto memory = make_memory(64);
     CpuState state;
-    ASSERT_TRUE(load_guest(images, *memory, state, vcpus).ok());
+    ASSERT_TRUE(load_guest(images, *memory, state, vcpus, pc_devices()).ok());
     std::vector<uint64_t> found;
     for (uint64_t at = 0xf0000; at < 0x100000; at += 16) {
       const Bytes p = read_memory(*memory, at, 16);

@@ -94,9 +94,9 @@ TEST(HostileImages, processors_out_of_range_are_refused) {
   images.kernel = make_bzimage();
   auto memory = make_memory(16);
   CpuState state;
-  EXPECT_FALSE(load_guest(images, *memory, state, 0).ok());
-  EXPECT_FALSE(load_guest(images, *memory, state, kMaxVcpus + 1).ok());
-  EXPECT_TRUE(load_guest(images, *memory, state, kMaxVcpus).ok());
+  EXPECT_FALSE(load_guest(images, *memory, state, 0, pc_devices()).ok());
+  EXPECT_FALSE(load_guest(images, *memory, state, kMaxVcpus + 1, pc_devices()).ok());
+  EXPECT_TRUE(load_guest(images, *memory, state, kMaxVcpus, pc_devices()).ok());
 }
 
 }  // namespace

@@ -2,8 +2,9 @@
 
 #include "tests/unit/boot/test_images.h"
 #include "vmm/boot/acpi_tables.h"
-#include "vmm/boot/aml.h"
+#include "vmm/board/aml.h"
 #include "vmm/devices/machine_map.h"
+#include "vmm/devices/pc.h"
 
 namespace retrovisor::boot_test {
 namespace {
@@ -41,8 +42,10 @@ std::map<std::string, Bytes> tables_by_signature(const AcpiTables& t) {
   return found;
 }
 
+AcpiNames names() { return acpi_names(pc_devices()).value(); }
+
 TEST(Acpi, root_pointer_checksums_hold_and_both_root_tables_agree) {
-  const AcpiTables t = make_acpi_tables(kBase, 2);
+  const AcpiTables t = make_acpi_tables(kBase, 2, names());
   const Bytes rsdp = slice(t, kBase, 36);
   EXPECT_EQ(std::string(rsdp.begin(), rsdp.begin() + 8), "RSD PTR ");
   EXPECT_EQ(sum(Bytes(rsdp.begin(), rsdp.begin() + 20)), 0);
@@ -55,7 +58,7 @@ TEST(Acpi, root_pointer_checksums_hold_and_both_root_tables_agree) {
 }
 
 TEST(Acpi, fadt_names_the_ports_of_the_machine) {
-  const AcpiTables t = make_acpi_tables(kBase, 1);
+  const AcpiTables t = make_acpi_tables(kBase, 1, names());
   const Bytes fadt = tables_by_signature(t)["FACP"];
   ASSERT_EQ(fadt.size(), 276U);
   EXPECT_EQ(get(fadt, 46, 2), machine_map::kSciIrq);
@@ -82,7 +85,7 @@ TEST(Acpi, fadt_names_the_ports_of_the_machine) {
 
 TEST(Acpi, madt_lists_every_processor_and_the_overrides) {
   for (const uint32_t vcpus : {1U, 3U, kMaxVcpus}) {
-    const Bytes madt = tables_by_signature(make_acpi_tables(kBase, vcpus))["APIC"];
+    const Bytes madt = tables_by_signature(make_acpi_tables(kBase, vcpus, names()))["APIC"];
     EXPECT_EQ(get(madt, 36, 4), machine_map::kLocalApicBase);
     uint32_t processors = 0, io_apics = 0;
     std::map<uint64_t, uint64_t> overrides;
@@ -108,13 +111,13 @@ TEST(Acpi, madt_lists_every_processor_and_the_overrides) {
 TEST(Acpi, dsdt_starts_with_the_sleep_type_of_s5) {
   const Bytes expected = {
       0x08, '_', 'S', '5', '_', 0x12, 0x08, 0x04, 0x0a, machine_map::kSleepTypeS5, 0x0a, machine_map::kSleepTypeS5, 0, 0};
-  const Bytes dsdt = make_dsdt_aml();
+  const Bytes dsdt = make_dsdt_aml(names());
   ASSERT_GT(dsdt.size(), expected.size());
   EXPECT_EQ(Bytes(dsdt.begin(), dsdt.begin() + static_cast<std::ptrdiff_t>(expected.size())), expected);
 }
 
 TEST(Acpi, tables_fit_below_1_mib_for_the_most_processors) {
-  EXPECT_LE(make_acpi_tables(kAcpiBegin, kMaxVcpus).bytes.size(), kAcpiSize);
+  EXPECT_LE(make_acpi_tables(kAcpiBegin, kMaxVcpus, names()).bytes.size(), kAcpiSize);
 }
 
 TEST(Aml, package_lengths_count_themselves) {

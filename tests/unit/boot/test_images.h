@@ -11,6 +11,7 @@
 
 #include "vmm/boot/load_plan.h"
 #include "vmm/boot/loader.h"
+#include "vmm/devices/pc.h"
 
 namespace retrovisor::boot_test {
 
@@ -194,7 +195,7 @@ inline Bytes make_gzip(const Bytes& contents) {
 }
 
 inline Result<LoadedGuest> load(const BootImages& images, GuestMemory& memory, CpuState& state) {
-  return load_guest(images, memory, state, 1);
+  return load_guest(images, memory, state, 1, pc_devices());
 }
 inline std::string error_of(const BootImages& images, uint64_t mib = 64) {
   auto memory = make_memory(mib);

@@ -19,10 +19,10 @@ class IoApicTest : public ::testing::Test {
   void sci(bool on) {  // pin 9, through the PM timer
     if (on) {
       board.run_for(uint64_t{601} * 1'000'000'000);
-      board.ports.write(0x602, 2, 1);
+      board.ports.write(board.running, 0x602, 2, 1);
     } else {
-      board.ports.write(0x602, 2, 0);
-      board.ports.write(0x600, 2, 1);
+      board.ports.write(board.running, 0x602, 2, 0);
+      board.ports.write(board.running, 0x600, 2, 1);
     }
   }
   Board board{2};

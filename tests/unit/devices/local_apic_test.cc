@@ -429,11 +429,11 @@ TEST_F(Apic, switched_off_it_leaves_the_cpu_to_the_pics) {
 
 TEST_F(Apic, page_can_be_moved_per_processor) {
   EXPECT_TRUE(write_msr(msr::APIC_BASE, 0xfed00900));
-  EXPECT_EQ(board.mmio.read(PhysAddr(0xfed00030), 4), 0x50014u);
+  EXPECT_EQ(board.mmio.read(board.running, PhysAddr(0xfed00030), 4), 0x50014u);
   EXPECT_EQ(board.apic(VERSION), 0xffffffffu);  // not at the old place
   board.on(1);
   EXPECT_EQ(board.apic(VERSION), 0x50014u);
-  EXPECT_EQ(board.mmio.read(PhysAddr(0xfed00030), 4), 0xffffffffu);
+  EXPECT_EQ(board.mmio.read(board.running, PhysAddr(0xfed00030), 4), 0xffffffffu);
 }
 
 TEST_F(Apic, refuses_reserved_bits_and_x2apic) {
@@ -446,14 +446,14 @@ TEST_F(Apic, refuses_reserved_bits_and_x2apic) {
 }
 
 TEST_F(Apic, odd_accesses_are_harmless) {
-  EXPECT_EQ(board.mmio.read(PhysAddr(0xfee00030), 1), 0x14u);
-  EXPECT_EQ(board.mmio.read(PhysAddr(0xfee00032), 2), 0x5u);
-  EXPECT_EQ(board.mmio.read(PhysAddr(0xfee00030), 8), 0x50014u);
-  EXPECT_EQ(board.mmio.read(PhysAddr(0xfee00034), 4), 0u);
-  board.mmio.write(PhysAddr(0xfee00080), 1, 0xff);
+  EXPECT_EQ(board.mmio.read(board.running, PhysAddr(0xfee00030), 1), 0x14u);
+  EXPECT_EQ(board.mmio.read(board.running, PhysAddr(0xfee00032), 2), 0x5u);
+  EXPECT_EQ(board.mmio.read(board.running, PhysAddr(0xfee00030), 8), 0x50014u);
+  EXPECT_EQ(board.mmio.read(board.running, PhysAddr(0xfee00034), 4), 0u);
+  board.mmio.write(board.running, PhysAddr(0xfee00080), 1, 0xff);
   EXPECT_EQ(board.apic(TPR), 0u);
-  board.mmio.write(PhysAddr(0xfee00ff0), 8, UINT64_MAX);
-  EXPECT_EQ(board.mmio.read(PhysAddr(0xfee00ffc), 4), 0u);
+  board.mmio.write(board.running, PhysAddr(0xfee00ff0), 8, UINT64_MAX);
+  EXPECT_EQ(board.mmio.read(board.running, PhysAddr(0xfee00ffc), 4), 0u);
 }
 
 // Random programs of the timer on two boards: one is looked at all the time, the other only at the end of each step.

@@ -10,8 +10,8 @@ namespace {
 class Pic : public ::testing::Test {
  protected:
   void SetUp() override {
-    for (const uint16_t port : {uint16_t{0x20}, uint16_t{0xa0}, uint16_t{0x4d0}}) board.ports.map(port, 2, pic);
-    pic.reset();
+    for (const uint16_t port : {uint16_t{0x20}, uint16_t{0xa0}, uint16_t{0x4d0}}) RV_ASSERT(board.ports.map({.first = port, .count = 2, .device = &pic}).ok());
+    pic.reset({});
     init();
   }
   void init(uint8_t icw4_master = 1, uint8_t icw4_slave = 1) {
@@ -57,7 +57,7 @@ TEST_F(Pic, delivers_the_vector_of_a_line_and_holds_it_in_service) {
 }
 
 TEST_F(Pic, is_silent_until_somebody_unmasks_it_after_reset) {
-  pic.reset();
+  pic.reset({});
   set(0);
   set(8);
   EXPECT_EQ(take(), -1);

@@ -13,9 +13,9 @@ constexpr TickClock kTicks(Pit8254::kHz);
 class Pit : public ::testing::Test {
  protected:
   void SetUp() override {
-    board.ports.map(0x40, 4, pit);
-    board.ports.map(0x61, 1, pit);
-    pit.reset();
+    RV_ASSERT(board.ports.map({.first = 0x40, .count = 4, .device = &pit}).ok());
+    RV_ASSERT(board.ports.map({.first = 0x61, .count = 1, .device = &pit}).ok());
+    pit.reset({});
   }
   // To just after tick `n` of the counters' clock.
   void to_tick(uint64_t n) { board.run_to(kTicks.time_of(n).value); }
@@ -302,9 +302,9 @@ TEST_F(Pit, counts_do_not_depend_on_how_time_is_cut) {
   BareBoard other;
   LineRecorder other_irq;
   Pit8254 seldom(other.clock, other.deadlines, IrqLine(other_irq, 0));
-  other.ports.map(0x40, 4, seldom);
-  other.ports.map(0x61, 1, seldom);
-  seldom.reset();
+  RV_ASSERT(other.ports.map({.first = 0x40, .count = 4, .device = &seldom}).ok());
+  RV_ASSERT(other.ports.map({.first = 0x61, .count = 1, .device = &seldom}).ok());
+  seldom.reset({});
   for (int round = 0; round < 3000; ++round) {
     const uint64_t target = board.now() + random() % 4000000;
     while (board.now() < target) {  // this one is looked at all the time, and moved
@@ -315,7 +315,7 @@ TEST_F(Pit, counts_do_not_depend_on_how_time_is_cut) {
         pit.save(out);
         const VirtualTime armed = board.deadlines.next();
         const LineRecorder lines = irq;
-        pit.reset();
+        pit.reset({});
         StateReader in(out.data());
         pit.restore(in);
         ASSERT_TRUE(in.finish().ok()) << in.finish().error().text();

@@ -16,8 +16,8 @@ constexpr uint64_t kRam = uint64_t{5} << 30;
 class RtcTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    board.ports.map(0x70, 2, rtc);
-    rtc.reset();
+    RV_ASSERT(board.ports.map({.first = 0x70, .count = 2, .device = &rtc}).ok());
+    rtc.reset({});
     set_wall_clock(951782399);  // 2000-02-28 23:59:59, a Monday
   }
   void set_wall_clock(uint64_t seconds) { rtc.set_time(seconds); }

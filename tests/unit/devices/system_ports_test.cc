@@ -119,61 +119,61 @@ TEST_F(SystemPorts, reset_control_resets_on_the_rising_edge_of_rcpu) {
 }
 
 TEST_F(SystemPorts, pci_configuration_mechanism_is_absent) {
-  board.ports.write(0xcf8, 4, 0x80000600);  // would be a reset if its second byte reached 0xcf9
+  board.ports.write(board.running, 0xcf8, 4, 0x80000600);  // would be a reset if its second byte reached 0xcf9
   EXPECT_TRUE(board.control.stops.empty());
-  EXPECT_EQ(board.ports.read(0xcf8, 4), 0xffffffffu);
-  EXPECT_EQ(board.ports.read(0xcf8, 2), 0xffffu);
-  EXPECT_EQ(board.ports.read(0xcf9, 2), 0xffffu);
-  EXPECT_EQ(board.ports.read(0xcfc, 4), 0xffffffffu);
+  EXPECT_EQ(board.ports.read(board.running, 0xcf8, 4), 0xffffffffu);
+  EXPECT_EQ(board.ports.read(board.running, 0xcf8, 2), 0xffffu);
+  EXPECT_EQ(board.ports.read(board.running, 0xcf9, 2), 0xffffu);
+  EXPECT_EQ(board.ports.read(board.running, 0xcfc, 4), 0xffffffffu);
   EXPECT_EQ(board.in(0xcf8), 0xff);
 }
 
 TEST_F(SystemPorts, sleep_type_5_switches_off_and_others_do_nothing) {
-  EXPECT_EQ(board.ports.read(0x604, 2), 1u);  // SCI_EN
-  board.ports.write(0x604, 2, 0x2001 | 3 << 10);
+  EXPECT_EQ(board.ports.read(board.running, 0x604, 2), 1u);  // SCI_EN
+  board.ports.write(board.running, 0x604, 2, 0x2001 | 3 << 10);
   EXPECT_TRUE(board.control.stops.empty());
-  board.ports.write(0x604, 2, 0x0001 | 5 << 10);
+  board.ports.write(board.running, 0x604, 2, 0x0001 | 5 << 10);
   EXPECT_TRUE(board.control.stops.empty());
-  EXPECT_EQ(board.ports.read(0x604, 2), 1u | 5 << 10);
-  board.ports.write(0x604, 2, 0x2001 | 5 << 10);
+  EXPECT_EQ(board.ports.read(board.running, 0x604, 2), 1u | 5 << 10);
+  board.ports.write(board.running, 0x604, 2, 0x2001 | 5 << 10);
   expect_stop(StopReason::power_off, 0);
 }
 
 TEST_F(SystemPorts, power_management_timer_counts_3579545_hz) {
   board.run_for(1'000'000'000);
-  EXPECT_EQ(board.ports.read(0x608, 4), 3579545u);
+  EXPECT_EQ(board.ports.read(board.running, 0x608, 4), 3579545u);
   board.run_for(uint64_t{3600} * 1'000'000'000);
-  EXPECT_EQ(board.ports.read(0x608, 4), static_cast<uint32_t>(uint64_t{3601} * 3579545));
-  board.ports.write(0x608, 4, 0);
-  EXPECT_EQ(board.ports.read(0x608, 4), static_cast<uint32_t>(uint64_t{3601} * 3579545));
+  EXPECT_EQ(board.ports.read(board.running, 0x608, 4), static_cast<uint32_t>(uint64_t{3601} * 3579545));
+  board.ports.write(board.running, 0x608, 4, 0);
+  EXPECT_EQ(board.ports.read(board.running, 0x608, 4), static_cast<uint32_t>(uint64_t{3601} * 3579545));
 }
 
 TEST_F(SystemPorts, power_management_timer_raises_sci_when_its_top_bit_changes) {
   board.init_pics(1u << 9 | 4);
   const uint64_t carry = TickClock(3579545).time_of(uint64_t{1} << 31).value;
-  EXPECT_EQ(board.ports.read(0x600, 4), 0u);
-  board.ports.write(0x602, 2, 1);
+  EXPECT_EQ(board.ports.read(board.running, 0x600, 4), 0u);
+  board.ports.write(board.running, 0x602, 2, 1);
   EXPECT_EQ(board.deadlines.next(), VirtualTime(carry));
   board.run_to(carry - 1);
   EXPECT_EQ(board.take(), -1);
   board.run_to(carry);
   EXPECT_EQ(board.take(), 0x29);
-  EXPECT_EQ(board.ports.read(0x600, 4), 0x10001u);
-  board.ports.write(0x600, 2, 1);
-  EXPECT_EQ(board.ports.read(0x600, 2), 0u);
+  EXPECT_EQ(board.ports.read(board.running, 0x600, 4), 0x10001u);
+  board.ports.write(board.running, 0x600, 2, 1);
+  EXPECT_EQ(board.ports.read(board.running, 0x600, 2), 0u);
   EXPECT_EQ(board.deadlines.next(), VirtualTime(TickClock(3579545).time_of(uint64_t{2} << 31)));
-  board.ports.write(0x602, 2, 0);
+  board.ports.write(board.running, 0x602, 2, 0);
   board.run_for(2 * carry);
-  EXPECT_EQ(board.ports.read(0x600, 2), 1u);  // status tells without the interrupt
+  EXPECT_EQ(board.ports.read(board.running, 0x600, 2), 1u);  // status tells without the interrupt
   board.out(0xa0, 0x20);
   board.out(0x20, 0x20);
   EXPECT_EQ(board.take(), -1);
 }
 
 TEST_F(SystemPorts, debug_exit_takes_every_width) {
-  board.ports.write(0xf4, 1, 0x10);
-  board.ports.write(0xf4, 2, 0x1234);
-  board.ports.write(0xf4, 4, 0x80000000);
+  board.ports.write(board.running, 0xf4, 1, 0x10);
+  board.ports.write(board.running, 0xf4, 2, 0x1234);
+  board.ports.write(board.running, 0xf4, 4, 0x80000000);
   ASSERT_EQ(board.control.stops.size(), 3u);
   EXPECT_EQ(board.control.stops[0].detail, 0x21u);
   EXPECT_EQ(board.control.stops[1].detail, 0x2469u);

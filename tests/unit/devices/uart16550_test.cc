@@ -16,13 +16,13 @@ class Uart : public ::testing::Test {
     board.out(MCR, 0x08);  // OUT2: lets interrupts out
   }
   void receive(std::string_view text) {
-    board.chipset->input(Channel::serial0, std::span(reinterpret_cast<const uint8_t*>(text.data()), text.size()));
+    board.board->receive(kPcConsole, std::span(reinterpret_cast<const uint8_t*>(text.data()), text.size()));
   }
   bool irq() {
     board.out(0x20, 0x0a);
     return (board.in(0x20) & 0x10) != 0;  // IRR of the PIC
   }
-  size_t room() { return board.chipset->input_room(Channel::serial0); }
+  size_t room() { return board.board->room(kPcConsole); }
   Board board;
 };
 

@@ -15,9 +15,9 @@ class FixedBoundary final : public Boundary {
  public:
   uint64_t wall_clock(Moment) override { return 1'700'000'000; }
   void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{0x5a}); }
-  size_t poll_input(Moment, Channel, std::span<uint8_t>) override { return 0; }
+  size_t receive(Moment, EndpointId, std::span<uint8_t>) override { return 0; }
   IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
-  void output(Moment, Channel, std::span<const uint8_t>) override {}
+  void transmit(Moment, EndpointId, std::span<const uint8_t>) override {}
 };
 
 // Counts to 100 in ECX and stores each number at kCounter; calls a function that doubles it.
@@ -144,9 +144,7 @@ class FakeTimeline : public Timeline, private JournalSink {
     config.memory_size = kMinRam;
     config.vcpus = vcpus_;
     machine_ = std::move(Machine::create(config, boundary_)).value();
-    static_cast<void>(load_guest(images_, machine_->memory(), machine_->vcpu(VcpuId(0)).state, vcpus_));
-    machine_->memory_changed();
-    machine_->engine().state_changed(machine_->vcpu(VcpuId(0)));
+    static_cast<void>(machine_->load(images_));
   }
 
   TimelineStop at(Reason reason) {

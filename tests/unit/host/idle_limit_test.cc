@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "vmm/host/live_boundary.h"
+#include "vmm/devices/pc.h"
 
 namespace retrovisor {
 namespace {
@@ -37,7 +38,7 @@ struct Guest {
   }
   void print() {
     const uint8_t byte = 'x';
-    boundary->output({Position(now), VirtualTime(now)}, Channel::serial0, {&byte, 1});
+    boundary->transmit({Position(now), VirtualTime(now)}, kPcConsole, {&byte, 1});
   }
 
   std::unique_ptr<StopSource> stop;
@@ -78,7 +79,7 @@ TEST(IdleLimit, paces_a_guest_that_may_be_typed_to) {
   EXPECT_FALSE(guest.stop->requested());
   ASSERT_EQ(write(ends[1], "k", 1), 1);
   uint8_t key[4];
-  EXPECT_EQ(guest.boundary->poll_input({Position(guest.now), VirtualTime(guest.now)}, Channel::serial0, key), 1u);
+  EXPECT_EQ(guest.boundary->receive({Position(guest.now), VirtualTime(guest.now)}, kPcConsole, key), 1u);
   close(ends[1]);
   guest.paced = false;
   EXPECT_TRUE(guest.sleeps(60 * kSecond, 0));

@@ -1,4 +1,5 @@
 #include "vmm/host/live_boundary.h"
+#include "vmm/devices/pc.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -61,11 +62,11 @@ struct Live {
   }
   std::string input(Moment at = {}) {
     uint8_t bytes[64];
-    const size_t n = boundary->poll_input(at, Channel::serial0, bytes);
+    const size_t n = boundary->receive(at, kPcConsole, bytes);
     return {bytes, bytes + n};
   }
   void print(std::string_view text) {
-    boundary->output({}, Channel::serial0, {reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+    boundary->transmit({}, kPcConsole, {reinterpret_cast<const uint8_t*>(text.data()), text.size()});
   }
   uint64_t idle(uint64_t ns, Moment at = {}, bool wanted = true) { return boundary->idle_wait(at, ns, wanted).waited_ns; }
 
@@ -121,7 +122,7 @@ TEST(LiveBoundary, input_is_handed_out_as_there_is_room) {
   Live live;
   live.in.put("abc");
   uint8_t one = 0;
-  ASSERT_EQ(live.boundary->poll_input({}, Channel::serial0, {&one, 1}), 1u);
+  ASSERT_EQ(live.boundary->receive({}, kPcConsole, {&one, 1}), 1u);
   EXPECT_EQ(one, 'a');
   EXPECT_EQ(live.input(), "bc");
 }

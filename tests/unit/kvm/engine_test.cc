@@ -67,9 +67,9 @@ class FixedBoundary final : public Boundary {
  public:
   uint64_t wall_clock(Moment) override { return 1'700'000'000; }
   void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{0x5a}); }
-  size_t poll_input(Moment, Channel, std::span<uint8_t>) override { return 0; }
+  size_t receive(Moment, EndpointId, std::span<uint8_t>) override { return 0; }
   IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
-  void output(Moment, Channel, std::span<const uint8_t>) override {}
+  void transmit(Moment, EndpointId, std::span<const uint8_t>) override {}
   uint64_t time_passed(Moment) override { return 20'000; }
 };
 
@@ -104,9 +104,7 @@ class FailingRecording : public ::testing::Test {
     auto machine = Machine::create(config, boundary);
     if (!machine) return std::move(machine).error();
     Machine& m = **machine;
-    if (auto loaded = load_guest(guest_images(), m.memory(), m.vcpu(VcpuId(0)).state, 1); !loaded) return std::move(loaded).error();
-    m.memory_changed();
-    m.engine().state_changed(m.vcpu(VcpuId(0)));
+    if (auto loaded = m.load(guest_images()); !loaded) return std::move(loaded).error();
     calls.reset();
     calls.call = failing;
     RecordOptions options;
@@ -224,9 +222,7 @@ TEST(UncheckedMsrs, kept_in_sregs_are_written_by_the_engine) {
   ASSERT_TRUE(machine.ok()) << machine.error().text();
   Machine& m = **machine;
   Vcpu& vcpu = m.vcpu(VcpuId(0));
-  ASSERT_TRUE(load_guest(images, m.memory(), vcpu.state, 1).ok());
-  m.memory_changed();
-  m.engine().state_changed(vcpu);
+  ASSERT_TRUE(m.load(images).ok());
   const Stop stop = m.run_until(Position(100));
   EXPECT_EQ(stop.reason, StopReason::debug_exit);
   EXPECT_EQ(stop.detail, 7U) << "#GP of the last write";

@@ -14,9 +14,9 @@ class QuietBoundary : public Boundary {
  public:
   uint64_t wall_clock(Moment) override { return 1'700'000'000; }
   void entropy(Moment, std::span<uint8_t> out) override { std::memset(out.data(), 3, out.size()); }
-  size_t poll_input(Moment, Channel, std::span<uint8_t>) override { return 0; }
+  size_t receive(Moment, EndpointId, std::span<uint8_t>) override { return 0; }
   IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
-  void output(Moment, Channel, std::span<const uint8_t> bytes) override { console.append(bytes.begin(), bytes.end()); }
+  void transmit(Moment, EndpointId, std::span<const uint8_t> bytes) override { console.append(bytes.begin(), bytes.end()); }
   std::string console;
 };
 
@@ -36,8 +36,7 @@ struct Guest {
     images.kernel = std::move(code);
     images.flat_address = 0x7c00;
     images.flat_mode = FlatMode::real16;
-    RV_ASSERT(load_guest(images, machine->memory(), machine->vcpu(VcpuId(0)).state, config.vcpus).ok());
-    machine->engine().state_changed(machine->vcpu(VcpuId(0)));
+    RV_ASSERT(machine->load(images).ok());
   }
 };
 

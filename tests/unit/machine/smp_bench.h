@@ -68,9 +68,9 @@ class SmpBench {
    public:
     uint64_t wall_clock(Moment) override { return 0; }
     void entropy(Moment, std::span<uint8_t> out) override { std::memset(out.data(), 1, out.size()); }
-    size_t poll_input(Moment, Channel, std::span<uint8_t>) override { return 0; }
+    size_t receive(Moment, EndpointId, std::span<uint8_t>) override { return 0; }
     IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
-    void output(Moment, Channel, std::span<const uint8_t>) override {}
+    void transmit(Moment, EndpointId, std::span<const uint8_t>) override {}
   };
   NoHost boundary_;
 };

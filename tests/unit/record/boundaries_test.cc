@@ -7,6 +7,7 @@
 #include "replay/journal_checker.h"
 #include "replay/replay_boundary.h"
 #include "tests/unit/traces/trace_files.h"
+#include "vmm/devices/pc.h"
 
 namespace retrovisor {
 namespace {
@@ -22,7 +23,7 @@ class ScriptedBoundary final : public Boundary {
 
   uint64_t wall_clock(Moment) override { return 1'700'000'000; }
   void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{0xab}); }
-  size_t poll_input(Moment, Channel, std::span<uint8_t> out) override {
+  size_t receive(Moment, EndpointId, std::span<uint8_t> out) override {
     if (input.empty()) return 0;
     const std::string text = input.front();
     input.pop_front();
@@ -35,7 +36,7 @@ class ScriptedBoundary final : public Boundary {
     waits.pop_front();
     return w;
   }
-  void output(Moment, Channel, std::span<const uint8_t> bytes) override { shown.append(bytes.begin(), bytes.end()); }
+  void transmit(Moment, EndpointId, std::span<const uint8_t> bytes) override { shown.append(bytes.begin(), bytes.end()); }
 };
 
 // Records whatever `run` does with a boundary, and replays from the trace.
@@ -61,7 +62,7 @@ struct Recording {
 
 std::string poll(Boundary& b, Moment when, size_t room = 16) {
   std::string out(room, '\0');
-  const size_t n = b.poll_input(when, Channel::serial0, std::span(reinterpret_cast<uint8_t*>(out.data()), room));
+  const size_t n = b.receive(when, kPcConsole, std::span(reinterpret_cast<uint8_t*>(out.data()), room));
   return out.substr(0, n);
 }
 
@@ -156,14 +157,14 @@ TEST(Boundaries, host_stop_is_replayed_in_the_same_call) {
 TEST(Boundaries, output_passes_through_recording_and_is_shown_in_replay) {
   Recording r;
   const std::vector<uint8_t> text{'h', 'i'};
-  r.boundary->output(at(1, 1), Channel::serial0, text);
+  r.boundary->transmit(at(1, 1), kPcConsole, text);
   EXPECT_EQ(r.live.shown, "hi");
   r.replay();
   std::string shown;
   auto replay = ReplayBoundary::open(
-      r.file.path(), [&](Moment, Channel, std::span<const uint8_t> bytes) { shown.append(bytes.begin(), bytes.end()); });
+      r.file.path(), [&](Moment, EndpointId, std::span<const uint8_t> bytes) { shown.append(bytes.begin(), bytes.end()); });
   ASSERT_TRUE(replay.ok());
-  (*replay)->output(at(1, 1), Channel::serial0, text);
+  (*replay)->transmit(at(1, 1), kPcConsole, text);
   EXPECT_EQ(shown, "hi");
 }
 

@@ -17,9 +17,9 @@ class Passing : public Boundary {
   explicit Passing(Boundary& inner) : inner_(inner) {}
   uint64_t wall_clock(Moment at) override { return inner_.wall_clock(at); }
   void entropy(Moment at, std::span<uint8_t> out) override { inner_.entropy(at, out); }
-  size_t poll_input(Moment at, Channel channel, std::span<uint8_t> out) override { return inner_.poll_input(at, channel, out); }
+  size_t receive(Moment at, EndpointId endpoint, std::span<uint8_t> out) override { return inner_.receive(at, endpoint, out); }
   IdleWait idle_wait(Moment at, uint64_t ns, bool wanted) override { return inner_.idle_wait(at, ns, wanted); }
-  void output(Moment at, Channel channel, std::span<const uint8_t> bytes) override { inner_.output(at, channel, bytes); }
+  void transmit(Moment at, EndpointId endpoint, std::span<const uint8_t> bytes) override { inner_.transmit(at, endpoint, bytes); }
 
  protected:
   Boundary& inner_;
@@ -136,9 +136,7 @@ Recorded record_by_events(const std::string& path, PositionUnit positions, const
   EXPECT_TRUE(machine.ok());
   Machine& m = **machine;
   lander.machine = &m;
-  EXPECT_TRUE(load_guest(images, m.memory(), m.vcpu(VcpuId(0)).state, config.vcpus).ok());
-  m.memory_changed();
-  m.engine().state_changed(m.vcpu(VcpuId(0)));
+  EXPECT_TRUE(m.load(images).ok());
   const auto result = record(m, **writer, options);
   EXPECT_TRUE(result.ok()) << (result ? "" : result.error().text());
   if (result) out.result = *result;
@@ -196,7 +194,7 @@ TEST(Convert, converted_trace_is_the_one_that_counting_instructions_would_have_m
 
   std::string shown;
   const auto session = open_replay(
-      converted.path(), [&](Moment, Channel, std::span<const uint8_t> bytes) { shown.append(bytes.begin(), bytes.end()); });
+      converted.path(), [&](Moment, EndpointId, std::span<const uint8_t> bytes) { shown.append(bytes.begin(), bytes.end()); });
   ASSERT_NE(session, nullptr);
   const auto result = session->run({});
   ASSERT_TRUE(result.ok());

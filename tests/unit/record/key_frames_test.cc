@@ -168,7 +168,7 @@ TEST(KeyFrames, replay_starts_at_each_and_ends_as_the_whole_one) {
       for (uint64_t p = 1; p <= recorded.run.end.value; p += kInterval - 1) {
         std::string again;
         const auto session = open_replay(
-            file.path(), [&](Moment, Channel, std::span<const uint8_t> bytes) { again.append(bytes.begin(), bytes.end()); });
+            file.path(), [&](Moment, EndpointId, std::span<const uint8_t> bytes) { again.append(bytes.begin(), bytes.end()); });
         const auto from = session->start_from(Position(p));
         ASSERT_TRUE(from.ok()) << from.error().text();
         EXPECT_EQ(*from, Position(p / kInterval * kInterval));
@@ -229,9 +229,7 @@ TEST(KeyFrames, hold_pages_that_became_zero_in_changes_and_leave_them_out_of_who
   auto machine = Machine::create(config, boundary);
   ASSERT_TRUE(machine.ok());
   Machine& m = **machine;
-  ASSERT_TRUE(load_guest(images, m.memory(), m.vcpu(VcpuId(0)).state, 1).ok());
-  m.memory_changed();
-  m.engine().state_changed(m.vcpu(VcpuId(0)));
+  ASSERT_TRUE(m.load(images).ok());
   KeyFrameWriter frames(m, **writer);
   DigestCapture capture(m, header.digest_detail);
   std::mt19937_64 random(3);

@@ -27,9 +27,7 @@ class Bare {
     images.kernel = std::move(code);
     images.flat_address = kCode;
     images.flat_mode = FlatMode::protected32;
-    EXPECT_TRUE(load_guest(images, m().memory(), cpu(), 1).ok());
-    m().memory_changed();
-    m().engine().state_changed(m().vcpu(VcpuId(0)));
+    EXPECT_TRUE(m().load(images).ok());
     observers.hit = [this](const Observation& o) {
       seen.push_back(o);
       return stop;

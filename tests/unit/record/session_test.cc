@@ -28,7 +28,7 @@ TEST(Sessions, replay_is_the_recorded_run_with_every_detail_and_journal) {
 
       std::string again;
       const auto session = open_replay(
-          file.path(), [&](Moment, Channel, std::span<const uint8_t> bytes) { again.append(bytes.begin(), bytes.end()); });
+          file.path(), [&](Moment, EndpointId, std::span<const uint8_t> bytes) { again.append(bytes.begin(), bytes.end()); });
       ASSERT_NE(session, nullptr);
       const auto result = session->run({});
       ASSERT_TRUE(result.ok());

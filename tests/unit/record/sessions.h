@@ -32,7 +32,7 @@ class TimedBoundary final : public Boundary {
   void entropy(Moment, std::span<uint8_t> out) override {
     for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<uint8_t>(i * 7 + 1);
   }
-  size_t poll_input(Moment at, Channel, std::span<uint8_t> out) override {
+  size_t receive(Moment at, EndpointId, std::span<uint8_t> out) override {
     if (wants_stop && wants_stop(at)) stop();
     size_t n = 0;
     while (n < out.size() && !keys.empty() && keys.front().time <= at.time.value) {
@@ -52,7 +52,7 @@ class TimedBoundary final : public Boundary {
     }
     return {ns};
   }
-  void output(Moment, Channel, std::span<const uint8_t> bytes) override { shown.append(bytes.begin(), bytes.end()); }
+  void transmit(Moment, EndpointId, std::span<const uint8_t> bytes) override { shown.append(bytes.begin(), bytes.end()); }
 };
 
 inline BootImages guest_images() {
@@ -99,10 +99,8 @@ inline Result<RecordResult> try_record_guest(const std::string& path, const Sess
     boundary.host_stop();
     m.request_stop({StopReason::host_request, 0});
   };
-  const auto loaded = load_guest(images, m.memory(), m.vcpu(VcpuId(0)).state, config.vcpus);
+  const auto loaded = m.load(images);
   EXPECT_TRUE(loaded.ok()) << (loaded ? "" : loaded.error().text());
-  m.memory_changed();
-  m.engine().state_changed(m.vcpu(VcpuId(0)));
   auto result = setup.drive ? setup.drive(m, **writer) : record(m, **writer, setup.options);
   if (shown != nullptr) *shown = live.shown;
   return result;

@@ -56,9 +56,7 @@ void record_small_guest(const std::string& name, uint64_t key_frame_interval, Re
   auto machine = Machine::create(config, boundary);
   ASSERT_TRUE(machine.ok());
   Machine& m = **machine;
-  ASSERT_TRUE(load_guest(out.images, m.memory(), m.vcpu(VcpuId(0)).state, config.vcpus).ok());
-  m.memory_changed();
-  m.engine().state_changed(m.vcpu(VcpuId(0)));
+  ASSERT_TRUE(m.load(out.images).ok());
   RecordOptions options;
   options.run.stop_at = Position(kLimit);
   options.key_frame_interval = key_frame_interval;

@@ -27,9 +27,7 @@ class TimelineSmp : public testing::Test {
     auto machine = Machine::create(config, boundary);
     ASSERT_TRUE(machine.ok());
     Machine& m = **machine;
-    ASSERT_TRUE(load_guest(images, m.memory(), m.vcpu(VcpuId(0)).state, config.vcpus).ok());
-    m.memory_changed();
-    m.engine().state_changed(m.vcpu(VcpuId(0)));
+    ASSERT_TRUE(m.load(images).ok());
     ASSERT_TRUE(record(m, **writer, {}).ok());
 
     TimelineOptions options;
@@ -60,7 +58,7 @@ TEST_F(TimelineSmp, the_next_vcpu_is_the_same_however_a_position_is_reached) {
       ASSERT_EQ(m().next_vcpu(), VcpuId(turn(p))) << p;
       // Who is said to have executed is who has.
       check(t().forward({}, Position(p + 1)));
-      ASSERT_EQ(m().journal().vcpu(), VcpuId(turn(p))) << p;
+      ASSERT_EQ(m().last_vcpu(), VcpuId(turn(p))) << p;
     }
   }
 }

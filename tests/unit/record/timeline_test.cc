@@ -36,8 +36,7 @@ void record_images(const std::string& path, const BootImages& images, Position e
   RecordingBoundary boundary(live, **writer);
   auto machine = Machine::create(config, boundary);
   ASSERT_TRUE(machine.ok());
-  ASSERT_TRUE(load_guest(images, (*machine)->memory(), (*machine)->vcpu(VcpuId(0)).state, 1).ok());
-  (*machine)->engine().state_changed((*machine)->vcpu(VcpuId(0)));
+  ASSERT_TRUE((*machine)->load(images).ok());
   RecordOptions options;
   options.run.stop_at = end;
   ASSERT_TRUE(record(**machine, **writer, options).ok());

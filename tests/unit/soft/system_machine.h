@@ -22,17 +22,16 @@ class SystemMachine : public ::testing::Test {
   static constexpr uint64_t kMissing = 0x600000;  // 2 MiB that no page table maps, in long mode
   static constexpr uint16_t kCode0 = 8, kData0 = 16, kCode3 = 24, kData3 = 32, kTssSelector = 40, kFree = 64;
 
-  class Ports final : public PortDevice {
+  class Ports final : public Device {
    public:
     std::string_view name() const override { return "ports"; }
-    void reset() override {}
+    void reset(const PowerOn&) override {}
     void save(StateWriter&) const override {}
     void restore(StateReader&) override {}
-    unsigned port_width() const override { return 4; }
-    uint32_t read(uint16_t port, unsigned) override { return next++ | uint32_t{port} << 16; }
-    void write(uint16_t, unsigned size, uint32_t value) override {
-      written.push_back(value);
-      sizes.push_back(size);
+    uint64_t read(const BusAccess& access) override { return next++ | access.address << 16; }
+    void write(const BusAccess& access, uint64_t value) override {
+      written.push_back(static_cast<uint32_t>(value));
+      sizes.push_back(access.size);
     }
     uint32_t next = 0x41;
     std::vector<uint32_t> written;
@@ -68,7 +67,7 @@ class SystemMachine : public ::testing::Test {
     auto created = GuestMemory::create(kMinRam);
     RV_ASSERT(created.ok());
     memory = std::move(created).value();
-    ports.map(0x100, 16, device);
+    RV_ASSERT(ports.map({.first = 0x100, .count = 16, .device = &device, .width = 4}).ok());
     platform = std::make_unique<Platform>(Platform{*memory, ports, mmio, clock, deadlines, journal, entropy, control});
     engine = make_soft_engine(*platform, 1);
     vcpu = std::make_unique<Vcpu>(VcpuId(0), engine->vcpu_state(VcpuId(0)));

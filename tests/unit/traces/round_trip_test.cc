@@ -199,7 +199,7 @@ TEST(TraceDescribe, names_what_happened) {
   EXPECT_EQ(describe_at(JournalEvent{EventKind::interrupt, VcpuId(1), Position(77), 0x30, 1, 0}),
             "at position 77 on vCPU 1: interrupt vector 0x30 from PIC");
   EXPECT_EQ(describe(TraceEvent{{EventKind::console_input, VcpuId(0), Position(1), 0, 2, 9}, {'a', 0xff}}),
-            "console-input on channel 0, poll 2, at 9 ns, 2 bytes: 61 ff");
+            "console-input at endpoint 0, poll 2, at 9 ns, 2 bytes: 61 ff");
   EXPECT_EQ(describe(Stop{StopReason::debug_exit, 3}), "debug exit (code 3)");
   EXPECT_EQ(to_string(image_digest({})),
             "99aa06d3014798d86001c324468d497f");  // XXH3-128 of nothing, as xxhsum -H2 prints it

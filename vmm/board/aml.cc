@@ -1,7 +1,7 @@
-#include "vmm/boot/aml.h"
+#include "vmm/board/aml.h"
 
 #include "vmm/assert.h"
-#include "vmm/boot/load_plan.h"
+#include "vmm/board/byte_builder.h"
 
 namespace retrovisor::aml {
 namespace {

@@ -10,18 +10,21 @@ namespace {
 
 // Does something a guest could do, with a bias to the addresses where devices are.
 void disturb(Board& board, std::mt19937& random) {
-  static constexpr uint16_t kPorts[] = {0x20,  0x21,  0xa0,  0xa1,  0x4d0, 0x4d1, 0x40,  0x41,  0x42,  0x43,  0x60,  0x61,
-                                        0x64,  0x70,  0x71,  0x71,  0x92,  0xe9,  0xf4,  0x3f8, 0x3f9, 0x3fa, 0x3fb, 0x3fc,
-                                        0x3fd, 0x3fe, 0x3ff, 0x402, 0x600, 0x602, 0x604, 0x608, 0xcf8, 0xcf9};
+  static const std::vector<uint16_t> kPorts = [&] {
+    std::vector<uint16_t> ports{0xcf8};
+    for (const Claim& c : board.ports.claims())
+      for (uint64_t i = 0; i < c.count; ++i) ports.push_back(static_cast<uint16_t>(c.first + i));
+    return ports;
+  }();
   const unsigned sizes[] = {1, 1, 1, 2, 4};
   board.on(random() % 2);
   switch (random() % 8) {
     case 0:
     case 1:
     case 2:
-      board.ports.write(kPorts[random() % std::size(kPorts)], sizes[random() % 5], static_cast<uint32_t>(random()));
+      board.ports.write(board.running, kPorts[random() % std::size(kPorts)], sizes[random() % 5], static_cast<uint32_t>(random()));
       break;
-    case 3: board.ports.read(kPorts[random() % std::size(kPorts)], sizes[random() % 5]); break;
+    case 3: board.ports.read(board.running, kPorts[random() % std::size(kPorts)], sizes[random() % 5]); break;
     case 4: board.apic(random() % 0x40 * 16, static_cast<uint32_t>(random() & random())); break;
     case 5: board.io_apic(static_cast<uint32_t>(random() % 0x44), static_cast<uint32_t>(random() & random())); break;
     case 6: {
@@ -30,7 +33,7 @@ void disturb(Board& board, std::mt19937& random) {
       if (random() % 4 == 0) board.vcpu(id).interrupts->write_msr(0x6e0, board.now() + random() % 100000);
       if (random() % 64 == 0) board.vcpu(id).interrupts->write_msr(0x1b, 0xfee00000 | (random() & 0x900));
       const uint8_t byte = static_cast<uint8_t>(random());
-      if (board.chipset->input_room(Channel::serial0) != 0) board.chipset->input(Channel::serial0, std::span(&byte, 1));
+      if (board.board->room(kPcConsole) != 0) board.board->receive(kPcConsole, std::span(&byte, 1));
       break;
     }
     default: {
@@ -43,7 +46,7 @@ void disturb(Board& board, std::mt19937& random) {
   }
 }
 
-TEST(Chipset, restores_what_it_saved_in_any_state) {
+TEST(PcBoard, restores_what_it_saved_in_any_state) {
   std::mt19937 random(1);
   for (int round = 0; round < 30; ++round) {
     Board board(2, 1'700'000'000);
@@ -68,7 +71,7 @@ TEST(Chipset, restores_what_it_saved_in_any_state) {
   }
 }
 
-TEST(Chipset, hostile_states_are_refused_or_harmless) {
+TEST(PcBoard, hostile_states_are_refused_or_harmless) {
   std::mt19937 random(2);
   Board source(2);
   for (int i = 0; i < 3000; ++i) disturb(source, random);
@@ -79,13 +82,20 @@ TEST(Chipset, hostile_states_are_refused_or_harmless) {
     for (unsigned i = 0; i <= random() % 4; ++i) bad[random() % bad.size()] = static_cast<uint8_t>(random());
     if (round % 10 == 0) bad.resize(random() % bad.size());
     Board board(2);
-    if (!board.restore(bad).ok()) ++refused;
+    if (!board.restore(bad).ok()) {
+      ++refused;
+    } else {  // what was taken is a state like any other
+      const auto taken = board.save();
+      Board other(2);
+      ASSERT_TRUE(other.restore(taken).ok());
+      ASSERT_EQ(other.save(), taken);
+    }
     for (int i = 0; i < 100; ++i) disturb(board, random);
   }
   EXPECT_GT(refused, 300u);
 }
 
-TEST(Chipset, deadlines_of_a_distant_past_are_caught_up_with_in_bounded_time) {
+TEST(PcBoard, deadlines_of_a_distant_past_are_caught_up_with_in_bounded_time) {
   Board board;
   board.apic(0x3e0, 0xb);
   board.apic(0x320, 0x20040);  // periodic, every nanosecond
@@ -106,7 +116,7 @@ TEST(Chipset, deadlines_of_a_distant_past_are_caught_up_with_in_bounded_time) {
   EXPECT_GT(board.deadlines.next(), board.clock.now());
 }
 
-TEST(Chipset, reset_gives_the_same_state_from_anywhere) {
+TEST(PcBoard, reset_gives_the_same_state_from_anywhere) {
   std::mt19937 random(3);
   Board fresh(2, 1234567890);
   Board used(2, 0);
@@ -114,14 +124,14 @@ TEST(Chipset, reset_gives_the_same_state_from_anywhere) {
   used.run_to(used.now());
   const auto now = used.clock.now();
   fresh.clock.pass(now.value);
-  fresh.chipset->reset(1234567890);
-  used.chipset->reset(1234567890);
+  fresh.board->reset({.wall_clock = 1234567890});
+  used.board->reset({.wall_clock = 1234567890});
   EXPECT_EQ(used.save(), fresh.save());
   EXPECT_EQ(used.deadlines.next(), kNever);
   EXPECT_FALSE(used.vcpu(0).intr);
 }
 
-TEST(Chipset, serial_interrupt_reaches_the_cpu_through_both_controllers) {
+TEST(PcBoard, serial_interrupt_reaches_the_cpu_through_both_controllers) {
   Board board;
   board.init_pics(1 << 4);
   board.apic(0xf0, 0x1ff);
@@ -129,12 +139,12 @@ TEST(Chipset, serial_interrupt_reaches_the_cpu_through_both_controllers) {
   board.out(0x3fc, 0x08);
   board.out(0x3f9, 0x01);
   const uint8_t byte = 'x';
-  board.chipset->input(Channel::serial0, std::span(&byte, 1));
+  board.board->receive(kPcConsole, std::span(&byte, 1));
   EXPECT_EQ(board.take(), 0x24);
   EXPECT_EQ(board.take(), 0x64);
 }
 
-TEST(Chipset, timer_interrupts_come_at_the_programmed_rate) {
+TEST(PcBoard, timer_interrupts_come_at_the_programmed_rate) {
   Board board;
   board.init_pics(1);
   board.out(0x43, 0x34);
@@ -152,7 +162,7 @@ TEST(Chipset, timer_interrupts_come_at_the_programmed_rate) {
   EXPECT_EQ(ticks, 1u + (1193182 - 1) / 11932);
 }
 
-TEST(Chipset, rtc_starts_with_the_wall_clock_it_is_given) {
+TEST(PcBoard, rtc_starts_with_the_wall_clock_it_is_given) {
   Board board(1, 1'000'000'000);  // 2001-09-09 01:46:40
   const auto get = [&board](unsigned index) {
     board.out(0x70, index);
@@ -165,7 +175,7 @@ TEST(Chipset, rtc_starts_with_the_wall_clock_it_is_given) {
   EXPECT_EQ(get(0), 0x40);
 }
 
-TEST(Chipset, nothing_is_due_in_a_machine_that_has_programmed_nothing) {
+TEST(PcBoard, nothing_is_due_in_a_machine_that_has_programmed_nothing) {
   Board board(4);
   EXPECT_EQ(board.deadlines.next(), kNever);
 }

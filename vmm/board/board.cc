@@ -1,0 +1,99 @@
+#include "vmm/board/board.h"
+
+#include <fmt/format.h>
+
+#include <ranges>
+
+#include "vmm/board/device_context.h"
+#include "vmm/board/device_type.h"
+
+namespace retrovisor {
+
+Board::Board(DeviceList list, std::unique_ptr<BoardParts> parts) : list_(std::move(list)), parts_(std::move(parts)) {
+  for (const auto& port : parts_->ports) endpoints_.push_back(port.endpoint);
+}
+
+Board::~Board() = default;
+
+Result<std::unique_ptr<Board>> Board::create(const DeviceList& devices, const Platform& platform,
+                                             std::span<const std::unique_ptr<Vcpu>> vcpus, Outside outside) {
+  auto parts = std::make_unique<BoardParts>(platform, vcpus);
+  parts->outside = std::move(outside);
+  for (size_t i = 0; i < devices.size(); ++i) {
+    const auto type = find_device_type(devices[i].type);
+    if (!type) return type.error();
+    const auto options = DeviceOptions::check((*type)->options, devices[i]);
+    if (!options) return options.error();
+    DeviceContext context(*parts, *options, i);
+    (*type)->make(context);
+    if (context.error()) return Error{context.error()->code, context.error()->message, "device " + to_string(devices[i])};
+  }
+  // Sections of the machine's state are told apart by name.
+  for (size_t i = 0; i < parts->devices.size(); ++i)
+    for (size_t k = 0; k < i; ++k)
+      if (parts->devices[i].device->name() == parts->devices[k].device->name())
+        return Error{ErrorCode::bad_argument, fmt::format("two devices are called {}", parts->devices[i].device->name()), "device"};
+  return std::unique_ptr<Board>(new Board(devices, std::move(parts)));
+}
+
+// From the last to the first: the interrupt controllers forget what the lines of devices did while they were reset.
+void Board::reset(const PowerOn& at) {
+  for (const auto& made : std::views::reverse(parts_->devices)) made.device->reset(at);
+}
+
+void Board::save(StateWriter& out) const {
+  for (const auto& made : parts_->devices) made.device->save(out);
+}
+
+void Board::restore(StateReader& in) {
+  for (const auto& made : parts_->devices) made.device->restore(in);
+}
+
+size_t Board::room(EndpointId id) const {
+  if (id.value >= parts_->ports.size()) return 0;
+  const auto* receiver = parts_->ports[id.value].receiver;
+  return receiver == nullptr ? 0 : receiver->room();
+}
+
+void Board::receive(EndpointId id, std::span<const uint8_t> bytes) {
+  if (id.value < parts_->ports.size() && parts_->ports[id.value].receiver != nullptr) parts_->ports[id.value].receiver->receive(bytes);
+}
+
+std::vector<Board::Info> Board::info() const {
+  std::vector<Info> out;
+  for (const auto& made : parts_->devices) {
+    Info info{std::string(made.device->name()), made.spec, {}, {}};
+    for (const Claim& c : parts_->platform.ports.claims())
+      if (c.device == made.device.get() && c.count != 0) info.ports.push_back(c);
+    for (const Claim& c : parts_->platform.mmio.claims())
+      if (c.device == made.device.get() && c.count != 0) info.memory.push_back(c);
+    out.push_back(std::move(info));
+  }
+  return out;
+}
+
+std::string describe(const Board& board) {
+  std::string out;
+  for (const Board::Info& info : board.info()) {
+    const DeviceSpec& spec = board.list()[info.spec];
+    const auto type = find_device_type(spec.type);
+    std::string where;
+    const auto add = [&where](std::string_view unit, const Claim& c) {
+      const uint64_t last = c.first + c.count - 1;
+      where += fmt::format("{}{} {:#x}{}", where.empty() ? "" : ", ", unit, c.first, last == c.first ? "" : fmt::format("-{:#x}", last));
+    };
+    for (const Claim& c : info.ports) add("port", c);
+    for (const Claim& c : info.memory) add("memory", c);
+    out += fmt::format("{:<16} {:<40} version {}{}{}\n", info.name, to_string(spec), type.ok() ? (*type)->version : 0,
+                       where.empty() ? "" : ", ", where);
+  }
+  for (size_t i = 0; i < board.endpoints().size(); ++i) {
+    const Endpoint& e = board.endpoints()[i];
+    static constexpr const char* kKinds[] = {"stream", "packets", "blocks"};
+    out += fmt::format("endpoint {}       {} ({}{}{})\n", i, e.name, kKinds[static_cast<size_t>(e.kind)], e.input ? "" : ", output only",
+                       e.console ? ", console" : "");
+  }
+  return out;
+}
+
+}  // namespace retrovisor

@@ -1,0 +1,42 @@
+#include "vmm/board/device_context.h"
+
+namespace retrovisor {
+
+void DeviceContext::claim_ports(const Claim& claim) {
+  if (auto id = parts_.platform.ports.map(claim); !id) fail(std::move(id).error());
+}
+
+MmioClaim DeviceContext::claim_memory(const Claim& claim) {
+  auto id = parts_.platform.mmio.map(claim);
+  if (!id) {
+    fail(std::move(id).error());
+    return {&parts_.platform.mmio, 0};
+  }
+  return {&parts_.platform.mmio, *id};
+}
+
+EndpointId DeviceContext::endpoint(Endpoint endpoint, EndpointReceiver* receiver) {
+  for (const auto& port : parts_.ports)
+    if (port.endpoint.name == endpoint.name) fail({ErrorCode::bad_argument, "two endpoints are called " + endpoint.name, ""});
+  parts_.ports.push_back({std::move(endpoint), receiver});
+  return EndpointId(static_cast<uint32_t>(parts_.ports.size() - 1));
+}
+
+EndpointOutput DeviceContext::output(EndpointId id) {
+  return [&parts = parts_, id](std::span<const uint8_t> bytes) {
+    if (parts.outside.transmit) parts.outside.transmit(id, bytes);
+  };
+}
+
+EndpointBlocks DeviceContext::blocks(EndpointId id) {
+  return [&parts = parts_, id](uint64_t offset, std::span<uint8_t> out) -> Result<void> {
+    if (!parts.outside.read_blocks) return Error{ErrorCode::io, "nothing is connected", ""};
+    return parts.outside.read_blocks(id, offset, out);
+  };
+}
+
+void DeviceContext::fail(Error error) {
+  if (!error_) error_ = std::move(error);
+}
+
+}  // namespace retrovisor

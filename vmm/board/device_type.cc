@@ -1,0 +1,61 @@
+#include "vmm/board/device_type.h"
+
+#include <fmt/format.h>
+
+namespace retrovisor {
+namespace {
+
+using Types = std::map<std::string_view, const DeviceType*>;
+
+Types& types() {
+  static Types all;
+  return all;
+}
+
+}  // namespace
+
+DeviceRegistration::DeviceRegistration(const DeviceType& type) {
+  RV_ASSERT(type.make != nullptr && !type.name.empty());
+  RV_ASSERT(types().emplace(type.name, &type).second);
+}
+
+std::vector<const DeviceType*> device_types() {
+  std::vector<const DeviceType*> out;
+  for (const auto& [name, type] : types()) out.push_back(type);
+  return out;
+}
+
+Result<const DeviceType*> find_device_type(std::string_view name) {
+  if (const auto found = types().find(name); found != types().end()) return found->second;
+  std::string all;
+  for (const auto& [known, type] : types()) all += fmt::format("{}{}", all.empty() ? "" : ", ", known);
+  return Error{ErrorCode::bad_argument, fmt::format("there is no device {}; there are {}", name, all), "device"};
+}
+
+std::string device_help() {
+  std::string out;
+  for (const DeviceType* type : device_types()) out += fmt::format("{:<16} {}\n", type->name, type->help);
+  return out;
+}
+
+std::string device_help(const DeviceType& type) {
+  std::string out = fmt::format("{}: {}\n", type.name, type.help);
+  static constexpr const char* kKinds[] = {"NUMBER", "on|off", "TEXT"};
+  for (const OptionType& o : type.options)
+    out += fmt::format("  {:<24} {} [{}]\n", fmt::format("{}={}", o.name, kKinds[static_cast<size_t>(o.kind)]), o.help, o.standard);
+  return out;
+}
+
+Result<AcpiNames> acpi_names(const DeviceList& devices) {
+  AcpiNames names;
+  for (const DeviceSpec& device : devices) {
+    const auto type = find_device_type(device.type);
+    if (!type) return type.error();
+    const auto options = DeviceOptions::check((*type)->options, device);
+    if (!options) return options.error();
+    if ((*type)->acpi != nullptr) (*type)->acpi(*options, names);
+  }
+  return names;
+}
+
+}  // namespace retrovisor

@@ -1,0 +1,52 @@
+// Kinds of devices. A device is known to the machine by its registration alone: whatever else tells of devices (the command line, the
+// trace's header, ACPI, the fuzz targets) asks here or the board.
+#pragma once
+
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "vmm/board/aml.h"
+#include "vmm/board/device_options.h"
+
+namespace retrovisor {
+
+class DeviceContext;
+
+// What devices tell the guest through ACPI's namespace.
+struct AcpiNames {
+  aml::Aml root;                                       // terms behind the root
+  std::map<std::string, aml::Aml, std::less<>> devices;  // \_SB, by name: in its order
+};
+
+struct DeviceType {
+  std::string_view name;
+  // Of its state and of what the guest sees of it. In traces: another version than the recording's is refused.
+  uint32_t version = 1;
+  std::string_view help;  // a line, without a full stop
+  std::span<const OptionType> options = {};
+  // Makes the device: DeviceContext::add() and what it claims. What goes wrong, the context remembers.
+  void (*make)(DeviceContext& context) = nullptr;
+  void (*acpi)(const DeviceOptions& options, AcpiNames& names) = nullptr;  // null: nothing
+};
+
+// Makes a type known as long as the program runs: an object of static storage duration beside the type.
+class DeviceRegistration {
+ public:
+  explicit DeviceRegistration(const DeviceType& type);
+};
+
+// By name.
+std::vector<const DeviceType*> device_types();
+// An error names those that are nearly that, or all.
+Result<const DeviceType*> find_device_type(std::string_view name);
+
+// What the command line says to `--device help` and `--device TYPE,help`.
+std::string device_help();
+std::string device_help(const DeviceType& type);
+
+// What a machine with these devices says of them in ACPI's namespace.
+Result<AcpiNames> acpi_names(const DeviceList& devices);
+
+}  // namespace retrovisor
