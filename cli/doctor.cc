@@ -78,16 +78,14 @@ Result<double> measure_soft() {
   NoBoundary boundary;
   MachineConfig config;
   config.memory_size = kMinRam;
-  auto machine = make_machine(config, boundary, images);
-  if (!machine) return machine.error();
+  RV_TRY(auto machine, make_machine(config, boundary, images));
   RunOptions options;
   options.slice = uint64_t{1} << 22;
   options.time_limit = std::chrono::milliseconds(500);
-  auto run = run_machine(**machine, options);
-  if (!run) return run.error();
-  if (run->stop.reason != StopReason::host_request)
-    return Error{ErrorCode::unsupported, fmt::format("the measuring guest ended: {}", to_string(run->stop.reason)), "soft"};
-  return run->mips();
+  RV_TRY(auto run, run_machine(*machine, options));
+  if (run.stop.reason != StopReason::host_request)
+    return Error{ErrorCode::unsupported, fmt::format("the measuring guest ended: {}", to_string(run.stop.reason)), "soft"};
+  return run.mips();
 }
 
 struct Report {

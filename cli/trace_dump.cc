@@ -63,9 +63,8 @@ Result<Filter> make_filter(const DumpOptions& options) {
   for (const auto& [text, option, position] :
        {std::tuple{&options.from, "--from", &filter.from}, {&options.to, "--to", &filter.to}}) {
     if (text->empty()) continue;
-    auto value = parse_position(*text, option);
-    if (!value) return value.error();
-    *position = *value;
+    RV_TRY(auto value, parse_position(*text, option));
+    *position = value;
   }
   return filter;
 }
