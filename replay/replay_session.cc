@@ -44,14 +44,14 @@ Result<std::unique_ptr<ReplaySession>> ReplaySession::open(const std::string& tr
 
   MachineConfig config = machine_config(header);
   if (engine.kind == EngineKind::kvm && config.positions != PositionUnit::events)
-    return Error{ErrorCode::unsupported, "the trace is exact to the instruction, which KVM cannot count; replay it with --engine=soft", "--engine"};
+    return Error{ErrorCode::unsupported, "the trace is exact to the instruction, which KVM cannot count; replay it with --engine=soft", "engine"};
   // Its guest has met one vendor's answers; another's processor would give others.
   if (engine.kind == EngineKind::kvm && engine.host && vendor_of(config.processor_model) != vendor_of(*engine.host))
     return Error{ErrorCode::unsupported,
                  fmt::format("the trace was recorded on a processor of model {}, and this host's is of model {}, which answers "
                              "differently; replay it with --engine=soft",
                              name_of(config.processor_model), name_of(*engine.host)),
-                 "--engine"};
+                 "engine"};
   config.engine = engine.kind;
   config.kvm = engine.kvm;
   RV_TRY(out->machine_, Machine::create(config, *out->boundary_));

@@ -75,7 +75,7 @@ Result<void> TimelineImpl::start() {
   if (capture(false, begin())) return compare_digest();
   return Error{ErrorCode::bad_argument,
                fmt::format("{} MiB are too little for a single checkpoint of this machine", set_.budget() >> 20),
-               "--checkpoint-memory"};
+               "checkpoint memory"};
 }
 
 // The pages in which memory may differ from base_.

@@ -21,7 +21,7 @@ enum class ErrorCode {
 struct Error {
   ErrorCode code;
   std::string message;  // a sentence without a full stop
-  std::string where;    // file offset, position, option name; may be empty
+  std::string where;    // file offset, position, a word of the domain ("memory"), which cli shows as its option; may be empty
 
   // "message (where)"
   std::string text() const { return where.empty() ? message : message + " (" + where + ")"; }

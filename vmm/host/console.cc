@@ -184,7 +184,7 @@ class TerminalConsole final : public StreamConsole {
 
 Result<std::string> read_script(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return Error{ErrorCode::io, "cannot open the script " + path + ": " + std::strerror(errno), "--console"};
+  if (fd < 0) return Error{ErrorCode::io, "cannot open the script " + path + ": " + std::strerror(errno), "console"};
   std::string text;
   std::array<char, 65536> buffer;
   ssize_t n = 0;
@@ -192,7 +192,7 @@ Result<std::string> read_script(const std::string& path) {
     text.append(buffer.data(), static_cast<size_t>(n));
   const int error = errno;
   close(fd);
-  if (n < 0) return Error{ErrorCode::io, "cannot read the script " + path + ": " + std::strerror(error), "--console"};
+  if (n < 0) return Error{ErrorCode::io, "cannot read the script " + path + ": " + std::strerror(error), "console"};
   return text;
 }
 

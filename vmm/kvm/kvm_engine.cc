@@ -65,7 +65,7 @@ Result<void> KvmEngine::start(SystemCalls& calls) {
     tsc_trap_ = probe_tsc_trap(*kvm_);
     if (tsc_trap_ == TscTrap::none)
       return Error{ErrorCode::unsupported, "this host's KVM lets programs read the TSC, which the recording's did not; replay with "
-                                           "--engine=soft", "--engine"};
+                                           "--engine=soft", "engine"};
   }
   VmOptions vm_options;
   vm_options.unchecked_msrs = quirks_.unchecked_msrs;
