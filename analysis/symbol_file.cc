@@ -84,13 +84,12 @@ std::string arguments(uint64_t offset, bool per_cpu) {
 }  // namespace
 
 Result<std::string> symbol_file_arguments(const std::string& path, const KernelSymbols& kernel) {
-  auto file = File::open(path);
-  if (!file) return file.error();
+  RV_TRY(const auto file, File::open(path));
   // .text begins at _text, in the kernel's own file as in ours.
-  const auto text = (*file)->address_of_section(".text");
+  const auto text = file->address_of_section(".text");
   if (!text) return Error{ErrorCode::bad_image, "has no .text", path};
   const uint64_t offset = kLinkedText + kernel.kaslr_offset() - *text;
-  const auto found = (*file)->addresses(kLandmarks);
+  const auto found = file->addresses(kLandmarks);
   for (size_t i = 0; i < kLandmarks.size(); ++i) {
     const KernelSymbol* recorded = kernel.find(kLandmarks[i]);
     if (found[i] && recorded != nullptr && *found[i] + offset != recorded->address)
@@ -99,7 +98,7 @@ Result<std::string> symbol_file_arguments(const std::string& path, const KernelS
                                *found[i] - *text, recorded->address - *text - offset),
                    path};
   }
-  return arguments(offset, (*file)->section(kPerCpu) != nullptr);
+  return arguments(offset, file->section(kPerCpu) != nullptr);
 }
 
 std::string linked_symbol_arguments(const KernelSymbols& kernel) { return arguments(kernel.kaslr_offset(), true); }

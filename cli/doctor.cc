@@ -7,6 +7,7 @@
 #include <cstring>
 #include <fstream>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
@@ -77,16 +78,14 @@ Result<double> measure_soft() {
   NoBoundary boundary;
   MachineConfig config;
   config.memory_size = kMinRam;
-  auto machine = make_machine(config, boundary, images);
-  if (!machine) return machine.error();
+  RV_TRY(auto machine, make_machine(config, boundary, images));
   RunOptions options;
   options.slice = uint64_t{1} << 22;
   options.time_limit = std::chrono::milliseconds(500);
-  auto run = run_machine(**machine, options);
-  if (!run) return run.error();
-  if (run->stop.reason != StopReason::host_request)
-    return Error{ErrorCode::unsupported, fmt::format("the measuring guest ended: {}", to_string(run->stop.reason)), "soft"};
-  return run->mips();
+  RV_TRY(auto run, run_machine(*machine, options));
+  if (run.stop.reason != StopReason::host_request)
+    return Error{ErrorCode::unsupported, fmt::format("the measuring guest ended: {}", to_string(run.stop.reason)), "soft"};
+  return run.mips();
 }
 
 struct Report {
@@ -100,39 +99,39 @@ struct Report {
 };
 
 std::string as_json(const Report& r) {
-  Json out;
-  out.object().put("version", kVersion).object("host").put("cpu", r.cpu);
-  out.put("hardware_virtualization", r.kvm.hardware).end();
-  out.object("kvm").put("usable", r.kvm.usable()).put("problem", r.kvm.problem);
-  out.put("api_version", r.kvm.capabilities.api_version);
+  Json kvm = {{"usable", r.kvm.usable()}, {"problem", r.kvm.problem}, {"api_version", r.kvm.capabilities.api_version}};
   if (r.kvm.usable()) {
-    out.put("ring0_million_instructions_per_second", r.kvm.ring0_per_second / 1e6);
-    out.put("ring3_million_instructions_per_second", r.kvm.ring3_per_second / 1e6);
-    out.put("progress_counter", to_string(r.kvm.progress));
-    out.object("findings");
+    kvm["ring0_million_instructions_per_second"] = r.kvm.ring0_per_second / 1e6;
+    kvm["ring3_million_instructions_per_second"] = r.kvm.ring3_per_second / 1e6;
+    kvm["progress_counter"] = to_string(r.kvm.progress);
+    Json& findings = kvm["findings"] = Json::object();
     for (size_t i = 0; i < kvm::kQuestions; ++i) {
       const auto question = static_cast<Question>(i);
-      out.object(key(question)).put("answer", to_string(r.kvm[question].answer)).put("seen", r.kvm[question].seen).end();
+      findings[std::string(key(question))] = {{"answer", to_string(r.kvm[question].answer)}, {"seen", r.kvm[question].seen}};
     }
-    out.end().array("holes");
+    Json& holes = kvm["holes"] = Json::array();
     for (const kvm::Hole& hole : determinism_holes(r.kvm))
-      out.object().put("what", hole.what).put("detail", hole.detail).put("acceptable", hole.acceptable).end();
-    out.end().object("capabilities");
-    for (const kvm::HostCapabilities::Found& found : r.kvm.capabilities.found) out.put(found.capability->name, found.value);
-    out.end();
+      holes.push_back({{"what", hole.what}, {"detail", hole.detail}, {"acceptable", hole.acceptable}});
+    Json& capabilities = kvm["capabilities"] = Json::object();
+    for (const kvm::HostCapabilities::Found& found : r.kvm.capabilities.found) capabilities[found.capability->name] = found.value;
   }
-  out.end().object("pmu").put("counts_instructions", r.pmu.empty()).put("problem", r.pmu).end();
-  out.object("engines").object("soft").put("available", r.soft.ok());
+  Json soft = {{"available", r.soft.ok()}};
   if (r.soft.ok())
-    out.put("million_instructions_per_second", *r.soft);
+    soft["million_instructions_per_second"] = *r.soft;
   else
-    out.put("problem", r.soft.error().text());
+    soft["problem"] = r.soft.error().text();
   const std::string& problem = r.kvm.problem;
-  out.end().object("kvm").put("available", problem.empty()).put("problem", problem).put("recommended", r.choice.kvm);
-  out.array("reasons");
-  for (const std::string& reason : r.choice.reasons) out.put("", reason);
-  out.end().end().end();
-  return out.put("auto", r.chosen()).end().text();
+  return json_text({
+      {"version", kVersion},
+      {"host", {{"cpu", r.cpu}, {"hardware_virtualization", r.kvm.hardware}}},
+      {"kvm", std::move(kvm)},
+      {"pmu", {{"counts_instructions", r.pmu.empty()}, {"problem", r.pmu}}},
+      {"engines",
+       {{"soft", std::move(soft)},
+        {"kvm",
+         {{"available", problem.empty()}, {"problem", problem}, {"recommended", r.choice.kvm}, {"reasons", r.choice.reasons}}}}},
+      {"auto", r.chosen()},
+  });
 }
 
 // The table of what was tried: each line followed by what it means.

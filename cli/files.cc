@@ -125,9 +125,7 @@ Result<void> CommandFiles::check() const {
     if (!place) return place.error();
     Found found{&file, file.option, file.written, *place, {}};
     if (file.written && !place->stream()) {
-      auto beside = find_place(partial_name(place->path), file.option);
-      if (!beside) return beside.error();
-      found.beside = *beside;
+      RV_TRY(found.beside, find_place(partial_name(place->path), file.option));
     }
     all.push_back(std::move(found));
   }
@@ -165,17 +163,16 @@ Result<void> CommandFiles::check() const {
 Error OutputFile::error(const std::string& what) const { return host_error(what, name_, option_); }
 
 Result<OutputFile> OutputFile::create(const std::string& path, const std::string& option) {
-  auto place = find_place(path, option);
-  if (!place) return place.error();
+  RV_TRY(auto place, find_place(path, option));
   OutputFile out;
   out.option_ = option;
   out.name_ = path;
-  out.place_ = *place;
-  if (place->directory) {
+  out.place_ = place;
+  if (place.directory) {
     errno = EISDIR;
     return out.error("cannot write");
   }
-  if (place->stream()) {
+  if (place.stream()) {
     out.path_ = path;
     // Not from its beginning: whoever opened a file for us may have written to it.
     out.fd_ = open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY | O_APPEND);
@@ -183,8 +180,8 @@ Result<OutputFile> OutputFile::create(const std::string& path, const std::string
     return out;
   }
   // A file that may not be written is not replaced either.
-  if (place->exists && access(place->path.c_str(), W_OK) != 0) return out.error("cannot write");
-  out.path_ = partial_name(place->path);
+  if (place.exists && access(place.path.c_str(), W_OK) != 0) return out.error("cannot write");
+  out.path_ = partial_name(place.path);
   out.fd_ = open(out.path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW, 0666);
   if (out.fd_ < 0) return out.error("cannot write");
   if (flock(out.fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
@@ -235,10 +232,9 @@ Result<void> OutputFile::commit(bool sync) {
 }
 
 Result<void> write_output(const std::string& path, const std::string& option, std::string_view bytes) {
-  auto file = OutputFile::create(path, option);
-  if (!file) return std::move(file).error();
-  RV_TRY(file->write(bytes));
-  return file->commit();
+  RV_TRY(auto file, OutputFile::create(path, option));
+  RV_TRY(file.write(bytes));
+  return file.commit();
 }
 
 std::string find_trace(const std::string& path) {

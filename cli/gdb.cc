@@ -58,9 +58,8 @@ Result<void> write_init_file(const GdbCommand& options, const std::string& addre
          "A POSITION counts instructions: 1500000, 200M, +1k and -1k from here, begin, end.\n"
          "end\n";
   if (!options.symbols.empty()) {
-    auto symbols = recorded_symbols(*target.timeline());
-    if (!symbols) return symbols.error();
-    auto where = symbol_file_arguments(options.symbols, *symbols);
+    RV_TRY(auto symbols, recorded_symbols(*target.timeline()));
+    auto where = symbol_file_arguments(options.symbols, symbols);
     if (!where) return Error{where.error().code, "--symbols: " + where.error().message, where.error().where};
     out += fmt::format("add-symbol-file {} {}\n", options.symbols, *where);
   }
@@ -80,28 +79,24 @@ Result<void> check_outputs(const GdbCommand& options) {
 Result<std::unique_ptr<gdb::TimelineTarget>> open_target(const GdbCommand& options, Progress& progress,
                                                           gdb::SessionOptions& session) {
   CommandFiles files;
-  auto images = read_recorded_images(options.trace, options.images, files);
-  if (!images) return images.error();
+  RV_TRY(auto images, read_recorded_images(options.trace, options.images, files));
   files.output("--init", options.init);
   RV_TRY(files.check());
-  session.kernel = gdb::arch_of_elf(images->kernel);
+  session.kernel = gdb::arch_of_elf(images.kernel);
   TimelineOptions how;
   if (!options.checkpoint_memory.empty()) {
-    auto bytes = parse_memory(options.checkpoint_memory, "--checkpoint-memory");
-    if (!bytes) return bytes.error();
-    how.checkpoint_memory = *bytes;
+    RV_TRY(how.checkpoint_memory, parse_memory(options.checkpoint_memory, "--checkpoint-memory"));
   }
   how.progress = [&progress](Position now, Position) { progress.update(now.value); };
-  return gdb::TimelineTarget::open(options.trace, *images, std::move(how));
+  return gdb::TimelineTarget::open(options.trace, images, std::move(how));
 }
 
 // What takes long before a debugger has its first answer: the way to where it begins, and symbols that have to be looked for.
 Result<void> prepare(const GdbCommand& options, gdb::TimelineTarget& target, const std::string& address) {
   Timeline& timeline = *target.timeline();
   if (options.warm) RV_TRY(timeline.warm());
-  auto at = start_position(options, timeline);
-  if (!at) return at.error();
-  if (auto moved = timeline.seek(*at); !moved) return moved.error();
+  RV_TRY(auto at, start_position(options, timeline));
+  RV_TRY(timeline.seek(at));
   return options.init.empty() ? Result<void>() : write_init_file(options, address, target);
 }
 

@@ -20,30 +20,28 @@ using Words = MonitorCommand::Words;
 Result<KernelSymbols> symbols_of(Execution& e) {
   if (e.timeline() == nullptr) return find_kernel_symbols(e.machine());
   if (auto found = find_kernel_symbols(e.machine())) return found;
-  if (auto left = e.leave_diversion(); !left) return left.error();
+  RV_TRY(e.leave_diversion());
   return recorded_symbols(*e.timeline());
 }
 
 Result<std::string> kaslr(Execution& e, Words) {
-  auto symbols = symbols_of(e);
-  if (!symbols) return symbols.error();
-  const uint64_t offset = symbols->kaslr_offset();
+  RV_TRY(const auto symbols, symbols_of(e));
+  const uint64_t offset = symbols.kaslr_offset();
   return fmt::format(
       "_text at {:#x}: offset {:#x} from where the kernel was linked to ({} symbols)\n"
       "(add-symbol-file vmlinux {})\n",
-      kLinkedText + offset, offset, symbols->symbols.size(), linked_symbol_arguments(*symbols));
+      kLinkedText + offset, offset, symbols.symbols.size(), linked_symbol_arguments(symbols));
 }
 
 Result<std::string> symbol(Execution& e, Words words) {
   if (words.size() != 1) return Error{ErrorCode::bad_argument, "which symbol or address?", ""};
-  auto symbols = symbols_of(e);
-  if (!symbols) return symbols.error();
-  if (const KernelSymbol* found = symbols->find(words[0]))
+  RV_TRY(auto symbols, symbols_of(e));
+  if (const KernelSymbol* found = symbols.find(words[0]))
     return fmt::format("{:#x} {} {}\n", found->address, found->type, found->name);
   const auto address = gdb::parse_address(e, words[0]);
   if (!address) return Error{ErrorCode::bad_argument, fmt::format("the kernel has no symbol '{}'", words[0]), ""};
   const KernelSymbol* best = nullptr;
-  for (const KernelSymbol& s : symbols->symbols)
+  for (const KernelSymbol& s : symbols.symbols)
     if (s.address <= *address && (best == nullptr || s.address > best->address)) best = &s;
   if (best == nullptr) return Error{ErrorCode::bad_argument, "no symbol is that low", ""};
   return fmt::format("{:#x} {} {}+{:#x}\n", *address, best->type, best->name, *address - best->address);
@@ -54,14 +52,10 @@ Result<std::string> disassemble_command(Execution& e, Words words) {
   const CpuState& s = e.machine().vcpu(e.selected()).state;
   uint64_t address = s.linear_rip().value, count = 10;
   if (!words.empty()) {
-    const auto parsed = gdb::parse_address(e, words[0]);
-    if (!parsed) return parsed.error();
-    address = *parsed;
+    RV_TRY(address, gdb::parse_address(e, words[0]));
   }
   if (words.size() == 2) {
-    const auto parsed = gdb::parse_number(e, words[1], 1000);
-    if (!parsed) return parsed.error();
-    count = *parsed;
+    RV_TRY(count, gdb::parse_number(e, words[1], 1000));
   }
   const CodeMode mode = s.mode64()                                  ? CodeMode::bits64
                         : (s.segment[CS].attributes & seg::DB) != 0 ? CodeMode::bits32
@@ -86,12 +80,11 @@ Result<KernelSymbols> recorded_symbols(Timeline& timeline) {
   const Position here = timeline.position();
   auto found = find_kernel_symbols(timeline.machine());
   for (Position at = timeline.begin() + kStep; !found; at += kStep) {
-    if (auto moved = timeline.seek(at); !moved) return moved.error();
+    RV_TRY(timeline.seek(at));
     found = find_kernel_symbols(timeline.machine());
     if (at >= timeline.end() || timeline.position() < std::min(at, timeline.end())) break;  // all of it, or interrupted
   }
-  if (timeline.position() != here)
-    if (auto back = timeline.seek(here); !back) return back.error();
+  if (timeline.position() != here) RV_TRY(timeline.seek(here));
   return found;
 }
 

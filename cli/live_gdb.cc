@@ -9,9 +9,8 @@
 namespace retrovisor::cli {
 
 Result<RunResult> run_under_gdb(const std::string& where, Machine& machine, LiveHost& host, const LiveGdb& how) {
-  auto listener = gdb::Listener::open(where, host.stop->wake_fd());
-  if (!listener) return listener.error();
-  gdb::Door door(**listener);
+  RV_TRY(auto listener, gdb::Listener::open(where, host.stop->wake_fd()));
+  gdb::Door door(*listener);
   const Position begin = machine.position();
   std::chrono::nanoseconds host_time{0};
   RunResult last;
@@ -40,7 +39,7 @@ Result<RunResult> run_under_gdb(const std::string& where, Machine& machine, Live
   options.session.arch = how.arch;
   options.session.kernel = how.kernel;
   options.log = [](std::string_view text) { say("{}", text); };
-  say("waiting for a debugger; in gdb: target remote {}", (*listener)->address());
+  say("waiting for a debugger; in gdb: target remote {}", listener->address());
   const auto end = gdb::serve(target, door, options);
   host.boundary->on_sleep({});
   if (!end) return end.error();

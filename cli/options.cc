@@ -228,10 +228,9 @@ Result<uint64_t> parse_duration(const std::string& text, const std::string& opti
 }
 
 Result<Position> parse_position(const std::string& text, const std::string& option) {
-  auto value = scaled(text, "kMG", 1000, option);
-  if (!value) return value.error();
-  if (*value >= (uint64_t{1} << 62)) return bad(option, fmt::format("'{}' is beyond every machine's life", text));
-  return Position(*value);
+  RV_TRY(auto value, scaled(text, "kMG", 1000, option));
+  if (value >= (uint64_t{1} << 62)) return bad(option, fmt::format("'{}' is beyond every machine's life", text));
+  return Position(value);
 }
 
 Result<uint64_t> parse_number(const std::string& text, const std::string& option) {

@@ -42,9 +42,8 @@ Result<TraceHeader> header_of(const RecordCommand& options, const MachineConfig&
                          : options.digest_detail == "full" ? DigestDetail::full
                                                            : DigestDetail::fields;
   if (!options.digest_interval.empty()) {
-    auto interval = parse_position(options.digest_interval, "--digest-interval");
-    if (!interval) return interval.error();
-    header.digest_interval = interval->value;
+    RV_TRY(auto interval, parse_position(options.digest_interval, "--digest-interval"));
+    header.digest_interval = interval.value;
   }
   if (key_frame_interval != 0) header.options.emplace_back("key-frames", std::to_string(key_frame_interval));
   if (!options.live.console.empty()) header.options.emplace_back("console", options.live.console);
@@ -55,14 +54,12 @@ Result<TraceHeader> header_of(const RecordCommand& options, const MachineConfig&
 Result<RecordResult> record_under_gdb(const std::string& where, Machine& machine, TraceWriter& writer, LiveHost& host,
                                       const RecordOptions& how, std::optional<gdb::Arch> arch,
                                       std::optional<gdb::Arch> kernel) {
-  auto recording = Recording::begin(machine, writer, how);
-  if (!recording) return recording.error();
-  Recording& r = **recording;
-  auto run = run_under_gdb(where, machine, host,
-                           {[&r](const RunOptions& options) { return r.run(options); },
-                            [&r](JournalSink* sink, EventMask mask) { r.listen(sink, mask); }, false, arch, kernel});
-  if (!run) return run.error();
-  return r.finish(*run);
+  RV_TRY(auto recording, Recording::begin(machine, writer, how));
+  Recording& r = *recording;
+  const LiveGdb live{[&r](const RunOptions& options) { return r.run(options); },
+                     [&r](JournalSink* sink, EventMask mask) { r.listen(sink, mask); }, false, arch, kernel};
+  RV_TRY(const auto run, run_under_gdb(where, machine, host, live));
+  return r.finish(run);
 }
 
 int record_guest(const RecordCommand& options) {

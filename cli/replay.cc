@@ -44,9 +44,8 @@ Result<void> open_output(const ReplayCommand& options, ShownAt& at) {
   if (options.quiet) return {};
   at.fd = STDOUT_FILENO;
   if (options.output.empty()) return {};
-  auto file = OutputFile::create(options.output, "--output");
-  if (!file) return std::move(file).error();
-  at.file.emplace(std::move(file).value());
+  RV_TRY(auto file, OutputFile::create(options.output, "--output"));
+  at.file.emplace(std::move(file));
   at.fd = at.file->fd();
   return {};
 }

@@ -5,10 +5,31 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 
 #include "cli/exit_codes.h"
 
 namespace retrovisor::cli {
+namespace {
+
+// Places of errors (Error::where) that a user sets, and by which option: what runs knows no command line.
+constexpr std::pair<std::string_view, std::string_view> kOptions[] = {
+    {"checkpoint memory", "--checkpoint-memory"},
+    {"console", "--console"},
+    {"engine", "--engine"},
+    {"flat address", "--flat-address"},
+    {"memory", "--memory"},
+    {"time limit", "--timeout"},
+    {"vcpus", "--vcpus"},
+};
+
+}  // namespace
+
+std::string error_text(const Error& error) {
+  const auto* option = std::find_if(std::begin(kOptions), std::end(kOptions), [&](const auto& o) { return o.first == error.where; });
+  if (option == std::end(kOptions)) return error.text();
+  return Error{error.code, error.message, std::string(option->second)}.text();
+}
 
 std::string printable(std::string text) {
   std::replace_if(
@@ -18,7 +39,7 @@ std::string printable(std::string text) {
 }
 
 int fail(const Error& error) {
-  say("error: {}", error.text());
+  say("error: {}", error_text(error));
   return exit_code(error.code);
 }
 

@@ -20,6 +20,8 @@ void say(fmt::format_string<Args...> format, Args&&... args) {
   fmt::print(stderr, "retrovisor: {}\n", printable(fmt::format(format, std::forward<Args>(args)...)));
 }
 
+// "message (where)", where a place that the command line has an option for is shown by the option's name.
+std::string error_text(const Error& error);
 // Tells the error; returns its exit code.
 int fail(const Error& error);
 // Writes a report to standard output; returns the exit code.

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "cli/exit_codes.h"
 #include "cli/files.h"
@@ -64,41 +65,43 @@ void say_summary(const RunSummary& s, Machine& machine, const StateDigest& diges
 }
 
 std::string as_json(const RunSummary& s, Machine& machine, const StateDigest& digest, const HostMemory& memory) {
-  const uint64_t instructions = machine.position().value;
-  Json out;
-  out.object().put("command", s.what).put("stop", to_string(s.run.stop.reason)).put("stop_detail", s.run.stop.detail);
-  out.put("host_cause", to_string(s.cause)).put("engine", machine.engine().name());
-  out.put("instructions", instructions).put("seconds", seconds_of(s.run.host_time));
-  out.put("million_instructions_per_second", s.run.mips());
-  out.put("guest_time_ns", machine.now().value).put("idle_ns", machine.idle_ns());
-  out.put("peak_memory_bytes", memory.peak_bytes).put("guest_memory_touched_bytes", memory.guest_bytes);
-  out.put("memory_overhead_bytes", memory.overhead());
-  out.object("state").hex("cpu", digest.cpu).hex("memory", digest.memory).hex("devices", digest.devices).end();
-  out.object("unknown_instructions");
-  for (const auto& [bytes, count] : machine.engine().statistics().unknown_instructions) out.put(bytes, count);
-  out.end();
+  Json out = {
+      {"command", s.what},
+      {"stop", to_string(s.run.stop.reason)},
+      {"stop_detail", s.run.stop.detail},
+      {"host_cause", to_string(s.cause)},
+      {"engine", machine.engine().name()},
+      {"instructions", machine.position().value},
+      {"seconds", seconds_of(s.run.host_time)},
+      {"million_instructions_per_second", s.run.mips()},
+      {"guest_time_ns", machine.now().value},
+      {"idle_ns", machine.idle_ns()},
+      {"peak_memory_bytes", memory.peak_bytes},
+      {"guest_memory_touched_bytes", memory.guest_bytes},
+      {"memory_overhead_bytes", memory.overhead()},
+      {"state", {{"cpu", json_hex(digest.cpu)}, {"memory", json_hex(digest.memory)}, {"devices", json_hex(digest.devices)}}},
+      {"unknown_instructions", machine.engine().statistics().unknown_instructions},
+  };
   if (const auto* kvm = kvm::kvm_statistics(machine.engine()); kvm != nullptr) {
-    out.object("kvm").put("entries", kvm->entries).put("kicks", kvm->kicks).put("instructions_counted", kvm->progress);
-    out.put("soft_instructions", kvm->soft).put("sites_patched", kvm->patched).put("assists", kvm->assists).object("assisted");
-    for (const auto& [name, count] : kvm->assisted) out.put(name, count);
-    out.end().end();
+    out["kvm"] = {
+        {"entries", kvm->entries},
+        {"kicks", kvm->kicks},
+        {"instructions_counted", kvm->progress},
+        {"soft_instructions", kvm->soft},
+        {"sites_patched", kvm->patched},
+        {"assists", kvm->assists},
+        {"assisted", kvm->assisted},
+    };
   }
   if (s.trace) {
-    out.object("trace").put("file", s.trace->file).put("bytes", s.trace->bytes).put("events", s.trace->events);
-    out.put("digests", s.trace->digests).end();
+    out["trace"] = {{"file", s.trace->file}, {"bytes", s.trace->bytes}, {"events", s.trace->events}, {"digests", s.trace->digests}};
   }
-  const auto faults = faults_of(s.run.stop, machine.engine());
-  if (!faults.empty()) {
-    out.array("faults");
-    for (const ChainedFault& f : faults) {
-      out.object().put("interrupt", f.interrupt).put("vector", uint64_t{f.vector}).put("error", uint64_t{f.error});
-      out.put("rip", f.rip).put("cr2", f.address).end();
-    }
-    out.end();
+  for (const ChainedFault& f : faults_of(s.run.stop, machine.engine())) {
+    out["faults"].push_back(
+        {{"interrupt", f.interrupt}, {"vector", f.vector}, {"error", f.error}, {"rip", f.rip}, {"cr2", f.address}});
   }
-  out.array("remarks");
-  for (const std::string& remark : s.remarks) out.put("", remark);
-  return out.end().end().text();
+  out["remarks"] = s.remarks;
+  return json_text(out);
 }
 
 Result<void> write_json(const std::string& path, const std::string& text) {

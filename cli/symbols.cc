@@ -50,10 +50,9 @@ Result<void> refuse_32_bits(const std::string& name, std::span<const uint8_t> ke
 }
 
 Result<KernelSymbols> symbols_of_kernel(const SymbolsCommand& options) {
-  auto bytes = read_image(options.source, "KERNEL", kMemory);
-  if (!bytes) return bytes.error();
+  RV_TRY(auto bytes, read_image(options.source, "KERNEL", kMemory));
   BootImages images;
-  images.kernel = std::move(bytes).value();
+  images.kernel = std::move(bytes);
   RV_TRY(refuse_32_bits(options.source, images.kernel));
   // A vmlinux carries the tables in its file.
   if (auto found = decode_kallsyms(images.kernel)) return found;
@@ -61,12 +60,11 @@ Result<KernelSymbols> symbols_of_kernel(const SymbolsCommand& options) {
   NothingOutside boundary;
   MachineConfig config;
   config.memory_size = kMemory;
-  auto machine = make_machine(config, boundary, images);
-  if (!machine) return machine.error();
+  RV_TRY(auto machine, make_machine(config, boundary, images));
   Error error{ErrorCode::bad_image, options.source + " did not become a running Linux kernel", ""};
-  while ((*machine)->position().value < kMostInstructions) {
-    const Stop stop = (*machine)->run_until((*machine)->position() + kStep);
-    auto found = find_kernel_symbols(**machine);
+  while (machine->position().value < kMostInstructions) {
+    const Stop stop = machine->run_until(machine->position() + kStep);
+    auto found = find_kernel_symbols(*machine);
     if (found) return found;
     if (stop.reason != StopReason::position) break;
   }
@@ -75,22 +73,19 @@ Result<KernelSymbols> symbols_of_kernel(const SymbolsCommand& options) {
 
 Result<KernelSymbols> symbols_of_trace(const SymbolsCommand& options, const TraceHeader& header,
                                        CommandFiles& files) {
-  auto images = read_recorded_images(header, options.source, options.images, files);
-  if (!images) return images.error();
+  RV_TRY(auto images, read_recorded_images(header, options.source, options.images, files));
   // What a hypervisor has loaded may be of other bits than the hypervisor.
-  if (images->modules.empty()) RV_TRY(refuse_32_bits(options.source, images->kernel));
+  if (images.modules.empty()) RV_TRY(refuse_32_bits(options.source, images.kernel));
   RV_TRY(files.check());
-  auto session = ReplaySession::open(options.source, *images);
-  if (!session) return session.error();
+  RV_TRY(auto session, ReplaySession::open(options.source, images));
   ReplayOptions how;
   how.check_digests = how.check_journal = false;
   // As soon as the kernel's tables are there.
   for (;;) {
-    how.stop_at = (*session)->machine().position() + kStep;
-    auto run = (*session)->run(how);
-    if (!run) return run.error();
-    auto found = find_kernel_symbols((*session)->machine());
-    if (found || run->end != ReplayResult::End::stop_at) return found;
+    how.stop_at = session->machine().position() + kStep;
+    RV_TRY(auto run, session->run(how));
+    auto found = find_kernel_symbols(session->machine());
+    if (found || run.end != ReplayResult::End::stop_at) return found;
   }
 }
 

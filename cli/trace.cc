@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <ctime>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
@@ -98,46 +99,69 @@ std::string as_text(const TraceSummary& s, const std::string& path) {
   return out;
 }
 
-std::string as_json(const TraceSummary& s, const std::string& path) {
-  const TraceHeader& h = s.header;
-  Json out;
-  out.object().put("trace", path).put("file_size", s.file_size).put("complete", s.complete());
-  out.put("state", s.completeness()).put("instructions", s.through.value);
-  out.put("bytes_per_million_instructions", bytes_per_million(s));
-  out.object("header");
-  out.put("tool_version", h.tool_version).put("engine", h.engine).put("machine_model", h.machine_model);
-  out.put("memory_size", h.memory_size).put("vcpus", h.vcpus).put("stop_on_panic", h.stop_on_panic);
-  out.put("processor_model", name_of(h.processor_model));
-  out.put("cpu_model", h.cpu_model).put("command_line", h.command_line).put("time", to_string(h.time_mode));
-  if (h.rtc) out.put("rtc", *h.rtc);
-  if (h.seed) out.put("seed", *h.seed);
-  if (h.flat_address) out.put("flat_address", *h.flat_address);
-  out.put("journal", journal_text(h.journal_mask)).put("digest_interval", h.digest_interval);
-  out.put("digest_detail", to_string(h.digest_detail));
-  out.put("positions", h.position_unit == PositionUnit::events ? "events" : "instructions");
-  out.put("time_source", h.time_source == TimeSource::events ? "events" : "instructions");
-  out.array("images");
+Json header_json(const TraceHeader& h) {
+  Json out = {
+      {"tool_version", h.tool_version},
+      {"engine", h.engine},
+      {"machine_model", h.machine_model},
+      {"memory_size", h.memory_size},
+      {"vcpus", h.vcpus},
+      {"stop_on_panic", h.stop_on_panic},
+      {"processor_model", name_of(h.processor_model)},
+      {"cpu_model", h.cpu_model},
+      {"command_line", h.command_line},
+      {"time", to_string(h.time_mode)},
+  };
+  if (h.rtc) out["rtc"] = *h.rtc;
+  if (h.seed) out["seed"] = *h.seed;
+  if (h.flat_address) out["flat_address"] = *h.flat_address;
+  out["journal"] = journal_text(h.journal_mask);
+  out["digest_interval"] = h.digest_interval;
+  out["digest_detail"] = to_string(h.digest_detail);
+  out["positions"] = h.position_unit == PositionUnit::events ? "events" : "instructions";
+  out["time_source"] = h.time_source == TimeSource::events ? "events" : "instructions";
+  Json& images = out["images"] = Json::array();
   for (const TraceImage& image : h.images) {
-    out.object().put("role", to_string(image.role)).put("name", image.name).put("arguments", image.arguments);
-    out.put("size", image.size).put("xxh3_128", to_string(image.digest)).end();
+    images.push_back({{"role", to_string(image.role)},
+                      {"name", image.name},
+                      {"arguments", image.arguments},
+                      {"size", image.size},
+                      {"xxh3_128", to_string(image.digest)}});
   }
-  out.end().object("options");
-  for (const auto& [name, value] : h.options) out.put(name, value);
-  out.end().end();
-  out.put("chunks", s.chunks).put("whole_size", s.whole_size).put("torn_bytes", s.torn_bytes);
-  out.put("digests", s.digests);
-  out.object("key_frames").put("count", s.key_frames.size()).put("whole", whole_key_frames(s));
-  out.put("file_size", s.key_frame_bytes()).end();
-  out.object("events").put("total", s.total_events);
+  Json& options = out["options"] = Json::object();
+  for (const auto& [name, value] : h.options) options[name] = value;
+  return out;
+}
+
+std::string as_json(const TraceSummary& s, const std::string& path) {
+  Json out = {
+      {"trace", path},
+      {"file_size", s.file_size},
+      {"complete", s.complete()},
+      {"state", s.completeness()},
+      {"instructions", s.through.value},
+      {"bytes_per_million_instructions", bytes_per_million(s)},
+      {"header", header_json(s.header)},
+      {"chunks", s.chunks},
+      {"whole_size", s.whole_size},
+      {"torn_bytes", s.torn_bytes},
+      {"digests", s.digests},
+      {"key_frames", {{"count", s.key_frames.size()}, {"whole", whole_key_frames(s)}, {"file_size", s.key_frame_bytes()}}},
+      {"events", {{"total", s.total_events}}},
+  };
   for (size_t i = 0; i < kEventKinds; ++i)
-    if (s.events[i] != 0) out.put(to_string(static_cast<EventKind>(i)), s.events[i]);
-  out.end();
+    if (s.events[i] != 0) out["events"][std::string(to_string(static_cast<EventKind>(i)))] = s.events[i];
   if (s.end) {
-    out.object("end").put("position", s.end->position.value).put("reason", to_string(s.end->stop.reason));
-    out.put("detail", s.end->stop.detail).hex("cpu", s.end->state.cpu).hex("memory", s.end->state.memory);
-    out.hex("devices", s.end->state.devices).end();
+    out["end"] = {
+        {"position", s.end->position.value},
+        {"reason", to_string(s.end->stop.reason)},
+        {"detail", s.end->stop.detail},
+        {"cpu", json_hex(s.end->state.cpu)},
+        {"memory", json_hex(s.end->state.memory)},
+        {"devices", json_hex(s.end->state.devices)},
+    };
   }
-  return out.end().text();
+  return json_text(out);
 }
 
 int info(const TraceOptions& options) {
@@ -151,16 +175,20 @@ int verify(const TraceOptions& options) {
   const bool good = summary.ok() && (summary->complete() || !options.complete);
   const int code = good ? kFine : summary.ok() ? kBadTrace : exit_code(summary.error().code);
   if (options.json) {
-    Json out;
-    out.object().put("trace", options.trace).put("ok", good);
+    Json out = {{"trace", options.trace}, {"ok", good}};
     if (summary.ok()) {
-      out.put("complete", summary->complete()).put("state", summary->completeness());
-      out.put("instructions", summary->through.value).put("events", summary->total_events).put("digests", summary->digests);
-      out.put("file_size", summary->file_size).put("whole_size", summary->whole_size);
+      out["complete"] = summary->complete();
+      out["state"] = summary->completeness();
+      out["instructions"] = summary->through.value;
+      out["events"] = summary->total_events;
+      out["digests"] = summary->digests;
+      out["file_size"] = summary->file_size;
+      out["whole_size"] = summary->whole_size;
     } else {
-      out.put("error", summary.error().message).put("where", summary.error().where);
+      out["error"] = summary.error().message;
+      out["where"] = summary.error().where;
     }
-    const int printed = print_report(out.end().text());
+    const int printed = print_report(json_text(out));
     return code == kFine ? printed : code;
   }
   if (!summary) return fail(summary.error());

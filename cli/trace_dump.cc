@@ -1,5 +1,6 @@
 // retrovisor trace dump: the events of a trace as text or as JSON, one per line.
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
@@ -62,9 +63,8 @@ Result<Filter> make_filter(const DumpOptions& options) {
   for (const auto& [text, option, position] :
        {std::tuple{&options.from, "--from", &filter.from}, {&options.to, "--to", &filter.to}}) {
     if (text->empty()) continue;
-    auto value = parse_position(*text, option);
-    if (!value) return value.error();
-    *position = *value;
+    RV_TRY(auto value, parse_position(*text, option));
+    *position = value;
   }
   return filter;
 }
@@ -93,28 +93,52 @@ std::string text_line(const TraceItem& item, const TraceReader& reader) {
   return fmt::format("{:>14}  end: {}\n", end.position.value, describe(end.stop, end.faults));
 }
 
-std::string json_line(const TraceItem& item, const TraceReader& reader) {
-  Json out(false);
-  out.object();
+Json as_json(const TraceItem& item, const TraceReader& reader) {
   if (const auto* e = std::get_if<TraceEvent>(&item)) {
-    out.put("position", e->event.position.value).put("kind", to_string(e->event.kind)).put("vcpu", e->event.vcpu.value);
-    out.hex("a", e->event.a).hex("b", e->event.b).hex("c", e->event.c);
-    if (!e->data.empty()) out.put("data", hex_text(e->data));
-    out.put("text", describe(e->event));
-  } else if (const auto* d = std::get_if<DigestRecord>(&item)) {
-    out.put("position", d->position.value).put("kind", "digest").hex("cpu", d->state.cpu).hex("memory", d->state.memory);
-    out.hex("devices", d->state.devices).put("detail", to_string(d->detail));
-  } else if (const auto* k = std::get_if<KeyFrame>(&item)) {
-    const TraceReader::Extent& extent = reader.key_frame_extent();
-    out.put("position", k->position.value).put("kind", "key-frame").put("delta", k->delta).put("parts", k->parts);
-    out.put("file_offset", extent.begin).put("file_size", extent.end - extent.begin).put("raw_size", extent.raw_bytes);
-    out.hex("cpu", k->state.cpu).hex("memory", k->state.memory).hex("devices", k->state.devices);
-  } else {
-    const auto& end = std::get<EndRecord>(item);
-    out.put("position", end.position.value).put("kind", "end").put("reason", to_string(end.stop.reason));
-    out.put("detail", end.stop.detail);
+    Json out = {
+        {"position", e->event.position.value},
+        {"kind", to_string(e->event.kind)},
+        {"vcpu", e->event.vcpu.value},
+        {"a", json_hex(e->event.a)},
+        {"b", json_hex(e->event.b)},
+        {"c", json_hex(e->event.c)},
+    };
+    if (!e->data.empty()) out["data"] = hex_text(e->data);
+    out["text"] = describe(e->event);
+    return out;
   }
-  return out.end().text();
+  if (const auto* d = std::get_if<DigestRecord>(&item)) {
+    return {
+        {"position", d->position.value},
+        {"kind", "digest"},
+        {"cpu", json_hex(d->state.cpu)},
+        {"memory", json_hex(d->state.memory)},
+        {"devices", json_hex(d->state.devices)},
+        {"detail", to_string(d->detail)},
+    };
+  }
+  if (const auto* k = std::get_if<KeyFrame>(&item)) {
+    const TraceReader::Extent& extent = reader.key_frame_extent();
+    return {
+        {"position", k->position.value},
+        {"kind", "key-frame"},
+        {"delta", k->delta},
+        {"parts", k->parts},
+        {"file_offset", extent.begin},
+        {"file_size", extent.end - extent.begin},
+        {"raw_size", extent.raw_bytes},
+        {"cpu", json_hex(k->state.cpu)},
+        {"memory", json_hex(k->state.memory)},
+        {"devices", json_hex(k->state.devices)},
+    };
+  }
+  const auto& end = std::get<EndRecord>(item);
+  return {
+      {"position", end.position.value},
+      {"kind", "end"},
+      {"reason", to_string(end.stop.reason)},
+      {"detail", end.stop.detail},
+  };
 }
 
 // Does the filter want it? Sets `at` to its position.
@@ -159,7 +183,7 @@ int dump(const DumpOptions& options) {
     if (at > filter->to) break;  // positions never decrease
     if (!show || !filter->covers(at)) continue;
     ++shown;
-    lines += options.json ? json_line(**item, reader) : text_line(**item, reader);
+    lines += options.json ? json_line(as_json(**item, reader)) : text_line(**item, reader);
     if (lines.size() < size_t{1} << 16) continue;
     if (const int code = print_report(lines); code != kFine || std::ferror(stdout) != 0) return code;
     lines.clear();

@@ -253,9 +253,8 @@ Result<TimelineStop> Execution::step_to(VcpuId vcpu) {
   const Position limit = machine().position() + kMaxOtherTurns;
   for (;;) {
     if (machine().next_vcpu() != vcpu) {
-      auto stop = other_turns(vcpu, limit);
-      if (!stop) return stop.error();
-      if (stop->has_value()) return **stop;
+      RV_TRY(auto stop, other_turns(vcpu, limit));
+      if (stop.has_value()) return *stop;
     }
     auto stop = run(own, machine().position() + 1);
     if (!stop || stop->reason != Reason::position || machine().last_vcpu() == vcpu) return stop;
@@ -265,16 +264,15 @@ Result<TimelineStop> Execution::step_to(VcpuId vcpu) {
 Result<std::optional<TimelineStop>> Execution::other_turns(VcpuId vcpu, Position limit) {
   using Reason = TimelineStop::Reason;
   const StopConditions own = conditions(false);
-  auto ran = run(with_turns(conditions(true), [vcpu](const JournalEvent& e) { return e.a == vcpu.value; }), limit);
-  if (!ran) return ran.error();
-  TimelineStop& stop = *ran;
+  RV_TRY(auto ran, run(with_turns(conditions(true), [vcpu](const JournalEvent& e) { return e.a == vcpu.value; }), limit));
+  TimelineStop& stop = ran;
   if (stop.reason == Reason::breakpoint && stop.observation->vcpu == vcpu) return std::optional<TimelineStop>();
   if (stop.reason == Reason::event && stop.event->kind == EventKind::vcpu_switch && stop.event->a == vcpu.value) {
     if (machine().position() > stop.event->position) {  // behind its instruction
       if (timeline() != nullptr && !diverted() && (!own.watches.empty() || !own.bytes.empty() || own.events != 0)) {
         // What the instruction did has not been looked at.
         const DebugTarget::Hold hold(target_);
-        if (auto back = timeline()->seek(stop.event->position); !back) return back.error();
+        RV_TRY(timeline()->seek(stop.event->position));
       } else if (machine().last_vcpu() == vcpu) {
         stop = {};
         stop.position = machine().position();

@@ -15,16 +15,13 @@ Error bad(std::string message) { return {ErrorCode::bad_argument, std::move(mess
 // ADDR [LEN], from words[first] on.
 Result<std::pair<uint64_t, uint64_t>> range_in(Execution& e, Words words, size_t first) {
   if (words.size() <= first || words.size() > first + 2) return bad("which address?");
-  const auto address = parse_address(e, words[first]);
-  if (!address) return address.error();
+  RV_TRY(const auto address, parse_address(e, words[first]));
   uint64_t size = 8;
   if (words.size() == first + 2) {
-    const auto parsed = parse_number(e, words[first + 1], Breakpoints::kMaxWatchSize);
-    if (!parsed) return parsed.error();
-    size = *parsed;
+    RV_TRY(size, parse_number(e, words[first + 1], Breakpoints::kMaxWatchSize));
   }
   if (size == 0) return bad("0 bytes are never written");
-  return std::pair(*address, size);
+  return std::pair(address, size);
 }
 
 // Bytes by their physical address.
@@ -43,10 +40,9 @@ std::string nothing(Execution& e, uint64_t address, uint64_t size, const std::st
 
 // Writes through the address, whatever it led to.
 Result<std::string> last_linear_write(Execution& e, uint64_t address, uint64_t size) {
-  const auto found = e.timeline()->last_write(LinearAddr(address), size);
-  if (!found) return found.error();
-  if (!found->has_value()) return nothing(e, address, size, " through this address, in any address space");
-  const Observation& o = **found;
+  RV_TRY(const auto found, e.timeline()->last_write(LinearAddr(address), size));
+  if (!found.has_value()) return nothing(e, address, size, " through this address, in any address space");
+  const Observation& o = *found;
   return fmt::format(
       "position {}: vCPU {} at {:#x} wrote {} bytes to {:#x}\n  {:#x}: {} -> {}, in the address space of then\n"
       "(monitor seek {})\n",
@@ -60,10 +56,9 @@ Result<std::string> last_write(Execution& e, Words words) {
   const bool linear = !words.empty() && words.back() == "--linear";
   const bool physical = !words.empty() && words.back() == "--phys";
   if (linear || physical) words = words.first(words.size() - 1);
-  const auto range = range_in(e, words, 0);
-  if (!range) return range.error();
-  const auto [address, size] = *range;
-  if (auto left = e.leave_diversion(); !left) return left.error();
+  RV_TRY(const auto range, range_in(e, words, 0));
+  const auto [address, size] = range;
+  RV_TRY(e.leave_diversion());
   if (linear) return last_linear_write(e, address, size);
   const auto bytes = physical ? physical_bytes(e, address, size) : bytes_at(e.machine(), e.selected(), address, size);
   if (!bytes) {
@@ -72,19 +67,18 @@ Result<std::string> last_write(Execution& e, Words words) {
         "{}\n('monitor last-write {:#x} {} --linear' looks for writes through the address, whatever it led to)\n",
         bytes.error().message, address, size);
   }
-  const auto found = e.timeline()->last_change(*bytes, e.selected());
-  if (!found) return found.error();
-  if (found->unseen)
+  RV_TRY(const auto found, e.timeline()->last_change(*bytes, e.selected()));
+  if (found.unseen)
     return fmt::format("the {} bytes at {:#x} changed between position {} and {}, and no vCPU was seen to write them\n", size,
-                       address, grouped(found->unseen->first.value), grouped(found->unseen->second.value));
-  if (!found->write)
+                       address, grouped(found.unseen->first.value), grouped(found.unseen->second.value));
+  if (!found.write)
     return nothing(e, address, size,
                    fmt::format(" (physical {:#x}): they are as they were loaded", bytes->front().bytes.begin.value));
-  const Observation& o = *found->write;
+  const Observation& o = *found.write;
   const ByteWatch& part = (*bytes)[o.index];
   const auto asked = part.seen_at ? std::optional(part.seen_at->value) : std::nullopt;
   std::string out = describe_write(o, asked);
-  if (!found->led_there && asked)
+  if (!found.led_there && asked)
     out += fmt::format("  {:#x} did not lead to these bytes then: the page belonged to something else\n", *asked);
   return out + fmt::format("  {}{:#x}: {} -> {}\n(monitor seek {})\n", asked ? "" : "physical ",
                            asked.value_or(part.bytes.begin.value), shown_value(o.old_value, part.bytes.size),
@@ -108,14 +102,12 @@ Result<std::string> watch(Execution& e, Words words) {
   }
   const bool physical = words[0] == "phys";
   if (!physical && words[0] != "bytes") return bad("not understood");
-  const auto range = range_in(e, words, 1);
-  if (!range) return range.error();
-  const auto [address, size] = *range;
-  auto bytes = physical ? physical_bytes(e, address, size) : bytes_at(e.machine(), e.selected(), address, size);
-  if (!bytes) return bytes.error();
+  RV_TRY(const auto range, range_in(e, words, 1));
+  const auto [address, size] = range;
+  RV_TRY(const auto bytes, physical ? physical_bytes(e, address, size) : bytes_at(e.machine(), e.selected(), address, size));
   if (all.size() >= ByteWatches::kMost) return bad("too many; 'monitor watch off' forgets all");
   ByteWatches::Watch w;
-  for (const ByteWatch& part : *bytes) w.bytes.push_back({part.bytes, std::nullopt});
+  for (const ByteWatch& part : bytes) w.bytes.push_back({part.bytes, std::nullopt});
   w.text = fmt::format("the {} bytes at {}{:#x}", size, physical ? "physical " : "", address);
   all.push_back(std::move(w));
   return list(e);

@@ -41,25 +41,20 @@ Result<std::string> seek(Execution& e, Words words) {
   if (e.timeline() == nullptr) return no_recording();
   Position target;
   if (words.size() == 2 && words[0] == "event") {
-    const auto number = parse_number(e, words[1], UINT64_MAX);
-    if (!number) return number.error();
-    const auto event = event_number(e.target().trace(), *number, [&e] { return e.target().interrupted(); });
-    if (!event) return event.error();
-    if (!event->has_value()) return bad(fmt::format("the trace has no event {}", *number));
-    target = (*event)->event.event.position;
+    RV_TRY(const auto number, parse_number(e, words[1], UINT64_MAX));
+    RV_TRY(const auto event, event_number(e.target().trace(), number, [&e] { return e.target().interrupted(); }));
+    if (!event) return bad(fmt::format("the trace has no event {}", number));
+    target = event->event.event.position;
   } else if (words.size() == 1) {
-    const auto parsed = parse_position(e, words[0]);
-    if (!parsed) return parsed.error();
-    target = *parsed;
+    RV_TRY(target, parse_position(e, words[0]));
   } else {
     return bad("where to?");
   }
-  const auto stop = e.seek(target);
-  if (!stop) return stop.error();
+  RV_TRY(const auto stop, e.seek(target));
   std::string out;
   if (const Position end = e.timeline()->end(); target > end)
     out = fmt::format("the recording ends at {}: there is no position {}\n", grouped(end.value), grouped(target.value));
-  if (stop->reason == TimelineStop::Reason::interrupted)
+  if (stop.reason == TimelineStop::Reason::interrupted)
     out += fmt::format("interrupted on the way to position {}\n", grouped(target.value));
   return out + here(e) +
          "(gdb shows the registers that it knows until 'maintenance flush register-cache'; the file of --init does that)\n";
@@ -81,27 +76,22 @@ Result<std::string> events(Execution& e, Words words) {
   EventMask kinds = ~EventMask{0};
   Position at = e.timeline()->position();
   if (!words.empty() && words[0] != "around") {
-    const auto kind = kind_named(words[0]);
-    if (!kind) return kind.error();
-    kinds = *kind;
+    RV_TRY(kinds, kind_named(words[0]));
     words = words.subspan(1);
   }
   if (!words.empty()) {
     if (words.size() != 2 || words[0] != "around") return bad("not understood");
-    const auto parsed = parse_position(e, words[1]);
-    if (!parsed) return parsed.error();
-    at = *parsed;
+    RV_TRY(at, parse_position(e, words[1]));
   }
-  const auto found = events_around(e.target().trace(), kinds, at, kEventsShown, kEventsShown,
-                                   [&e] { return e.target().interrupted(); });
-  if (!found) return found.error();
+  RV_TRY(const auto found, events_around(e.target().trace(), kinds, at, kEventsShown, kEventsShown,
+                                        [&e] { return e.target().interrupted(); }));
   std::string out;
   bool marked = false;
   const auto mark = [&] {
     if (!marked) out += fmt::format("{:>10}  {:>14}  <- position {}\n", "", at.value, grouped(at.value));
     marked = true;
   };
-  for (const NumberedEvent& n : *found) {
+  for (const NumberedEvent& n : found) {
     if (n.event.event.position >= at) mark();
     out += fmt::format("{:>10}  {:>14}  {}\n", n.number, n.event.event.position.value, describe(n.event));
   }
@@ -114,7 +104,7 @@ Result<std::string> checkpoints(Execution& e, Words words) {
   const bool make = words.size() == 1 && words[0] == "make", list = words.size() == 1 && words[0] == "list";
   if (!words.empty() && !make && !list) return bad("not understood");
   if (make) {
-    if (auto made = e.timeline()->warm(); !made) return made.error();
+    RV_TRY(e.timeline()->warm());
   }
   const CheckpointFigures figures = e.timeline()->checkpoints();
   const std::vector<Position> at = e.timeline()->checkpoint_positions();
@@ -137,11 +127,11 @@ Result<std::string> checkpoints(Execution& e, Words words) {
 Result<std::string> go_live(Execution& e, Words words) {
   if (e.timeline() == nullptr) return no_recording();
   if (words.size() == 1 && words[0] == "off") {
-    if (auto left = e.leave_diversion(); !left) return left.error();
+    RV_TRY(e.leave_diversion());
     return here(e);
   }
   if (!words.empty()) return bad("not understood");
-  if (auto live = e.go_live(); !live) return live.error();
+  RV_TRY(e.go_live());
   return std::string(
       "from here the machine goes on by itself, without input, and changes stay. 'monitor go-live off', 'monitor seek' and\n"
       "anything that runs backwards lead back into the recorded run.\n");

@@ -50,9 +50,8 @@ std::string segment_line(std::string_view name, const Segment& s) {
 Result<std::string> regs(Execution& e, Words words) {
   VcpuId vcpu = e.selected();
   if (!words.empty()) {
-    const auto number = parse_number(e, words[0], e.machine().config().vcpus - 1);
-    if (!number) return number.error();
-    vcpu = VcpuId(static_cast<uint32_t>(*number));
+    RV_TRY(const auto number, parse_number(e, words[0], e.machine().config().vcpus - 1));
+    vcpu = VcpuId(static_cast<uint32_t>(number));
   }
   const CpuState& s = e.machine().vcpu(vcpu).state;
   constexpr const char* kNames[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
@@ -128,10 +127,9 @@ std::string walk_lines(const CpuState& s, const GuestMemory& memory, uint64_t li
 
 Result<std::string> pt(Execution& e, Words words) {
   if (words.size() != 1) return bad("which address?");
-  const auto address = parse_address(e, words[0]);
-  if (!address) return address.error();
+  RV_TRY(const auto address, parse_address(e, words[0]));
   const CpuState& s = state_of(e);
-  const uint64_t linear = linear_address(s, *address);
+  const uint64_t linear = linear_address(s, address);
   std::string out = fmt::format("linear {:#x}", linear);
   if ((s.cr0 & cr0::PG) == 0) return out + ": paging is off, physical is the same\n";
   out += fmt::format(", CR3 {:#x}\n", s.cr3);
@@ -150,20 +148,17 @@ Result<std::string> pt(Execution& e, Words words) {
 
 Result<std::string> phys(Execution& e, Words words) {
   if (words.empty() || words.size() > 2) return bad("which address?");
-  const auto address = parse_address(e, words[0]);
-  if (!address) return address.error();
+  RV_TRY(const auto address, parse_address(e, words[0]));
   uint64_t size = 64;
   if (words.size() == 2) {
-    const auto parsed = parse_number(e, words[1], kMaxDump);
-    if (!parsed) return parsed.error();
-    size = *parsed;
+    RV_TRY(size, parse_number(e, words[1], kMaxDump));
   }
   std::vector<uint8_t> bytes(size);
-  bytes.resize(MemoryView(e.machine(), state_of(e), true).read(*address, bytes));
-  if (bytes.empty()) return bad(fmt::format("there is no RAM at {:#x}", *address));
+  bytes.resize(MemoryView(e.machine(), state_of(e), true).read(address, bytes));
+  if (bytes.empty()) return bad(fmt::format("there is no RAM at {:#x}", address));
   std::string out;
   for (size_t row = 0; row < bytes.size(); row += 16) {
-    out += fmt::format("{:012x} ", *address + row);
+    out += fmt::format("{:012x} ", address + row);
     std::string text;
     for (size_t i = row; i < row + 16; ++i) {
       out += i < bytes.size() ? fmt::format(" {:02x}", bytes[i]) : "   ";

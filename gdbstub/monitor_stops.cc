@@ -43,9 +43,7 @@ Result<std::string> break_on(Execution& e, Words words) {
   EventBreak b;
   b.text = std::string(what->name) + (words.size() == 2 ? " " + words[1] : "");
   if (words.size() == 2) {
-    const auto number = what->name == "mmio" ? parse_address(e, words[1]) : parse_number(e, words[1], what->max);
-    if (!number) return number.error();
-    b.a = *number;
+    RV_TRY(b.a, what->name == "mmio" ? parse_address(e, words[1]) : parse_number(e, words[1], what->max));
   }
   if (e.event_breaks().size() + what->kinds.size() > kMaxBreaks) return bad("too many; 'monitor break-on off' forgets all");
   for (const EventKind kind : what->kinds) {

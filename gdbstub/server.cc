@@ -28,11 +28,10 @@ SessionEnd serve(DebugTarget& target, Connection& connection, const SessionOptio
 
 Result<SessionEnd> serve(DebugTarget& target, Door& door, const ServerOptions& options) {
   for (;;) {
-    auto connection = door.next();
-    if (!connection) return std::move(connection).error();
-    if (*connection == nullptr) return SessionEnd::stopped;
+    RV_TRY(auto connection, door.next());
+    if (connection == nullptr) return SessionEnd::stopped;
     if (options.log) options.log("a client has connected");
-    const SessionEnd end = serve(target, **connection, options.session);
+    const SessionEnd end = serve(target, *connection, options.session);
     door.left();
     if (options.log) options.log(text(end));
     const bool left = target.timeline() == nullptr && (end == SessionEnd::killed || end == SessionEnd::detached);

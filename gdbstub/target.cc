@@ -10,9 +10,7 @@ Result<std::unique_ptr<TimelineTarget>> TimelineTarget::open(const std::string& 
                                                              TimelineOptions options) {
   std::unique_ptr<TimelineTarget> target(new TimelineTarget(trace));
   options.interrupted = [raw = target.get()] { return raw->interrupted(); };
-  auto timeline = Timeline::open(trace, images, std::move(options));
-  if (!timeline) return std::move(timeline).error();
-  target->timeline_ = std::move(timeline).value();
+  RV_TRY(target->timeline_, Timeline::open(trace, images, std::move(options)));
   return target;
 }
 

@@ -12,16 +12,14 @@ namespace {
 template <class Visit>
 Result<void> for_each_event(const std::string& trace, const Interrupted& interrupted, Visit&& visit) {
   constexpr uint64_t kBetweenAsking = 4096;  // events: a millisecond or less
-  auto reader = TraceReader::open(trace, {.key_frames = TraceReader::KeyFrames::skip});
-  if (!reader) return std::move(reader).error();
+  RV_TRY(auto reader, TraceReader::open(trace, {.key_frames = TraceReader::KeyFrames::skip}));
   uint64_t number = 0;
   for (;;) {
     if (interrupted && number % kBetweenAsking == 0 && interrupted())
       return Error{ErrorCode::bad_argument, "reading the trace was interrupted", {}};
-    auto item = (*reader)->next();
-    if (!item) return std::move(item).error();
-    if (!item->has_value()) return {};
-    if (auto* event = std::get_if<TraceEvent>(&**item);
+    RV_TRY(auto item, reader->next());
+    if (!item.has_value()) return {};
+    if (auto* event = std::get_if<TraceEvent>(&*item);
         event != nullptr && !visit(NumberedEvent{number++, std::move(*event)}))
       return {};
   }

@@ -156,13 +156,12 @@ Result<std::unique_ptr<Listener>> Listener::open(const std::string& where, int s
   }
   if (!local && (!all_digits(port) || std::stoul(port) > 0xffff))
     return Error{ErrorCode::bad_argument, fmt::format("'{}' is none of PORT, HOST:PORT, unix:PATH", where), "gdb"};
-  auto fd = local ? listen_unix(path) : listen_tcp(host, port);
-  if (!fd) return fd.error();
-  std::unique_ptr<Listener> listener(new Listener(*fd, stop_fd));
+  RV_TRY(auto fd, local ? listen_unix(path) : listen_tcp(host, port));
+  std::unique_ptr<Listener> listener(new Listener(fd, stop_fd));
   listener->tcp_ = !local;
   listener->path_ = path;
-  listener->address_ = local ? path : address_of(*fd, getsockname);
-  fcntl(*fd, F_SETFL, O_NONBLOCK);
+  listener->address_ = local ? path : address_of(fd, getsockname);
+  fcntl(fd, F_SETFL, O_NONBLOCK);
   return listener;
 }
 

@@ -161,11 +161,9 @@ TraceHeader make_header(const MachineConfig& config, const BootImages& images, c
 }
 
 Result<RecordResult> record(Machine& machine, TraceWriter& writer, const RecordOptions& options) {
-  auto recording = Recording::begin(machine, writer, options);
-  if (!recording) return std::move(recording).error();
-  auto run = (*recording)->run(options.run);
-  if (!run) return run.error();
-  return (*recording)->finish(*run);
+  RV_TRY(auto recording, Recording::begin(machine, writer, options));
+  RV_TRY(auto run, recording->run(options.run));
+  return recording->finish(run);
 }
 
 class Recording::Impl {

@@ -20,11 +20,9 @@ struct Pair {
   std::unique_ptr<ReplaySession> b;
 
   static Result<Pair> make(const SessionFactory& first, const SessionFactory& second) {
-    auto a = first();
-    if (!a) return a.error();
-    auto b = second();
-    if (!b) return b.error();
-    return Pair{std::move(*a), std::move(*b)};
+    RV_TRY(auto a, first());
+    RV_TRY(auto b, second());
+    return Pair{std::move(a), std::move(b)};
   }
   // Lets both run to `to`, or to where they stop before, without looking at the recording.
   Result<void> advance(Position to, const BisectOptions& options) {
@@ -34,9 +32,8 @@ struct Pair {
       run.check_digests = false;
       run.check_journal = false;
       run.stop_requested = options.stop_requested;
-      const auto result = s->run(run);
-      if (!result) return result.error();
-      if (result->end == ReplayResult::End::host) return Error{ErrorCode::bad_argument, "the search was interrupted", {}};
+      RV_TRY(const auto result, s->run(run));
+      if (result.end == ReplayResult::End::host) return Error{ErrorCode::bad_argument, "the search was interrupted", {}};
     }
     return {};
   }
@@ -102,33 +99,30 @@ Result<BisectReport> bisect(const SessionFactory& first, const SessionFactory& s
   Position end;
   {
     // Against the recording: where does the trace see a difference?
-    auto session = first();
-    if (!session) return session.error();
+    RV_TRY(auto session, first());
     ReplayOptions run;
     run.stop_requested = options.stop_requested;
-    auto result = (*session)->run(run);
-    if (!result) return result.error();
-    if (result->end == ReplayResult::End::host) return Error{ErrorCode::bad_argument, "the search was interrupted", {}};
-    out.divergence = result->divergence;
-    end = (*session)->end();
+    RV_TRY(auto result, session->run(run));
+    if (result.end == ReplayResult::End::host) return Error{ErrorCode::bad_argument, "the search was interrupted", {}};
+    out.divergence = result.divergence;
+    end = session->end();
   }
   // Against each other, as far as the recording goes and a little further than where the first one left it.
   Position low{0};
   Position high = out.divergence ? std::min(out.divergence->bad + 1, end) : end;
   bool differ = false;
   for (;;) {
-    auto pair = Pair::make(first, second);
-    if (!pair) return pair.error();
+    RV_TRY(auto pair, Pair::make(first, second));
     const uint64_t piece = std::max<uint64_t>((high - low + kPieces - 1) / kPieces, 1);
     Position equal = low;
     bool found = false;
-    if (low.value != 0) RV_TRY(pair->advance(low, options));
-    if (!pair->same() && low.value == 0) {
+    if (low.value != 0) RV_TRY(pair.advance(low, options));
+    if (!pair.same() && low.value == 0) {
       out.finding = BisectReport::Finding::at_start;
-      describe_difference(*pair, out);
+      describe_difference(pair, out);
       return out;
     }
-    if (!pair->same()) {
+    if (!pair.same()) {
       // They were equal here the last time.
       out.finding = BisectReport::Finding::unsteady;
       out.low = Position(0);
@@ -137,8 +131,8 @@ Result<BisectReport> bisect(const SessionFactory& first, const SessionFactory& s
     }
     while (!found && equal < high) {
       const Position next = std::min(equal + piece, high);
-      RV_TRY(pair->advance(next, options));
-      if (pair->same())
+      RV_TRY(pair.advance(next, options));
+      if (pair.same())
         equal = next;
       else
         found = true;
@@ -160,16 +154,14 @@ Result<BisectReport> bisect(const SessionFactory& first, const SessionFactory& s
       out.finding = BisectReport::Finding::instruction;
       out.low = low;
       out.high = high;
-      describe_difference(*pair, out);
-      auto at_low = first();
-      if (!at_low) return at_low.error();
+      describe_difference(pair, out);
+      RV_TRY(auto at_low, first());
       ReplayOptions run;
       run.stop_at = low;
       run.check_digests = false;
       run.check_journal = false;
-      const auto result = (*at_low)->run(run);
-      if (!result) return result.error();
-      Machine& machine = (*at_low)->machine();
+      RV_TRY(at_low->run(run));
+      Machine& machine = at_low->machine();
       out.vcpu = machine.last_vcpu();
       const CpuState& cpu = machine.vcpu(out.vcpu).state;
       out.linear_rip = cpu.rip + (cpu.mode64() ? 0 : cpu.segment[CS].base);

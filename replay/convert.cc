@@ -28,9 +28,8 @@ bool same_file(const std::string& a, const std::string& b) {
 // Before its first instruction a machine asks for the time and for entropy: once each, while it is made.
 Result<void> copy_first_events(TraceReader& reader, TraceWriter& writer) {
   for (const EventKind kind : {EventKind::wall_clock, EventKind::entropy}) {
-    auto item = reader.next();
-    if (!item) return std::move(item).error();
-    const auto* e = item->has_value() ? std::get_if<TraceEvent>(&**item) : nullptr;
+    RV_TRY(auto item, reader.next());
+    const auto* e = item.has_value() ? std::get_if<TraceEvent>(&*item) : nullptr;
     if (e == nullptr || e->event.kind != kind) break;  // the recorder was killed before
     writer.boundary_event(kind, Position(0), e->event.a, e->event.b, e->event.c, e->data);
   }
@@ -45,15 +44,13 @@ bool stopped_on_arrival(const Stop& stop) {
 
 Result<ConvertResult> convert(const std::string& trace, const BootImages& images, const std::string& output,
                               const ConvertOptions& options) {
-  auto reader = TraceReader::open(trace);
-  if (!reader) return std::move(reader).error();
-  TraceHeader header = (*reader)->header();
+  RV_TRY(auto reader, TraceReader::open(trace));
+  TraceHeader header = reader->header();
   if (header.position_unit != PositionUnit::events)
     return Error{ErrorCode::bad_argument, "the trace is exact to the instruction already", trace};
   if (same_file(trace, output)) return Error{ErrorCode::bad_argument, "a trace cannot be converted in place", output};
-  auto session = ReplaySession::open(trace, images);
-  if (!session) return std::move(session).error();
-  ReplaySession& s = **session;
+  RV_TRY(auto session, ReplaySession::open(trace, images));
+  ReplaySession& s = *session;
 
   header.position_unit = PositionUnit::instructions;
   header.tool_version = options.tool_version;
@@ -61,10 +58,9 @@ Result<ConvertResult> convert(const std::string& trace, const BootImages& images
   header.engine = "soft";
   header.digest_interval = 0;  // they are as far from each other as the events are
   header.digest_detail = DigestDetail::sums;
-  auto writer = TraceWriter::create(output, header);
-  if (!writer) return std::move(writer).error();
-  TraceWriter& w = **writer;
-  RV_TRY(copy_first_events(**reader, w));
+  RV_TRY(auto writer, TraceWriter::create(output, header));
+  TraceWriter& w = *writer;
+  RV_TRY(copy_first_events(*reader, w));
 
   Machine& machine = s.machine();
   const auto put = [&w](const TraceEvent& e) {

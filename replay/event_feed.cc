@@ -3,9 +3,8 @@
 namespace retrovisor {
 
 Result<std::unique_ptr<EventFeed>> EventFeed::open(const std::string& path, Events which) {
-  auto reader = TraceReader::open(path, {.key_frames = TraceReader::KeyFrames::skip});
-  if (!reader) return reader.error();
-  return std::unique_ptr<EventFeed>(new EventFeed(std::move(*reader), which));
+  RV_TRY(auto reader, TraceReader::open(path, {.key_frames = TraceReader::KeyFrames::skip}));
+  return std::unique_ptr<EventFeed>(new EventFeed(std::move(reader), which));
 }
 
 const TraceEvent* EventFeed::peek(Position upto) {

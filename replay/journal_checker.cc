@@ -14,9 +14,8 @@ bool same(const JournalEvent& a, const JournalEvent& b) {
 }  // namespace
 
 Result<std::unique_ptr<JournalChecker>> JournalChecker::open(const std::string& trace, Position through) {
-  auto feed = EventFeed::open(trace, EventFeed::Events::journal);
-  if (!feed) return feed.error();
-  return std::unique_ptr<JournalChecker>(new JournalChecker(std::move(*feed), through));
+  RV_TRY(auto feed, EventFeed::open(trace, EventFeed::Events::journal));
+  return std::unique_ptr<JournalChecker>(new JournalChecker(std::move(feed), through));
 }
 
 void JournalChecker::fail(Position at, std::string message, std::string recorded, std::string replayed) {

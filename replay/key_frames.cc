@@ -49,9 +49,8 @@ Result<void> KeyFrames::read_one(TraceReader& reader, size_t number, const Guest
   const KeyFramePlace& place = places_[number];
   RV_TRY(reader.seek(place.begin()));
   for (uint32_t part = 0; part < place.parts; ++part) {
-    auto item = reader.next();
-    if (!item) return item.error();
-    auto* frame = item->has_value() ? std::get_if<KeyFrame>(&**item) : nullptr;
+    RV_TRY(auto item, reader.next());
+    auto* frame = item.has_value() ? std::get_if<KeyFrame>(&*item) : nullptr;
     if (frame == nullptr || frame->part != part || frame->position != place.position || frame->delta != place.delta)
       return error(number, "its parts do not belong together");
     if (part == 0) state = {std::move(frame->cpu), std::move(frame->devices)};
@@ -67,10 +66,9 @@ Result<void> KeyFrames::read_one(TraceReader& reader, size_t number, const Guest
 
 Result<KeyFrames::State> KeyFrames::read(size_t number, const GuestMemory& memory,
                                          const std::function<void(uint64_t page, const uint8_t* bytes)>& page) const {
-  auto reader = TraceReader::open(trace_);
-  if (!reader) return reader.error();
+  RV_TRY(auto reader, TraceReader::open(trace_));
   State state;
-  for (size_t i = base(number); i <= number; ++i) RV_TRY(read_one(**reader, i, memory, state, page));
+  for (size_t i = base(number); i <= number; ++i) RV_TRY(read_one(*reader, i, memory, state, page));
   return state;
 }
 

@@ -64,12 +64,9 @@ class Parts {
 
  private:
   Result<ReplayResult> run(size_t part, std::unique_ptr<ReplaySession>& session) {
-    auto opened = ReplaySession::open(trace_, images_);
-    if (!opened) return opened.error();
-    session = std::move(*opened);
-    const auto begin = session->start_from(begins_[part]);
-    if (!begin) return begin.error();
-    if (*begin != begins_[part])
+    RV_TRY(session, ReplaySession::open(trace_, images_));
+    RV_TRY(const auto begin, session->start_from(begins_[part]));
+    if (begin != begins_[part])
       return Error{ErrorCode::bad_trace, fmt::format("the key frame at position {} is gone", begins_[part].value), trace_};
     ReplayOptions how;
     how.check_digests = options_.check_digests;
@@ -104,9 +101,8 @@ class Parts {
 
 Result<ParallelResult> replay_parts(const std::string& trace, const BootImages& images, const ParallelOptions& options) {
   const auto begin = std::chrono::steady_clock::now();
-  const auto summary = verify_trace(trace, {.key_frames = TraceReader::KeyFrames::check});
-  if (!summary) return summary.error();
-  Parts parts(trace, images, options, part_begins(*summary, options.jobs));
+  RV_TRY(const auto summary, verify_trace(trace, {.key_frames = TraceReader::KeyFrames::check}));
+  Parts parts(trace, images, options, part_begins(summary, options.jobs));
   const auto work = [](void* all) -> void* {
     static_cast<Parts*>(all)->work();
     return nullptr;

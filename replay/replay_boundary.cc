@@ -21,9 +21,8 @@ std::string call_text(std::string_view what, Moment at) {
 }  // namespace
 
 Result<std::unique_ptr<ReplayBoundary>> ReplayBoundary::open(const std::string& trace, Output output) {
-  auto feed = EventFeed::open(trace, EventFeed::Events::boundary);
-  if (!feed) return feed.error();
-  return std::unique_ptr<ReplayBoundary>(new ReplayBoundary(std::move(*feed), std::move(output)));
+  RV_TRY(auto feed, EventFeed::open(trace, EventFeed::Events::boundary));
+  return std::unique_ptr<ReplayBoundary>(new ReplayBoundary(std::move(feed), std::move(output)));
 }
 
 void ReplayBoundary::fail(Position at, std::string message, std::string recorded, std::string replayed) {

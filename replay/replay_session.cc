@@ -28,49 +28,38 @@ ReplaySession::~ReplaySession() {
 
 Result<std::unique_ptr<ReplaySession>> ReplaySession::open(const std::string& trace, const BootImages& images,
                                                            ReplayBoundary::Output output, const ReplayEngine& engine) {
-  auto summary = verify_trace(trace, {.key_frames = TraceReader::KeyFrames::check});
-  if (!summary) return summary.error();
-  const TraceHeader header = summary->header;
-  auto recorded = recorded_images(header, images);
-  if (!recorded) return recorded.error();
+  RV_TRY(auto summary, verify_trace(trace, {.key_frames = TraceReader::KeyFrames::check}));
+  const TraceHeader header = summary.header;
+  RV_TRY(const auto recorded, recorded_images(header, images));
   if (header.cpu_table_digest != cpu_table_digest(header.vcpus))
     return Error{ErrorCode::unsupported,
                  fmt::format("the trace was recorded with CPU model {}, whose CPUID table this build does not have",
                              header.cpu_model),
                  trace};
 
-  std::unique_ptr<ReplaySession> out(new ReplaySession(trace, std::move(*summary)));
-  auto boundary = ReplayBoundary::open(trace, std::move(output));
-  if (!boundary) return boundary.error();
-  out->boundary_ = std::move(*boundary);
-  auto checker = JournalChecker::open(trace, out->end());
-  if (!checker) return checker.error();
-  out->checker_ = std::move(*checker);
-  auto digests = TraceReader::open(trace, {.key_frames = TraceReader::KeyFrames::skip});
-  if (!digests) return digests.error();
-  out->digests_ = std::move(*digests);
+  std::unique_ptr<ReplaySession> out(new ReplaySession(trace, std::move(summary)));
+  RV_TRY(out->boundary_, ReplayBoundary::open(trace, std::move(output)));
+  RV_TRY(out->checker_, JournalChecker::open(trace, out->end()));
+  RV_TRY(out->digests_, TraceReader::open(trace, {.key_frames = TraceReader::KeyFrames::skip}));
 
   auto recorded_machine = machine_config(header);
   if (!recorded_machine) return recorded_machine.error();
   MachineConfig config = std::move(*recorded_machine);
   if (engine.kind == EngineKind::kvm && config.positions != PositionUnit::events)
-    return Error{ErrorCode::unsupported, "the trace is exact to the instruction, which KVM cannot count; replay it with --engine=soft", "--engine"};
+    return Error{ErrorCode::unsupported, "the trace is exact to the instruction, which KVM cannot count; replay it with --engine=soft", "engine"};
   // Its guest has met one vendor's answers; another's processor would give others.
   if (engine.kind == EngineKind::kvm && engine.host && vendor_of(config.processor_model) != vendor_of(*engine.host))
     return Error{ErrorCode::unsupported,
                  fmt::format("the trace was recorded on a processor of model {}, and this host's is of model {}, which answers "
                              "differently; replay it with --engine=soft",
                              name_of(config.processor_model), name_of(*engine.host)),
-                 "--engine"};
+                 "engine"};
   config.engine = engine.kind;
   config.kvm = engine.kvm;
-  auto machine = Machine::create(config, *out->boundary_);
-  if (!machine) return machine.error();
-  out->machine_ = std::move(*machine);
+  RV_TRY(out->machine_, Machine::create(config, *out->boundary_));
   out->sketch_ = std::make_unique<MemorySketch>(*out->machine_);
   Machine* m = out->machine_.get();
-  auto loaded = m->load(*recorded);
-  if (!loaded) return loaded.error();
+  RV_TRY(m->load(recorded));
   const auto stop = [m] { m->request_stop({StopReason::host_request, 0}); };
   out->boundary_->on_host_stop(stop);
   out->boundary_->on_fault(stop);
@@ -84,11 +73,9 @@ Result<Position> ReplaySession::start_from(Position p) {
   if (!number) return Position(0);
   const std::vector<uint8_t> zeroes(kPageSize);
   for (const uint64_t page : machine_->take_written_pages()) machine_->restore_page(page, zeroes.data());
-  const auto state = key_frames_.read(*number, machine_->memory(), [this](uint64_t page, const uint8_t* bytes) {
-    machine_->restore_page(page, bytes);
-  });
-  if (!state) return state.error();
-  if (auto restored = machine_->restore_state(state->cpu, state->devices); !restored)
+  const auto restore_page = [this](uint64_t page, const uint8_t* bytes) { machine_->restore_page(page, bytes); };
+  RV_TRY(const auto state, key_frames_.read(*number, machine_->memory(), restore_page));
+  if (auto restored = machine_->restore_state(state.cpu, state.devices); !restored)
     return key_frames_.error(*number, restored.error().text());
   RV_TRY(key_frames_.check(*number, *machine_));
   sketch_->update();
@@ -106,11 +93,10 @@ Result<Position> ReplaySession::start_from(Position p) {
 
 Result<const DigestRecord*> ReplaySession::peek_digest() {
   while (!next_digest_ && !digests_done_) {
-    auto item = digests_->next();
-    if (!item) return item.error();
-    if (!item->has_value()) {
+    RV_TRY(auto item, digests_->next());
+    if (!item.has_value()) {
       digests_done_ = true;
-    } else if (auto* digest = std::get_if<DigestRecord>(&**item)) {
+    } else if (auto* digest = std::get_if<DigestRecord>(&*item)) {
       // The recorder was killed between the digest of the end and the end marker: how the run ended is not known.
       if (digest->at_stop && !summary_.complete()) continue;
       next_digest_ = std::move(*digest);
@@ -177,11 +163,10 @@ Result<void> ReplaySession::arrive(const ReplayOptions& options) {
   if (options.check_journal) checker_->arrived(now);
   RV_TRY(take_fault());
   while (!divergence_) {
-    const auto digest = peek_digest();
-    if (!digest) return digest.error();
-    if (*digest == nullptr || (*digest)->position > now || (*digest)->at_stop) break;
+    RV_TRY(const auto digest, peek_digest());
+    if (digest == nullptr || digest->position > now || digest->at_stop) break;
     // Those before are of a part of the run that was replayed without looking at them.
-    if (options.check_digests && (*digest)->position == now) compare(**digest, options);
+    if (options.check_digests && digest->position == now) compare(*digest, options);
     next_digest_.reset();
   }
   return {};
@@ -225,10 +210,9 @@ Result<void> ReplaySession::finish(const ReplayOptions& options) {
   boundary_->arrived(end.position + 1);
   if (options.check_journal) checker_->arrived(end.position + 1);
   RV_TRY(take_fault());
-  const auto digest = peek_digest();
-  if (!digest) return digest.error();
+  RV_TRY(const auto digest, peek_digest());
   if (!options.check_digests || divergence_) return {};
-  if (*digest != nullptr && (*digest)->at_stop) compare(**digest, options);
+  if (digest != nullptr && digest->at_stop) compare(*digest, options);
   next_digest_.reset();
   if (!divergence_) compare_sums(end.state, options);
   return {};

@@ -34,22 +34,18 @@ constexpr uint64_t kSteps[] = {uint64_t{1} << 21, uint64_t{1} << 17, uint64_t{1}
 Result<std::unique_ptr<Timeline>> Timeline::open(const std::string& trace, const BootImages& images,
                                                  TimelineOptions options) {
   {
-    const auto reader = TraceReader::open(trace);
-    if (!reader) return reader.error();
-    if ((*reader)->header().position_unit != PositionUnit::instructions)
+    RV_TRY(const auto reader, TraceReader::open(trace));
+    if (reader->header().position_unit != PositionUnit::instructions)
       return Error{ErrorCode::unsupported,
                    "the trace was recorded under KVM, which counts no instructions; 'retrovisor trace convert' makes one "
                    "of it that a debugger can work on",
                    trace};
   }
-  auto session = ReplaySession::open(trace, images);
-  if (!session) return session.error();
-  auto checker = JournalChecker::open(trace, (*session)->end());
-  if (!checker) return checker.error();
-  auto digests = TraceReader::open(trace, {.key_frames = TraceReader::KeyFrames::skip});
-  if (!digests) return digests.error();
+  RV_TRY(auto session, ReplaySession::open(trace, images));
+  RV_TRY(auto checker, JournalChecker::open(trace, session->end()));
+  RV_TRY(auto digests, TraceReader::open(trace, {.key_frames = TraceReader::KeyFrames::skip}));
   const uint64_t budget = options.checkpoint_memory != 0 ? options.checkpoint_memory : default_budget();
-  auto timeline = std::make_unique<TimelineImpl>(std::move(*session), std::move(*checker), std::move(*digests),
+  auto timeline = std::make_unique<TimelineImpl>(std::move(session), std::move(checker), std::move(digests),
                                                  std::max(budget, kLeastBudget), std::move(options));
   RV_TRY(timeline->start());
   return std::unique_ptr<Timeline>(std::move(timeline));
@@ -79,7 +75,7 @@ Result<void> TimelineImpl::start() {
   if (capture(false, begin())) return compare_digest();
   return Error{ErrorCode::bad_argument,
                fmt::format("{} MiB are too little for a single checkpoint of this machine", set_.budget() >> 20),
-               "--checkpoint-memory"};
+               "checkpoint memory"};
 }
 
 // The pages in which memory may differ from base_.
@@ -175,9 +171,8 @@ Result<TimelineStop> TimelineImpl::seek(Position target) {
   const Position to = std::min(target, end());
   RunOptions options;
   options.steps_to_target = true;
-  const auto outcome = arrive_at(to, options);
-  if (!outcome) return outcome.error();
-  if (outcome->end == RunEnd::interrupted) return stop_here(Reason::interrupted);
+  RV_TRY(const auto outcome, arrive_at(to, options));
+  if (outcome.end == RunEnd::interrupted) return stop_here(Reason::interrupted);
   return stop_here(target > end() ? Reason::end : Reason::position);
 }
 
@@ -192,9 +187,8 @@ Result<void> TimelineImpl::warm() {
       const Checkpoint& from = set_.before(known_to);
       const bool from_here = exact_ && position_ >= from.position && position_ <= known_to;
       if (!from_here) RV_TRY(restore(from));
-      const auto outcome = run_to(next, nullptr, {});
-      if (!outcome) return outcome.error();
-      if (outcome->end == RunEnd::interrupted) break;
+      RV_TRY(const auto outcome, run_to(next, nullptr, {}));
+      if (outcome.end == RunEnd::interrupted) break;
     }
     at = next;
   }
@@ -202,8 +196,7 @@ Result<void> TimelineImpl::warm() {
   RunOptions options;
   options.steps_to_target = true;
   options.interruptible = false;
-  const auto returned = arrive_at(back, options);
-  if (!returned) return returned.error();
+  RV_TRY(arrive_at(back, options));
   return {};
 }
 

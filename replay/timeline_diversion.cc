@@ -29,8 +29,7 @@ Result<void> TimelineImpl::end_diversion() {
   exact_ = false;
   RunOptions options;
   options.interruptible = false;
-  const auto outcome = go_to(position_, nullptr, options);
-  if (!outcome) return outcome.error();
+  RV_TRY(go_to(position_, nullptr, options));
   return {};
 }
 

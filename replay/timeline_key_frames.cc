@@ -35,7 +35,7 @@ Result<void> TimelineImpl::bring_key_frame(Position target, Position from) {
   RV_TRY(restore(set_.before(here)));
   RunOptions all_the_way;
   all_the_way.interruptible = false;
-  if (auto back = run_to(here, nullptr, all_the_way); !back) return back.error();
+  RV_TRY(run_to(here, nullptr, all_the_way));
   return good.error();
 }
 
@@ -45,13 +45,11 @@ Result<bool> TimelineImpl::load_key_frame(size_t number) {
   const KeyFramePlace& place = frames[number];
   if (!set_.make_room(frames.cost(number) / kPageSize, sizeof(Checkpoint), place.position)) return false;
   Checkpoint c{PageMap(set_.maps())};
-  auto state = frames.read(number, m_.memory(), [&](uint64_t page, const uint8_t* bytes) {
-    c.pages.set(page, set_.store().intern(bytes));
-  });
-  if (!state) return state.error();
+  const auto keep_page = [&](uint64_t page, const uint8_t* bytes) { c.pages.set(page, set_.store().intern(bytes)); };
+  RV_TRY(auto state, frames.read(number, m_.memory(), keep_page));
   c.position = c.known_to = place.position;
-  c.cpu = std::move(state->cpu);
-  c.devices = std::move(state->devices);
+  c.cpu = std::move(state.cpu);
+  c.devices = std::move(state.devices);
   c.boundary = ReplayBoundary::Mark::at(place.behind());
   if (!set_.make_room(0, c.memory(), place.position)) return false;
   set_.add(std::move(c));

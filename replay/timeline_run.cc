@@ -126,10 +126,9 @@ Result<void> TimelineImpl::compare_digest() {
   const Position now = m_.position();
   for (;;) {
     if (!next_digest_) {
-      auto item = digests_->next();
-      if (!item) return item.error();
-      if (!item->has_value()) return {};
-      auto* digest = std::get_if<DigestRecord>(&**item);
+      RV_TRY(auto item, digests_->next());
+      if (!item.has_value()) return {};
+      auto* digest = std::get_if<DigestRecord>(&*item);
       if (digest == nullptr || digest->at_stop) continue;
       next_digest_.emplace();  // the sums are enough
       next_digest_->position = digest->position;

@@ -53,8 +53,7 @@ Result<TimelineStop> TimelineImpl::stand_behind(const Hit& hit) {
   // An instruction that is observed is the last before the machine gives back control.
   exact_ = position_ == where && (!breakpoint || hit.observation->on_arrival);
   if (!exact_) {
-    const auto outcome = position_ < where ? run_to(where, nullptr, options) : go_to(where, nullptr, options);
-    if (!outcome) return outcome.error();
+    RV_TRY(position_ < where ? run_to(where, nullptr, options) : go_to(where, nullptr, options));
   }
   return stop_at_hit(hit);
 }
@@ -67,10 +66,9 @@ Result<TimelineStop> TimelineImpl::forward(const StopConditions& conditions, Pos
     Search search = make_search(conditions);
     search.stop_at_first = true;
     search.observers.resume_from = search.from = position_;
-    const auto outcome = run_to(to, &search, {});
-    if (!outcome) return outcome.error();
-    if (outcome->end == RunEnd::hit) return stand_behind(*search.hit);
-    if (outcome->end == RunEnd::interrupted) return stop_here(Reason::interrupted);
+    RV_TRY(const auto outcome, run_to(to, &search, {}));
+    if (outcome.end == RunEnd::hit) return stand_behind(*search.hit);
+    if (outcome.end == RunEnd::interrupted) return stop_here(Reason::interrupted);
     if (auto hit = lost_at_end(conditions)) return stop_at_hit(*hit);
   }
   return stop_here(position_ >= end() ? Reason::end : Reason::position);
@@ -104,16 +102,14 @@ Result<TimelineImpl::Found> TimelineImpl::search_backward(const StopConditions& 
     }
     RV_TRY(bring_key_frame(below - 1, set_.before(below - 1).position));
     const Position from = std::max(set_.before(below - 1).position, lowest);
-    auto outcome = arrive_at(from, {});
-    if (!outcome) return outcome.error();
-    if (outcome->end == RunEnd::interrupted) return Found{{}, true};
+    RV_TRY(auto outcome, arrive_at(from, {}));
+    if (outcome.end == RunEnd::interrupted) return Found{{}, true};
     Search search = make_search(conditions);
     search.from = from;
     search.check = check;
     if (check != nullptr) check->begin();
-    outcome = run_to(below, &search, {});
-    if (!outcome) return outcome.error();
-    if (outcome->end == RunEnd::interrupted) return Found{{}, true};
+    RV_TRY(outcome, run_to(below, &search, {}));
+    if (outcome.end == RunEnd::interrupted) return Found{{}, true};
     if (check != nullptr && !check->end(search.hit ? search.hit->position : from, below)) return Found{};
     if (search.hit) return Found{std::move(search.hit), false};
     below = from;
@@ -132,16 +128,14 @@ Result<TimelineStop> TimelineImpl::backward(const StopConditions& conditions, Po
   const Position start = position_;
   const Position lowest = std::min(std::max(limit, begin()), start);
   keep_way_back(start);
-  const auto found = search_backward(conditions, lowest, start);
-  if (!found) return found.error();
+  RV_TRY(const auto found, search_backward(conditions, lowest, start));
   RunOptions options;
   options.steps_to_target = true;
   options.interruptible = false;
-  const Position to = found->interrupted ? start : found->hit ? found->hit->position : lowest;
-  const auto outcome = arrive_at(to, options);
-  if (!outcome) return outcome.error();
-  if (found->interrupted) return stop_here(Reason::interrupted);
-  if (found->hit) return stop_at_hit(*found->hit);
+  const Position to = found.interrupted ? start : found.hit ? found.hit->position : lowest;
+  RV_TRY(arrive_at(to, options));
+  if (found.interrupted) return stop_here(Reason::interrupted);
+  if (found.hit) return stop_at_hit(*found.hit);
   return stop_here(to == begin() ? Reason::begin : Reason::position);
 }
 
@@ -164,13 +158,12 @@ Result<LastChange> TimelineImpl::last_change(const std::vector<ByteWatch>& bytes
   StopConditions conditions;
   conditions.bytes = bytes;
   ByteCheck check(m_, bytes, m_.vcpu(asker).state);
-  const auto hit = last_hit(conditions, &check);
-  if (!hit) return hit.error();
+  RV_TRY(const auto hit, last_hit(conditions, &check));
   LastChange answer;
   answer.unseen = check.unseen();
-  if (*hit) {
-    answer.write = (*hit)->observation;
-    answer.led_there = (*hit)->led_there;
+  if (hit) {
+    answer.write = hit->observation;
+    answer.led_there = hit->led_there;
   }
   return answer;
 }
@@ -180,9 +173,8 @@ Result<std::optional<Observation>> TimelineImpl::last_write(LinearAddr address, 
   RV_TRY(arrive_at(position_, {}));
   StopConditions conditions;
   conditions.watches.push_back({address, size, false, true});
-  const auto hit = last_hit(conditions, nullptr);
-  if (!hit) return hit.error();
-  return *hit ? (*hit)->observation : std::nullopt;
+  RV_TRY(const auto hit, last_hit(conditions, nullptr));
+  return hit ? hit->observation : std::nullopt;
 }
 
 }  // namespace retrovisor

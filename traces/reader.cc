@@ -52,9 +52,8 @@ Result<std::unique_ptr<TraceReader>> TraceReader::open(const std::string& path, 
 
   out->chunk_end_ = kFileHeaderSize;
   std::vector<uint8_t> payload;
-  auto more = out->read_chunk(Payload::decode, payload);
-  if (!more) return more.error();
-  if (!*more) return out->at(bad("the trace ends within its header chunk: nothing was recorded"), size);
+  RV_TRY(auto more, out->read_chunk(Payload::decode, payload));
+  if (!more) return out->at(bad("the trace ends within its header chunk: nothing was recorded"), size);
   auto header = decode_header(payload, version);
   if (!header) return out->at(header.error(), out->chunk_begin_);
   out->header_ = std::move(*header);
@@ -151,27 +150,26 @@ Result<TraceItem> TraceReader::log_item() {
 }
 
 Result<TraceItem> TraceReader::key_frame(std::span<const uint8_t> payload) {
-  auto frame = decode_key_frame(payload);
-  if (!frame) return frame.error();
-  if (frame->position < last_) return bad("a key frame goes back in position");
-  if (frame->part != 0 && frame->part == key_frame_part_ && (frame->parts != key_frame_parts_ || frame->position != last_))
-    return bad(fmt::format("part {} of another key frame", frame->part));
-  if (frame->part != key_frame_part_)
-    return bad(fmt::format("part {} of a key frame where part {} is expected", frame->part, key_frame_part_));
-  if (frame->part == 0) {
-    if (frame->events != events_ || frame->digests != digests_)
-      return bad(fmt::format("a key frame counts {} events and {} digests before it, the trace has {} and {}", frame->events,
-                             frame->digests, events_, digests_));
-    if (last_digest_ && last_digest_->first == frame->position && last_digest_->second != frame->state)
+  RV_TRY(auto frame, decode_key_frame(payload));
+  if (frame.position < last_) return bad("a key frame goes back in position");
+  if (frame.part != 0 && frame.part == key_frame_part_ && (frame.parts != key_frame_parts_ || frame.position != last_))
+    return bad(fmt::format("part {} of another key frame", frame.part));
+  if (frame.part != key_frame_part_)
+    return bad(fmt::format("part {} of a key frame where part {} is expected", frame.part, key_frame_part_));
+  if (frame.part == 0) {
+    if (frame.events != events_ || frame.digests != digests_)
+      return bad(fmt::format("a key frame counts {} events and {} digests before it, the trace has {} and {}", frame.events,
+                             frame.digests, events_, digests_));
+    if (last_digest_ && last_digest_->first == frame.position && last_digest_->second != frame.state)
       return bad("a key frame has other sums than the digest at its position");
     key_frame_extent_ = {chunk_begin_, chunk_end_, sequence_ - 1, sequence_, 0};
   }
   extend_key_frame();
-  last_ = frame->position;
+  last_ = frame.position;
   through_ = std::max(through_, last_);
-  key_frame_parts_ = frame->parts;
-  key_frame_part_ = frame->part + 1 == frame->parts ? 0 : frame->part + 1;
-  return TraceItem(std::move(*frame));
+  key_frame_parts_ = frame.parts;
+  key_frame_part_ = frame.part + 1 == frame.parts ? 0 : frame.part + 1;
+  return TraceItem(std::move(frame));
 }
 
 // The last chunk read is one more of the key frame.
@@ -185,9 +183,8 @@ Result<bool> TraceReader::pass_key_frame() {
   const Payload what = key_frames_ == KeyFrames::check ? Payload::check : Payload::skip;
   std::vector<uint8_t> unused;
   while (key_frame_part_ != 0) {
-    const auto more = read_chunk(what, unused);
-    if (!more) return more.error();
-    if (!*more) return false;
+    RV_TRY(const auto more, read_chunk(what, unused));
+    if (!more) return false;
     if (chunk_kind_ != ChunkKind::key_frame) return at(bad("a key frame lacks its last parts"), chunk_begin_);
     extend_key_frame();
     if (++key_frame_part_ == key_frame_parts_) key_frame_part_ = 0;
@@ -196,15 +193,14 @@ Result<bool> TraceReader::pass_key_frame() {
 }
 
 Result<TraceItem> TraceReader::end(std::span<const uint8_t> payload) {
-  const auto record = decode_end(payload);
-  if (!record) return record.error();
-  if (record->position < last_ || record->position < through_) return bad("the end marker goes back in position");
-  if (record->events != events_ || record->digests != digests_)
-    return bad(fmt::format("the end marker counts {} events and {} digests, the trace has {} and {}", record->events,
-                           record->digests, events_, digests_));
-  last_ = through_ = record->position;
+  RV_TRY(const auto record, decode_end(payload));
+  if (record.position < last_ || record.position < through_) return bad("the end marker goes back in position");
+  if (record.events != events_ || record.digests != digests_)
+    return bad(fmt::format("the end marker counts {} events and {} digests, the trace has {} and {}", record.events,
+                           record.digests, events_, digests_));
+  last_ = through_ = record.position;
   ended_ = true;
-  return TraceItem(*record);
+  return TraceItem(record);
 }
 
 Result<std::optional<TraceItem>> TraceReader::advance() {
@@ -216,9 +212,8 @@ Result<std::optional<TraceItem>> TraceReader::advance() {
     }
     log_.reset();
     std::vector<uint8_t> payload;
-    const auto more = read_chunk(Payload::decode, payload);
-    if (!more) return more.error();
-    if (!*more) return std::optional<TraceItem>();
+    RV_TRY(const auto more, read_chunk(Payload::decode, payload));
+    if (!more) return std::optional<TraceItem>();
     if (key_frame_part_ != 0 && chunk_kind_ != ChunkKind::key_frame)
       return at(bad("a key frame lacks its last parts"), chunk_begin_);
     switch (chunk_kind_) {
@@ -243,9 +238,8 @@ Result<std::optional<TraceItem>> TraceReader::advance() {
         auto item = key_frame(payload);
         if (!item) return at(item.error(), chunk_begin_);
         if (key_frames_ != KeyFrames::decode) {
-          const auto whole = pass_key_frame();
-          if (!whole) return whole.error();
-          if (!*whole) return std::optional<TraceItem>();
+          RV_TRY(const auto whole, pass_key_frame());
+          if (!whole) return std::optional<TraceItem>();
         }
         return std::optional<TraceItem>(std::move(*item));
       }
@@ -300,9 +294,8 @@ Result<void> TraceReader::seek(const Mark& m) {
   digests_ = m.digests;
   ended_ = m.ended;
   for (uint32_t i = 0; i < m.items; ++i) {
-    auto item = next();
-    if (!item) return item.error();
-    if (!item->has_value()) return at(bad("the trace changed while it was read"), m.chunk_offset);
+    RV_TRY(auto item, next());
+    if (!item.has_value()) return at(bad("the trace changed while it was read"), m.chunk_offset);
   }
   events_ = m.events;
   digests_ = m.digests;

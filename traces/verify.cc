@@ -57,26 +57,24 @@ Result<void> note_key_frame(const KeyFrame& part, const TraceReader& reader, boo
 }  // namespace
 
 Result<TraceSummary> verify_trace(const std::string& path, TraceReader::Options options) {
-  auto opened = TraceReader::open(path, options);
-  if (!opened) return opened.error();
-  TraceReader& reader = **opened;
+  RV_TRY(auto opened, TraceReader::open(path, options));
+  TraceReader& reader = *opened;
   TraceSummary out;
   out.header = reader.header();
   KeyFramePlace key_frame;
   for (;;) {
-    auto item = reader.next();
-    if (!item) return item.error();
-    if (!item->has_value()) break;
-    if (const auto* event = std::get_if<TraceEvent>(&**item)) {
+    RV_TRY(auto item, reader.next());
+    if (!item.has_value()) break;
+    if (const auto* event = std::get_if<TraceEvent>(&*item)) {
       ++out.events[static_cast<size_t>(event->event.kind)];
       ++out.total_events;
-    } else if (std::holds_alternative<DigestRecord>(**item)) {
+    } else if (std::holds_alternative<DigestRecord>(*item)) {
       ++out.digests;
-    } else if (const auto* frame = std::get_if<KeyFrame>(&**item)) {
+    } else if (const auto* frame = std::get_if<KeyFrame>(&*item)) {
       const bool all_parts = options.key_frames == TraceReader::KeyFrames::decode;
       RV_TRY(note_key_frame(*frame, reader, all_parts, key_frame, out.key_frames));
     } else {
-      out.end = std::get<EndRecord>(**item);
+      out.end = std::get<EndRecord>(*item);
     }
   }
   out.through = reader.through();

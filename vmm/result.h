@@ -21,7 +21,7 @@ enum class ErrorCode {
 struct Error {
   ErrorCode code;
   std::string message;  // a sentence without a full stop
-  std::string where;    // file offset, position, option name; may be empty
+  std::string where;    // file offset, position, a word of the domain ("memory"), which cli shows as its option; may be empty
 
   // "message (where)"
   std::string text() const { return where.empty() ? message : message + " (" + where + ")"; }
@@ -67,8 +67,22 @@ class [[nodiscard]] Result<void> {
 
 }  // namespace retrovisor
 
-// Returns the error of `expression` (a Result) from the enclosing function, if it has one.
-#define RV_TRY(expression) \
+// RV_TRY(f());          returns the error of f() (a Result) from the enclosing function, if it has one.
+// RV_TRY(auto x, f());  the same, and otherwise x is f()'s value, moved out of the Result.
+// RV_TRY(x, f());       the same for an x that there is.
+// With a target it is several statements: it stands in a row of statements, never alone behind an `if`. The expression may then
+// hold any commas, the target none.
+#define RV_TRY(first, ...) RV_TRY_CHECK##__VA_OPT__(_AND_ASSIGN)(RV_TRY_NAME(__COUNTER__), first __VA_OPT__(, ) __VA_ARGS__)
+// Each expansion's Result has a name of its own, which is put together before these see it.
+#define RV_TRY_CHECK(...) RV_TRY_CHECK_AS(__VA_ARGS__)
+#define RV_TRY_CHECK_AND_ASSIGN(...) RV_TRY_ASSIGN_AS(__VA_ARGS__)
+#define RV_TRY_CHECK_AS(result, expression) \
   do { \
-    if (auto rv_result_ = (expression); !rv_result_.ok()) return std::move(rv_result_).error(); \
+    if (auto result = (expression); !result.ok()) return std::move(result).error(); \
   } while (false)
+#define RV_TRY_ASSIGN_AS(result, target, ...) \
+  auto result = (__VA_ARGS__); \
+  if (!result.ok()) return std::move(result).error(); \
+  target = std::move(result).value()
+#define RV_TRY_NAME(number) RV_TRY_PASTE(rv_result_, number)
+#define RV_TRY_PASTE(a, b) a##b

@@ -39,11 +39,10 @@ Result<LoadedGuest> load_boot_sector(const BootImages& images, LoadPlan& plan, C
   const uint64_t sectors = (images.kernel.size() + kSector - 1) / kSector;
   if (sectors > 1) {
     const uint64_t size = (sectors * kSector + kPageSize - 1) & ~(kPageSize - 1);
-    auto at = plan.place_high(size, kPageSize, plan.memory().low_end(), "the disk");
-    if (!at) return std::move(at).error();
-    plan.write(*at, images.kernel);
-    plan.clear(*at + images.kernel.size(), size - images.kernel.size());
-    disk.begin = *at;
+    RV_TRY(auto at, plan.place_high(size, kPageSize, plan.memory().low_end(), "the disk"));
+    plan.write(at, images.kernel);
+    plan.clear(at + images.kernel.size(), size - images.kernel.size());
+    disk.begin = at;
     disk.sectors = static_cast<uint32_t>(sectors);  // it lies below 3 GiB
     if (sectors > 1024U * disk.heads * disk.sectors_per_track) disk.heads = 255;
     for (const Floppy& f : kFloppies) {

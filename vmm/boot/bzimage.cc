@@ -134,9 +134,7 @@ Result<Header> parse_header(const ImageReader& in) {
     return image_error("not a Linux kernel: no boot sector signature", hdr::boot_flag);
   if (in.u32(hdr::header) != kHdrS) return image_error("not a Linux kernel: no \"HdrS\" magic", hdr::header);
   Header h;
-  auto entry = choose_entry(in);
-  if (!entry) return std::move(entry).error();
-  h.entry = *entry;
+  RV_TRY(h.entry, choose_entry(in));
   RV_TRY(parse_sizes(in, h));
   // Fields of later protocols than the image's are not there.
   const uint16_t version = in.u16(hdr::version);
@@ -159,9 +157,7 @@ Result<Header> parse_header(const ImageReader& in) {
   if (h.pref_address >= kLowRamEnd)
     return image_error(fmt::format("preferred load address {:#x} is above 3G", h.pref_address), hdr::pref_address);
   h.init_size = version >= k2_10 ? std::max<uint64_t>(in.u32(hdr::init_size), h.kernel_size) : h.kernel_size;
-  auto text = version_string(in, h.setup_size);
-  if (!text) return std::move(text).error();
-  h.version = *text;
+  RV_TRY(h.version, version_string(in, h.setup_size));
   return h;
 }
 
@@ -215,9 +211,7 @@ bool is_bzimage64(std::span<const uint8_t> image) {
 
 Result<LoadedGuest> load_bzimage(const BootImages& images, LoadPlan& plan, CpuState& state, uint64_t rsdp) {
   const ImageReader in(images.kernel);
-  auto parsed = parse_header(in);
-  if (!parsed) return std::move(parsed).error();
-  const Header& h = *parsed;
+  RV_TRY(const Header h, parse_header(in));
   if (images.command_line.size() > h.cmdline_size) {
     return Error{ErrorCode::bad_argument,
                  fmt::format("command line of {} bytes is too long: this kernel takes {}", images.command_line.size(),
@@ -228,23 +222,18 @@ Result<LoadedGuest> load_bzimage(const BootImages& images, LoadPlan& plan, CpuSt
   // Before anything else is placed: it is bound to its place.
   if (h.entry == Entry::real16) RV_TRY(plan.claim(kRealBegin, kRealSize, "the kernel's real-mode part", ""));
 
-  auto kernel = place_kernel(h, plan);
-  if (!kernel) return std::move(kernel).error();
-  plan.write(*kernel, in.bytes(h.setup_size, h.kernel_size));
-  plan.clear(*kernel + h.kernel_size, h.init_size - h.kernel_size);  // claimed: place_kernel() did, that much at least
+  RV_TRY(const uint64_t kernel, place_kernel(h, plan));
+  plan.write(kernel, in.bytes(h.setup_size, h.kernel_size));
+  plan.clear(kernel + h.kernel_size, h.init_size - h.kernel_size);  // claimed: place_kernel() did, that much at least
 
   BootFields fields;
   if (!images.initrd.empty()) {
     // As high as it may be, so that it is out of the way of the unpacked kernel.
-    auto at = plan.place_high(images.initrd.size(), kPageSize, uint64_t{h.initrd_addr_max} + 1, "initrd");
-    if (!at) return std::move(at).error();
-    fields.ramdisk = *at;
+    RV_TRY(fields.ramdisk, plan.place_high(images.initrd.size(), kPageSize, uint64_t{h.initrd_addr_max} + 1, "initrd"));
     fields.ramdisk_size = images.initrd.size();
-    plan.write(*at, images.initrd);
+    plan.write(fields.ramdisk, images.initrd);
   }
-  auto command_line = plan.put_string(images.command_line, "the command line");
-  if (!command_line) return std::move(command_line).error();
-  fields.command_line = *command_line;
+  RV_TRY(fields.command_line, plan.put_string(images.command_line, "the command line"));
 
   if (h.entry == Entry::real16) {
     std::vector<uint8_t> setup(in.bytes(0, h.setup_size).begin(), in.bytes(0, h.setup_size).end());
@@ -262,8 +251,8 @@ Result<LoadedGuest> load_bzimage(const BootImages& images, LoadPlan& plan, CpuSt
   std::copy(header.begin(), header.end(), page.begin() + hdr::setup_sects);
   set_fields(page, fields);
   // The header gives the 32-bit entry for a kernel that is loaded at 1M.
-  const uint64_t entry32 = *kernel + h.code32_start - kLoadHigh;
-  set(page, hdr::code32_start, 4, h.entry == Entry::long64 ? *kernel : entry32);
+  const uint64_t entry32 = kernel + h.code32_start - kLoadHigh;
+  set(page, hdr::code32_start, 4, h.entry == Entry::long64 ? kernel : entry32);
   set(page, params::acpi_rsdp_addr, 8, rsdp);
   const std::vector<MemoryMapEntry> map = memory_map(plan.memory());
   set(page, params::e820_entries, 1, map.size());
@@ -273,17 +262,16 @@ Result<LoadedGuest> load_bzimage(const BootImages& images, LoadPlan& plan, CpuSt
     set(page, entry + 8, 8, map[i].size);
     set(page, entry + 16, 4, static_cast<uint32_t>(map[i].type));
   }
-  auto boot_params = plan.put_low(page, kPageSize, "the boot parameters");
-  if (!boot_params) return std::move(boot_params).error();
+  RV_TRY(auto boot_params, plan.put_low(page, kPageSize, "the boot parameters"));
 
   if (h.entry == Entry::long64) {
-    RV_TRY(enter_long_mode(plan, state, *kernel + kEntry64));
+    RV_TRY(enter_long_mode(plan, state, kernel + kEntry64));
   } else {
-    if (entry32 < *kernel || entry32 - *kernel >= h.kernel_size)
-      return image_error(fmt::format("32-bit entry {:#x} is not in the kernel at {:#x}", entry32, *kernel), hdr::code32_start);
+    if (entry32 < kernel || entry32 - kernel >= h.kernel_size)
+      return image_error(fmt::format("32-bit entry {:#x} is not in the kernel at {:#x}", entry32, kernel), hdr::code32_start);
     RV_TRY(enter_protected_mode(plan, state, static_cast<uint32_t>(entry32)));
   }
-  state.gpr[RSI] = *boot_params;
+  state.gpr[RSI] = boot_params;
   return LoadedGuest{h.entry == Entry::long64 ? "bzImage" : "bzImage (32 bits)", h.version};
 }
 

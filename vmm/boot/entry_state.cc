@@ -32,9 +32,8 @@ void clear_registers(CpuState& state) {
 Result<void> set_flat_segments(LoadPlan& plan, CpuState& state, uint32_t code) {
   ByteBuilder gdt;
   gdt.u64(0).u64(0).u64(flat_descriptor(code)).u64(flat_descriptor(kFlatData));
-  auto at = plan.put_low(gdt.data(), 16, "the boot GDT");
-  if (!at) return std::move(at).error();
-  state.gdtr = {*at, static_cast<uint16_t>(gdt.size() - 1)};
+  RV_TRY(auto at, plan.put_low(gdt.data(), 16, "the boot GDT"));
+  state.gdtr = {at, static_cast<uint16_t>(gdt.size() - 1)};
   state.idtr = {0, 0};
   for (Segment& s : state.segment) s = flat_segment(kBootDs, kFlatData);
   state.segment[CS] = flat_segment(kBootCs, code);
@@ -70,9 +69,7 @@ Result<void> enter_long_mode(LoadPlan& plan, CpuState& state, uint64_t entry) {
   clear_registers(state);
   RV_TRY(set_flat_segments(plan, state, kFlatCode64));
   constexpr uint64_t kGib = 4;
-  auto tables = plan.place_low((2 + kGib) * kPageSize, kPageSize, "the boot page tables");
-  if (!tables) return std::move(tables).error();
-  const uint64_t pml4 = *tables;
+  RV_TRY(const uint64_t pml4, plan.place_low((2 + kGib) * kPageSize, kPageSize, "the boot page tables"));
   const uint64_t pdpt = pml4 + kPageSize;
   const uint64_t pd = pdpt + kPageSize;
   ByteBuilder out;

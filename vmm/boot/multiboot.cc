@@ -59,12 +59,11 @@ Result<uint32_t> load_by_addresses(const ImageReader& in, uint64_t header, LoadP
 }
 
 Result<uint32_t> load_as_elf(const ImageReader& in, LoadPlan& plan) {
-  auto elf = parse_elf(in);
-  if (!elf) return std::move(elf).error();
-  RV_TRY(load_elf_segments(in, *elf, plan));
-  const uint64_t entry = elf_physical(*elf, elf->entry);
-  if (entry >= kEnd32 || !elf_has_code_at(*elf, entry))
-    return image_error(fmt::format("ELF entry point {:#x} is not in a loaded segment", elf->entry), 24);
+  RV_TRY(auto elf, parse_elf(in));
+  RV_TRY(load_elf_segments(in, elf, plan));
+  const uint64_t entry = elf_physical(elf, elf.entry);
+  if (entry >= kEnd32 || !elf_has_code_at(elf, entry))
+    return image_error(fmt::format("ELF entry point {:#x} is not in a loaded segment", elf.entry), 24);
   return static_cast<uint32_t>(entry);
 }
 
@@ -85,38 +84,32 @@ Result<LoadedGuest> load_multiboot(const BootImages& images, uint64_t header, Lo
   if ((flags & kRequired & ~kUnderstood) != 0)
     return image_error(fmt::format("multiboot header requires unknown features {:#x}", flags & kRequired & ~kUnderstood),
                        header + 4);
-  const auto entry = (flags & kAddressFields) != 0 ? load_by_addresses(in, header, plan) : load_as_elf(in, plan);
-  if (!entry) return entry.error();
+  RV_TRY(const uint32_t entry,
+         (flags & kAddressFields) != 0 ? load_by_addresses(in, header, plan) : load_as_elf(in, plan));
 
-  auto modules = place_modules(images, plan, "initrd");
-  if (!modules) return std::move(modules).error();
+  RV_TRY(auto modules, place_modules(images, plan, "initrd"));
   ByteBuilder list;
-  for (const PlacedModule& m : *modules) list.u32(m.begin).u32(m.begin + m.size).u32(m.arguments).u32(0);
-  auto list_at = plan.put_low(list.data(), 16, "the module list");
-  if (!list_at) return std::move(list_at).error();
-  auto command_line = plan.put_string(images.command_line, "the command line");
-  if (!command_line) return std::move(command_line).error();
-  auto loader_name = plan.put_string("retrovisor", "the loader name");
-  if (!loader_name) return std::move(loader_name).error();
+  for (const PlacedModule& m : modules) list.u32(m.begin).u32(m.begin + m.size).u32(m.arguments).u32(0);
+  RV_TRY(auto list_at, plan.put_low(list.data(), 16, "the module list"));
+  RV_TRY(auto command_line, plan.put_string(images.command_line, "the command line"));
+  RV_TRY(auto loader_name, plan.put_string("retrovisor", "the loader name"));
   ByteBuilder map;  // the size field of each entry does not count itself
   for (const MemoryMapEntry& e : memory_map(plan.memory()))
     map.u32(20).u64(e.begin).u64(e.size).u32(static_cast<uint32_t>(e.type));
-  auto map_at = plan.put_low(map.data(), 16, "the memory map");
-  if (!map_at) return std::move(map_at).error();
+  RV_TRY(auto map_at, plan.put_low(map.data(), 16, "the memory map"));
 
   ByteBuilder info;
   info.u32(kInfoMemory | kInfoCommandLine | kInfoModules | kInfoMemoryMap | kInfoLoaderName);
   info.u32(kEbdaBegin >> 10).u32((plan.memory().low_end() - kBiosAreaEnd) >> 10);  // mem_lower, mem_upper in KiB
-  info.u32(0).u32(*command_line);                                                       // boot_device, cmdline
-  info.u32(modules->size()).u32(*list_at).zeros(16);                                    // mods_count, mods_addr, syms
-  info.u32(map.size()).u32(*map_at).zeros(12).u32(*loader_name);  // mmap_*; drives and config table: none; boot_loader_name
+  info.u32(0).u32(command_line);                                                        // boot_device, cmdline
+  info.u32(modules.size()).u32(list_at).zeros(16);                                    // mods_count, mods_addr, syms
+  info.u32(map.size()).u32(map_at).zeros(12).u32(loader_name);  // mmap_*; drives and config table: none; boot_loader_name
   info.zeros(kInfoSize - info.size());
-  auto info_at = plan.put_low(info.data(), 16, "the multiboot information");
-  if (!info_at) return std::move(info_at).error();
+  RV_TRY(auto info_at, plan.put_low(info.data(), 16, "the multiboot information"));
 
-  RV_TRY(enter_protected_mode(plan, state, *entry));
+  RV_TRY(enter_protected_mode(plan, state, entry));
   state.gpr[RAX] = kLoaderMagic;
-  state.gpr[RBX] = *info_at;
+  state.gpr[RBX] = info_at;
   return LoadedGuest{"multiboot", ""};
 }
 

@@ -33,12 +33,10 @@ Result<std::vector<PlacedModule>> place_modules(const BootImages& images, LoadPl
   std::vector<PlacedModule> placed;
   const auto place = [&](const std::vector<uint8_t>& bytes, std::string_view arguments,
                          std::string_view what) -> Result<void> {
-    auto at = plan.place_high(bytes.size(), kPageSize, plan.memory().low_end(), what);
-    if (!at) return std::move(at).error();
-    plan.write(*at, bytes);
-    auto text = plan.put_string(arguments, "module arguments");
-    if (!text) return std::move(text).error();
-    placed.push_back({*at, bytes.size(), *text});
+    RV_TRY(auto at, plan.place_high(bytes.size(), kPageSize, plan.memory().low_end(), what));
+    plan.write(at, bytes);
+    RV_TRY(auto text, plan.put_string(arguments, "module arguments"));
+    placed.push_back({at, bytes.size(), text});
     return {};
   };
   if (!images.initrd.empty()) RV_TRY(place(images.initrd, initrd_string, "initrd"));
@@ -58,34 +56,28 @@ Result<LoadedGuest> load_pvh(const BootImages& images, const ElfImage& elf, uint
     return Error{ErrorCode::bad_image, fmt::format("PVH entry point {:#x} is not in a loaded segment", entry),
                  "XEN_ELFNOTE_PHYS32_ENTRY"};
   }
-  auto modules = place_modules(images, plan, "");
-  if (!modules) return std::move(modules).error();
-  auto command_line = plan.put_string(images.command_line, "the command line");
-  if (!command_line) return std::move(command_line).error();
+  RV_TRY(auto modules, place_modules(images, plan, ""));
+  RV_TRY(auto command_line, plan.put_string(images.command_line, "the command line"));
 
   ByteBuilder list;
-  for (const PlacedModule& m : *modules) list.u64(m.begin).u64(m.size).u64(m.arguments).u64(0);
+  for (const PlacedModule& m : modules) list.u64(m.begin).u64(m.size).u64(m.arguments).u64(0);
   uint64_t list_at = 0;
-  if (!modules->empty()) {
-    auto at = plan.put_low(list.data(), 16, "the module list");
-    if (!at) return std::move(at).error();
-    list_at = *at;
+  if (!modules.empty()) {
+    RV_TRY(list_at, plan.put_low(list.data(), 16, "the module list"));
   }
   const std::vector<MemoryMapEntry> map = memory_map(plan.memory());
   ByteBuilder table;
   for (const MemoryMapEntry& e : map) table.u64(e.begin).u64(e.size).u32(static_cast<uint32_t>(e.type)).u32(0);
-  auto table_at = plan.put_low(table.data(), 16, "the memory map");
-  if (!table_at) return std::move(table_at).error();
+  RV_TRY(auto table_at, plan.put_low(table.data(), 16, "the memory map"));
 
   ByteBuilder info;  // struct hvm_start_info
-  info.u32(kStartMagic).u32(kStartVersion).u32(0).u32(modules->size());
-  info.u64(list_at).u64(*command_line).u64(rsdp);
-  info.u64(*table_at).u32(map.size()).u32(0);
-  auto info_at = plan.put_low(info.data(), 16, "the start info");
-  if (!info_at) return std::move(info_at).error();
+  info.u32(kStartMagic).u32(kStartVersion).u32(0).u32(modules.size());
+  info.u64(list_at).u64(command_line).u64(rsdp);
+  info.u64(table_at).u32(map.size()).u32(0);
+  RV_TRY(auto info_at, plan.put_low(info.data(), 16, "the start info"));
 
   RV_TRY(enter_protected_mode(plan, state, static_cast<uint32_t>(entry)));
-  state.gpr[RBX] = *info_at;
+  state.gpr[RBX] = info_at;
   return LoadedGuest{"PVH", linux_version(images.kernel)};
 }
 

@@ -184,7 +184,7 @@ class TerminalConsole final : public StreamConsole {
 
 Result<std::string> read_script(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return Error{ErrorCode::io, "cannot open the script " + path + ": " + std::strerror(errno), "--console"};
+  if (fd < 0) return Error{ErrorCode::io, "cannot open the script " + path + ": " + std::strerror(errno), "console"};
   std::string text;
   std::array<char, 65536> buffer;
   ssize_t n = 0;
@@ -192,7 +192,7 @@ Result<std::string> read_script(const std::string& path) {
     text.append(buffer.data(), static_cast<size_t>(n));
   const int error = errno;
   close(fd);
-  if (n < 0) return Error{ErrorCode::io, "cannot read the script " + path + ": " + std::strerror(error), "--console"};
+  if (n < 0) return Error{ErrorCode::io, "cannot read the script " + path + ": " + std::strerror(error), "console"};
   return text;
 }
 
@@ -203,26 +203,23 @@ Result<std::unique_ptr<Console>> make_console(const ConsoleOptions& options, Sto
   switch (options.kind) {
     case ConsoleKind::none: return std::unique_ptr<Console>(new SilentConsole(options.output_fd, stop));
     case ConsoleKind::script: {
-      auto text = read_script(options.script_file);
-      if (!text) return text.error();
-      auto steps = parse_script(*text, options.script_file);
-      if (!steps) return steps.error();
+      RV_TRY(auto text, read_script(options.script_file));
+      RV_TRY(auto steps, parse_script(text, options.script_file));
       return std::unique_ptr<Console>(
-          new ScriptConsole(std::move(steps).value(), options.script_file, options.output_fd, stop));
+          new ScriptConsole(std::move(steps), options.script_file, options.output_fd, stop));
     }
     case ConsoleKind::stdio:
     case ConsoleKind::terminal: break;
   }
   if (options.kind == ConsoleKind::stdio && isatty(options.input_fd) == 0)
     return std::unique_ptr<Console>(new StreamConsole(options.input_fd, options.output_fd, stop, Answers::reach_nobody));
-  auto terminal = Terminal::make_raw(options.input_fd);
-  if (!terminal) return terminal.error();
+  RV_TRY(auto terminal, Terminal::make_raw(options.input_fd));
   if (options.greeting) {
     constexpr char kGreeting[] = "retrovisor: the guest has the terminal; Ctrl-A x ends the run, Ctrl-A h helps\n";
     [[maybe_unused]] const ssize_t written = ::write(2, kGreeting, sizeof(kGreeting) - 1);
   }
   return std::unique_ptr<Console>(
-      new TerminalConsole(std::move(terminal).value(), options.input_fd, options.output_fd, stop));
+      new TerminalConsole(std::move(terminal), options.input_fd, options.output_fd, stop));
 }
 
 }  // namespace retrovisor

@@ -73,7 +73,7 @@ StopSignals::StopSignals(std::unique_ptr<Saved> saved) : saved_(std::move(saved)
 
 Result<std::unique_ptr<StopSignals>> StopSignals::install(StopSource& stop, std::optional<double> time_limit) {
   if (time_limit && !(*time_limit > 0 && *time_limit < 1e9))
-    return Error{ErrorCode::bad_argument, "a time limit is more than zero seconds", "--timeout"};
+    return Error{ErrorCode::bad_argument, "a time limit is more than zero seconds", "time limit"};
   StopSource* expected = nullptr;
   RV_ASSERT(signalled.compare_exchange_strong(expected, &stop));
 

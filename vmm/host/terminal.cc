@@ -42,7 +42,7 @@ void on_stop(int) {
 Result<std::unique_ptr<Terminal>> Terminal::make_raw(int fd) {
   RV_ASSERT(!terminal.active.load());
   if (tcgetattr(fd, &terminal.before) != 0)
-    return Error{ErrorCode::io, std::string("standard input is no terminal: ") + std::strerror(errno), "--console"};
+    return Error{ErrorCode::io, std::string("standard input is no terminal: ") + std::strerror(errno), "console"};
   terminal.fd = fd;
   terminal.raw = terminal.before;
   cfmakeraw(&terminal.raw);
@@ -63,7 +63,7 @@ Result<std::unique_ptr<Terminal>> Terminal::make_raw(int fd) {
   if (tcsetattr(fd, TCSANOW, &terminal.raw) != 0) {
     const int error = errno;
     const std::unique_ptr<Terminal> undo(new Terminal);
-    return Error{ErrorCode::io, std::string("cannot set the terminal's mode: ") + std::strerror(error), "--console"};
+    return Error{ErrorCode::io, std::string("cannot set the terminal's mode: ") + std::strerror(error), "console"};
   }
   return std::unique_ptr<Terminal>(new Terminal);
 }

@@ -32,7 +32,7 @@ KvmEngine::Next KvmEngine::exited(Vcpu& vcpu) {
 }
 
 KvmEngine::Next KvmEngine::unexpected(const std::string& what) {
-  fail({ErrorCode::unsupported, what + ", which this engine does not know; use --engine=soft", "--engine"});
+  fail({ErrorCode::unsupported, what + ", which this engine does not know; use --engine=soft", "engine"});
   return Next::failed;
 }
 

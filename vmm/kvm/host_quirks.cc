@@ -47,29 +47,27 @@ Result<bool> keeps_vm86(const KvmVcpu& vcpu) {
 
 Result<bool> adds_host_cpuid(const KvmVcpu& vcpu) {
   const auto table = cpuid_table(VcpuId(0), 1);
-  auto in_force = install_cpuid(vcpu, table);
-  if (!in_force) return std::move(in_force).error();
+  RV_TRY(auto in_force, install_cpuid(vcpu, table));
   // KVM itself only moves bits in or out that follow the state, none of leaf 7.
   const CpuidResult want = lookup_cpuid(table, 7, 0);
-  const CpuidResult got = lookup_cpuid(*in_force, 7, 0);
+  const CpuidResult got = lookup_cpuid(in_force, 7, 0);
   return (got.ebx & ~want.ebx) != 0 || (got.ecx & ~want.ecx) != 0 || (got.edx & ~want.edx) != 0;
 }
 
 // Whether an interrupt window that is asked for with interrupts off opens late in ring 0.
 Result<bool> opens_interrupt_window_late(const Kvm& kvm) {
   constexpr std::chrono::milliseconds kLimit(100);
-  auto guest = TinyGuest::create(kvm, tiny_cpuid());
-  if (!guest) return std::move(guest).error();
+  RV_TRY(auto guest, TinyGuest::create(kvm, tiny_cpuid()));
   // sti; nop (in STI's shadow); nop, 16 times; out 80h, al
   std::array<uint8_t, 20> code;
   code.fill(0x90);
   code[0] = 0xfb;
   code[18] = 0xe6;
   code[19] = 0x80;
-  RV_TRY((*guest)->load(TinyGuest::Ring::kernel, code));
-  kvm_run& run = (*guest)->vcpu().run_area();
+  RV_TRY(guest->load(TinyGuest::Ring::kernel, code));
+  kvm_run& run = guest->vcpu().run_area();
   run.request_interrupt_window = 1;
-  auto end = (*guest)->run(kLimit);
+  auto end = guest->run(kLimit);
   run.request_interrupt_window = 0;
   if (!end) return std::move(end).error();
   return run.exit_reason != KVM_EXIT_IRQ_WINDOW_OPEN || end->rip != TinyGuest::kCode + 2;
@@ -115,8 +113,7 @@ Result<std::vector<uint32_t>> unchecked_msrs(const Kvm& kvm, std::span<const uin
   constexpr std::chrono::milliseconds kLimit(100);
   VmOptions options;
   options.filter_msrs = false;  // KVM itself is asked
-  auto guest = TinyGuest::create(kvm, tiny_cpuid(), false, options);
-  if (!guest) return std::move(guest).error();
+  RV_TRY(auto guest, TinyGuest::create(kvm, tiny_cpuid(), false, options));
   std::vector<uint32_t> unchecked;
   for (const BadValue& bad : kBadValues) {
     if (std::find(asked.begin(), asked.end(), bad.index) == asked.end()) continue;
@@ -125,10 +122,9 @@ Result<std::vector<uint32_t>> unchecked_msrs(const Kvm& kvm, std::span<const uin
     // mov ecx, index; mov eax, low half; mov edx, high half; wrmsr
     const std::array<uint8_t, 17> code = {0xb9, byte(i, 0), byte(i, 1), byte(i, 2), byte(i, 3), 0xb8, byte(v, 0), byte(v, 1), byte(v, 2),
                                           byte(v, 3), 0xba, byte(v, 4), byte(v, 5), byte(v, 6), byte(v, 7), 0x0f, 0x30};
-    RV_TRY((*guest)->load(TinyGuest::Ring::kernel, code));
-    auto end = (*guest)->run(kLimit);
-    if (!end) return std::move(end).error();
-    const bool taken = end->kind == TinyGuest::End::Kind::halted;
+    RV_TRY(guest->load(TinyGuest::Ring::kernel, code));
+    RV_TRY(auto end, guest->run(kLimit));
+    const bool taken = end.kind == TinyGuest::End::Kind::halted;
     if (taken && (unchecked.empty() || unchecked.back() != bad.index)) unchecked.push_back(bad.index);
   }
   return unchecked;
@@ -145,25 +141,15 @@ bool may_hide_exception(const kvm_vcpu_events& events, const CpuState& s, GuestM
 Result<HostQuirks> probe_quirks(const Kvm& kvm) {
   HostQuirks quirks;
   quirks.drops_fpu_pointers = drops_fpu_pointers();
-  auto vm = kvm.create_vm();
-  if (!vm) return std::move(vm).error();
-  auto vcpu = vm->create_vcpu(0);
-  if (!vcpu) return std::move(vcpu).error();
-  auto cpuid = adds_host_cpuid(*vcpu);
-  if (!cpuid) return std::move(cpuid).error();
-  quirks.adds_host_cpuid = *cpuid;
-  auto paging = keeps_legacy_paging(*vcpu);
-  if (!paging) return std::move(paging).error();
-  quirks.no_legacy_paging = !*paging;
-  auto vm86 = keeps_vm86(*vcpu);
-  if (!vm86) return std::move(vm86).error();
-  quirks.no_vm86 = !*vm86;
-  auto window = opens_interrupt_window_late(kvm);
-  if (!window) return std::move(window).error();
-  quirks.late_interrupt_window = *window;
-  auto unchecked = unchecked_msrs(kvm, written_msrs(kvm.capabilities(), {}));
-  if (!unchecked) return std::move(unchecked).error();
-  quirks.unchecked_msrs = std::move(*unchecked);
+  RV_TRY(auto vm, kvm.create_vm());
+  RV_TRY(auto vcpu, vm.create_vcpu(0));
+  RV_TRY(quirks.adds_host_cpuid, adds_host_cpuid(vcpu));
+  RV_TRY(auto paging, keeps_legacy_paging(vcpu));
+  quirks.no_legacy_paging = !paging;
+  RV_TRY(auto vm86, keeps_vm86(vcpu));
+  quirks.no_vm86 = !vm86;
+  RV_TRY(quirks.late_interrupt_window, opens_interrupt_window_late(kvm));
+  RV_TRY(quirks.unchecked_msrs, unchecked_msrs(kvm, written_msrs(kvm.capabilities(), {})));
   return quirks;
 }
 

@@ -27,7 +27,7 @@ Result<std::unique_ptr<Kicker>> Kicker::create(kvm_run& run) {
   action.sa_flags = SA_SIGINFO | SA_RESTART;
   sigemptyset(&action.sa_mask);
   if (sigaction(kick_signal(), &action, nullptr) != 0)
-    return Error{ErrorCode::io, "cannot install the signal that interrupts a vCPU: " + errno_text(errno), "--engine"};
+    return Error{ErrorCode::io, "cannot install the signal that interrupts a vCPU: " + errno_text(errno), "engine"};
   std::unique_ptr<Kicker> kicker(new Kicker(run, pthread_self()));
   kicker->watcher_ = std::thread([k = kicker.get()] { k->watch(); });
   return kicker;

@@ -158,21 +158,19 @@ Result<Kvm> Kvm::open(SystemCalls& calls, const char* path) {
 
 Result<void> Kvm::probe() {
   HostCapabilities& host = capabilities_;
-  auto version = file_.call(KVM_GET_API_VERSION, "KVM_GET_API_VERSION", 0ul);
-  if (!version) return std::move(version).error();
-  host.api_version = *version;
-  if (*version != KVM_API_VERSION) {
+  RV_TRY(const int version, file_.call(KVM_GET_API_VERSION, "KVM_GET_API_VERSION", 0ul));
+  host.api_version = version;
+  if (version != KVM_API_VERSION) {
     return Error{ErrorCode::unsupported,
-                 "KVM_GET_API_VERSION says " + std::to_string(*version) + ", not " + std::to_string(KVM_API_VERSION) +
+                 "KVM_GET_API_VERSION says " + std::to_string(version) + ", not " + std::to_string(KVM_API_VERSION) +
                      "; update the host's kernel, or use --engine=soft", {}};
   }
   std::string lacking;
   for (const Capability& c : kCapabilities) {
     // Capabilities the kernel does not know are no error but 0.
-    auto value = file_.call(KVM_CHECK_EXTENSION, "KVM_CHECK_EXTENSION", static_cast<unsigned long>(c.number));
-    if (!value) return std::move(value).error();
-    host.found.push_back({&c, static_cast<uint32_t>(*value)});
-    if (c.required && !is_enough(c, static_cast<uint32_t>(*value))) {
+    RV_TRY(auto value, file_.call(KVM_CHECK_EXTENSION, "KVM_CHECK_EXTENSION", static_cast<unsigned long>(c.number)));
+    host.found.push_back({&c, static_cast<uint32_t>(value)});
+    if (c.required && !is_enough(c, static_cast<uint32_t>(value))) {
       lacking += (lacking.empty() ? "" : ", ") + std::string(c.name) + " (" + c.use + ")";
     }
   }
@@ -181,42 +179,36 @@ Result<void> Kvm::probe() {
                  "this host's KVM lacks " + lacking + "; update the host's kernel, or use --engine=soft", {}};
   }
 
-  auto size = file_.call(KVM_GET_VCPU_MMAP_SIZE, "KVM_GET_VCPU_MMAP_SIZE", 0ul);
-  if (!size) return std::move(size).error();
-  host.vcpu_map_size = static_cast<uint32_t>(*size);
+  RV_TRY(auto size, file_.call(KVM_GET_VCPU_MMAP_SIZE, "KVM_GET_VCPU_MMAP_SIZE", 0ul));
+  host.vcpu_map_size = static_cast<uint32_t>(size);
   if (host.vcpu_map_size < sizeof(kvm_run)) {
     return Error{ErrorCode::unsupported,
-                 "KVM_GET_VCPU_MMAP_SIZE says " + std::to_string(*size) + " bytes, too few; use --engine=soft", {}};
+                 "KVM_GET_VCPU_MMAP_SIZE says " + std::to_string(size) + " bytes, too few; use --engine=soft", {}};
   }
 
   auto msrs = std::make_unique<MsrIndexBuffer>();
   msrs->count = kMaxMsrIndices;
-  auto done = file_.call(request::get_msr_index_list, "KVM_GET_MSR_INDEX_LIST", msrs.get());
-  if (!done) return std::move(done).error();
+  RV_TRY(file_.call(request::get_msr_index_list, "KVM_GET_MSR_INDEX_LIST", msrs.get()));
   host.msrs.assign(msrs->indices.begin(), msrs->indices.begin() + std::min<size_t>(msrs->count, kMaxMsrIndices));
 
   auto cpuid = std::make_unique<CpuidBuffer>();
   cpuid->count = kMaxCpuidEntries;
-  done = file_.call(request::get_supported_cpuid, "KVM_GET_SUPPORTED_CPUID", cpuid.get());
-  if (!done) return std::move(done).error();
+  RV_TRY(file_.call(request::get_supported_cpuid, "KVM_GET_SUPPORTED_CPUID", cpuid.get()));
   const size_t entries = std::min<size_t>(cpuid->count, kMaxCpuidEntries);
   host.supported_cpuid.assign(cpuid->entries.begin(), cpuid->entries.begin() + entries);
   return {};
 }
 
 Result<KvmVm> Kvm::create_vm(const VmOptions& options) const {
-  auto fd = file_.call(KVM_CREATE_VM, "KVM_CREATE_VM", 0ul);
-  if (!fd) return std::move(fd).error();
-  KvmVm vm(File(file_.calls(), *fd), capabilities_.vcpu_map_size);
+  RV_TRY(auto fd, file_.call(KVM_CREATE_VM, "KVM_CREATE_VM", 0ul));
+  KvmVm vm(File(file_.calls(), fd), capabilities_.vcpu_map_size);
   const File& file = vm.file();
   if (capabilities_.has(KVM_CAP_SET_IDENTITY_MAP_ADDR)) {
     uint64_t address = kIdentityMapAddress;
-    auto done = file.call(KVM_SET_IDENTITY_MAP_ADDR, "KVM_SET_IDENTITY_MAP_ADDR", &address);
-    if (!done) return std::move(done).error();
+    RV_TRY(file.call(KVM_SET_IDENTITY_MAP_ADDR, "KVM_SET_IDENTITY_MAP_ADDR", &address));
   }
   if (capabilities_.has(KVM_CAP_SET_TSS_ADDR)) {
-    auto done = file.call(KVM_SET_TSS_ADDR, "KVM_SET_TSS_ADDR", kTssAddress);
-    if (!done) return std::move(done).error();
+    RV_TRY(file.call(KVM_SET_TSS_ADDR, "KVM_SET_TSS_ADDR", kTssAddress));
   }
   if (const uint64_t quirks = capabilities_.value(KVM_CAP_DISABLE_QUIRKS2) & kUnwantedQuirks; quirks != 0) {
     RV_TRY(vm.enable(KVM_CAP_DISABLE_QUIRKS2, "KVM_CAP_DISABLE_QUIRKS2", quirks));

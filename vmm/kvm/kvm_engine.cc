@@ -58,31 +58,24 @@ const KvmStatistics& KvmEngine::kvm_statistics() const {
 KvmEngine::~KvmEngine() { lift_patches(); }
 
 Result<void> KvmEngine::start(SystemCalls& calls) {
-  auto kvm = Kvm::open(calls);
-  if (!kvm) return std::move(kvm).error();
-  kvm_.emplace(std::move(*kvm));
-  auto quirks = probe_quirks(*kvm_);
-  if (!quirks) return std::move(quirks).error();
-  quirks_ = *quirks;
+  RV_TRY(auto kvm, Kvm::open(calls));
+  kvm_.emplace(std::move(kvm));
+  RV_TRY(quirks_, probe_quirks(*kvm_));
   if (user_tsc_ == UserTsc::by_exception) {
     tsc_trap_ = probe_tsc_trap(*kvm_);
     if (tsc_trap_ == TscTrap::none)
       return Error{ErrorCode::unsupported, "this host's KVM lets programs read the TSC, which the recording's did not; replay with "
-                                           "--engine=soft", "--engine"};
+                                           "--engine=soft", "engine"};
   }
   VmOptions vm_options;
   vm_options.unchecked_msrs = quirks_.unchecked_msrs;
-  auto vm = kvm_->create_vm(vm_options);
-  if (!vm) return std::move(vm).error();
-  vm_.emplace(std::move(*vm));
-  auto slots = MemorySlots::create(*vm_, platform_.memory);
-  if (!slots) return std::move(slots).error();
-  slots_.emplace(std::move(*slots));
-  auto vcpu = vm_->create_vcpu(0);
-  if (!vcpu) return std::move(vcpu).error();
-  vcpu_.emplace(std::move(*vcpu));
-  auto table = install_cpuid(*vcpu_, cpuid_table(VcpuId(0), 1));
-  if (!table) return std::move(table).error();
+  RV_TRY(auto vm, kvm_->create_vm(vm_options));
+  vm_.emplace(std::move(vm));
+  RV_TRY(auto slots, MemorySlots::create(*vm_, platform_.memory));
+  slots_.emplace(std::move(slots));
+  RV_TRY(auto vcpu, vm_->create_vcpu(0));
+  vcpu_.emplace(std::move(vcpu));
+  RV_TRY(install_cpuid(*vcpu_, cpuid_table(VcpuId(0), 1)));
   carrier_.emplace(kvm_->capabilities(), quirks_);
   auto progress = open_progress_counter(ProgressKind::emulated_instructions, *vcpu_);
   if (progress) progress_ = std::move(*progress);

@@ -11,15 +11,13 @@ namespace {
 
 template <class T>
 Result<void> get(const File& file, unsigned long request, const char* name, T& out) {
-  auto done = file.call(request, name, &out);
-  if (!done) return std::move(done).error();
+  RV_TRY(file.call(request, name, &out));
   return {};
 }
 // ioctl(2) takes a plain pointer for both directions; with these requests the kernel only reads.
 template <class T>
 Result<void> set(const File& file, unsigned long request, const char* name, const T& in) {
-  auto done = file.call(request, name, const_cast<T*>(&in));
-  if (!done) return std::move(done).error();
+  RV_TRY(file.call(request, name, const_cast<T*>(&in)));
   return {};
 }
 
@@ -61,11 +59,10 @@ Result<void> KvmVm::set_msr_filter(const kvm_msr_filter& filter) const {
 }
 
 Result<KvmVcpu> KvmVm::create_vcpu(uint32_t id) const {
-  auto fd = file_.call(KVM_CREATE_VCPU, "KVM_CREATE_VCPU", static_cast<unsigned long>(id));
-  if (!fd) return std::move(fd).error();
-  File file(file_.calls(), *fd);
+  RV_TRY(auto fd, file_.call(KVM_CREATE_VCPU, "KVM_CREATE_VCPU", static_cast<unsigned long>(id)));
+  File file(file_.calls(), fd);
   void* page = nullptr;
-  if (const int error = file_.calls().map(*fd, vcpu_map_size_, &page); error < 0) {
+  if (const int error = file_.calls().map(fd, vcpu_map_size_, &page); error < 0) {
     const std::string why = errno_text(-error) + advice("", -error);
     return Error{ErrorCode::io, "cannot map the page shared with KVM (mmap of a vCPU): " + why, {}};
   }
@@ -165,9 +162,8 @@ Result<void> KvmVcpu::get_msrs(std::span<kvm_msr_entry> entries) const {
   MsrBuffer buffer;
   buffer.count = static_cast<uint32_t>(entries.size());
   std::copy(entries.begin(), entries.end(), buffer.entries.begin());
-  auto done = file_.call(request::get_msrs, "KVM_GET_MSRS", &buffer);
-  if (!done) return std::move(done).error();
-  const auto read = static_cast<size_t>(*done);
+  RV_TRY(auto done, file_.call(request::get_msrs, "KVM_GET_MSRS", &buffer));
+  const auto read = static_cast<size_t>(done);
   if (read < entries.size()) return refused_msr("KVM_GET_MSRS", entries[read].index, " although KVM lists it");
   std::copy_n(buffer.entries.begin(), entries.size(), entries.begin());
   return {};
@@ -178,9 +174,8 @@ Result<void> KvmVcpu::set_msrs(std::span<const kvm_msr_entry> entries) const {
   MsrBuffer buffer;
   buffer.count = static_cast<uint32_t>(entries.size());
   std::copy(entries.begin(), entries.end(), buffer.entries.begin());
-  auto done = file_.call(request::set_msrs, "KVM_SET_MSRS", &buffer);
-  if (!done) return std::move(done).error();
-  const auto written = static_cast<size_t>(*done);
+  RV_TRY(auto done, file_.call(request::set_msrs, "KVM_SET_MSRS", &buffer));
+  const auto written = static_cast<size_t>(done);
   if (written < entries.size()) return refused_msr("KVM_SET_MSRS", entries[written].index, "'s value");
   return {};
 }
@@ -208,9 +203,8 @@ Result<void> KvmVcpu::interrupt(uint8_t vector) const {
 }
 
 Result<File> KvmVcpu::stats() const {
-  auto fd = file_.call(KVM_GET_STATS_FD, "KVM_GET_STATS_FD", 0ul);
-  if (!fd) return std::move(fd).error();
-  return File(file_.calls(), *fd);
+  RV_TRY(auto fd, file_.call(KVM_GET_STATS_FD, "KVM_GET_STATS_FD", 0ul));
+  return File(file_.calls(), fd);
 }
 
 Result<void> KvmVcpu::set_signal_mask(uint64_t blocked) const {

@@ -15,13 +15,11 @@ namespace retrovisor::kvm {
 
 Result<Trial> try_code(const Kvm& kvm, TinyGuest::Ring ring, std::span<const uint8_t> code, uint64_t cr4,
                        const kvm_guest_debug* debug) {
-  auto guest = TinyGuest::create(kvm, tiny_cpuid());
-  if (!guest) return std::move(guest).error();
-  RV_TRY((*guest)->load(ring, code, cr4));
-  if (debug != nullptr) RV_TRY((*guest)->vcpu().set_guest_debug(*debug));
-  const auto end = (*guest)->run(kLimit);
-  if (!end) return end.error();
-  Trial trial{std::move(*guest), *end, {}};
+  RV_TRY(auto guest, TinyGuest::create(kvm, tiny_cpuid()));
+  RV_TRY(guest->load(ring, code, cr4));
+  if (debug != nullptr) RV_TRY(guest->vcpu().set_guest_debug(*debug));
+  RV_TRY(const auto end, guest->run(kLimit));
+  Trial trial{std::move(guest), end, {}};
   RV_TRY(trial.guest->vcpu().get_regs(trial.regs));
   return trial;
 }
@@ -45,20 +43,19 @@ const char* name(Ring ring) { return ring == Ring::kernel ? "ring 0" : "ring 3";
 
 // Instructions per second of "next: inc rcx; jmp next".
 Result<double> measure_speed(const Kvm& kvm, Ring ring) {
-  auto guest = TinyGuest::create(kvm, tiny_cpuid());
-  if (!guest) return std::move(guest).error();
+  RV_TRY(auto guest, TinyGuest::create(kvm, tiny_cpuid()));
   const Code loop = {0x48, 0xff, 0xc1, 0xeb, 0xfb};
-  RV_TRY((*guest)->load(ring, loop));
+  RV_TRY(guest->load(ring, loop));
   for (const milliseconds time : {milliseconds(1), kSpeedTime}) {  // the first run pays for page faults
     kvm_regs before{}, after{};
-    RV_TRY((*guest)->vcpu().get_regs(before));
+    RV_TRY(guest->vcpu().get_regs(before));
     const auto start = std::chrono::steady_clock::now();
-    const auto end = (*guest)->run(time);
+    const auto end = guest->run(time);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
     if (!end) return end.error();
     if (end->kind != Kind::time_limit)
       return Error{ErrorCode::unsupported, "an endless loop ended: " + end->text(), name(ring)};
-    RV_TRY((*guest)->vcpu().get_regs(after));
+    RV_TRY(guest->vcpu().get_regs(after));
     if (time == kSpeedTime) return 2 * static_cast<double>(after.rcx - before.rcx) / took.count();
   }
   return 0.0;
@@ -189,11 +186,10 @@ Finding ask_int3(const Kvm& kvm, Ring ring) {
 Result<uint64_t> count(TinyGuest& guest, ProgressCounter& counter, std::span<const uint8_t> code) {
   RV_TRY(guest.load(Ring::kernel, code));
   const auto before = counter.read();
-  const auto end = guest.run(kCountLimit);
-  if (!end) return end.error();
+  RV_TRY(const auto end, guest.run(kCountLimit));
   const auto after = counter.read();
   if (!before || !after) return Error{ErrorCode::unsupported, "it cannot be read", std::string(counter.name())};
-  if (end->kind != Kind::halted) return Error{ErrorCode::unsupported, end->text(), std::string(counter.name())};
+  if (end.kind != Kind::halted) return Error{ErrorCode::unsupported, end.text(), std::string(counter.name())};
   return *after - *before;
 }
 

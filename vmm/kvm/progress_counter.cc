@@ -88,12 +88,10 @@ class ConditionalBranches final : public ProgressCounter {
 };
 
 Result<std::unique_ptr<ProgressCounter>> open_emulated_instructions(const KvmVcpu& vcpu) {
-  auto stats = vcpu.stats();
-  if (!stats) return std::move(stats).error();
-  const auto offset = find_stat(
-      [&](uint64_t at, std::span<uint8_t> out) { return stats->calls().read_at(stats->fd(), out, at); }, "insn_emulation");
-  if (!offset) return offset.error();
-  return std::unique_ptr<ProgressCounter>(std::make_unique<EmulatedInstructions>(std::move(*stats), *offset));
+  RV_TRY(auto stats, vcpu.stats());
+  const auto read = [&](uint64_t at, std::span<uint8_t> out) { return stats.calls().read_at(stats.fd(), out, at); };
+  RV_TRY(const auto offset, find_stat(read, "insn_emulation"));
+  return std::unique_ptr<ProgressCounter>(std::make_unique<EmulatedInstructions>(std::move(stats), offset));
 }
 
 Result<std::unique_ptr<ProgressCounter>> open_conditional_branches() {

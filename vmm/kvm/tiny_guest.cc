@@ -175,18 +175,16 @@ Result<std::unique_ptr<TinyGuest>> TinyGuest::create(const Kvm& kvm, std::span<c
   }
   memory->bytes()[kSyscall] = kHlt;
 
-  auto vm = kvm.create_vm(options);
-  if (!vm) return std::move(vm).error();
+  RV_TRY(auto vm, kvm.create_vm(options));
   kvm_userspace_memory_region region{};
   region.flags = dirty_log ? KVM_MEM_LOG_DIRTY_PAGES : 0;
   region.memory_size = kMemorySize;
   region.userspace_addr = memory->address();
-  RV_TRY(vm->set_memory_region(region));
-  auto vcpu = vm->create_vcpu(0);
-  if (!vcpu) return std::move(vcpu).error();
-  RV_TRY(vcpu->set_cpuid(cpuid));
-  RV_TRY(vcpu->set_signal_mask(alarm->blocked_signals()));
-  return std::unique_ptr<TinyGuest>(new TinyGuest(std::move(memory), std::move(alarm), std::move(*vm), std::move(*vcpu)));
+  RV_TRY(vm.set_memory_region(region));
+  RV_TRY(auto vcpu, vm.create_vcpu(0));
+  RV_TRY(vcpu.set_cpuid(cpuid));
+  RV_TRY(vcpu.set_signal_mask(alarm->blocked_signals()));
+  return std::unique_ptr<TinyGuest>(new TinyGuest(std::move(memory), std::move(alarm), std::move(vm), std::move(vcpu)));
 }
 
 Result<void> TinyGuest::load(Ring ring, std::span<const uint8_t> code, uint64_t cr4) {

@@ -55,9 +55,9 @@ Machine::~Machine() = default;
 
 Result<std::unique_ptr<Machine>> Machine::create(const MachineConfig& config, Boundary& boundary) {
   if (config.vcpus < 1 || config.vcpus > kMaxVcpus)
-    return Error{ErrorCode::bad_argument, "a machine has 1 to 16 vCPUs", "--vcpus"};
+    return Error{ErrorCode::bad_argument, "a machine has 1 to 16 vCPUs", "vcpus"};
   if (config.time == TimeSource::events && config.vcpus != 1)
-    return Error{ErrorCode::unsupported, "a machine that the kvm engine runs, or ran, has one vCPU", "--vcpus"};
+    return Error{ErrorCode::unsupported, "a machine that the kvm engine runs, or ran, has one vCPU", "vcpus"};
   RV_ASSERT(config.engine == EngineKind::soft || config.positions == PositionUnit::events);
   RV_ASSERT(config.turns.instructions != 0);
   RV_ASSERT(config.positions == PositionUnit::instructions || config.time == TimeSource::events);

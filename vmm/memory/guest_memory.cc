@@ -18,7 +18,7 @@ uint8_t* reserve(uint64_t size) {
 
 Result<std::unique_ptr<GuestMemory>> GuestMemory::create(uint64_t size) {
   if (size < kMinRam || size > kMaxRam || size % kPageSize != 0)
-    return Error{ErrorCode::bad_argument, "guest memory must be 16M to 64G in whole pages", "--memory"};
+    return Error{ErrorCode::bad_argument, "guest memory must be 16M to 64G in whole pages", "memory"};
   std::unique_ptr<GuestMemory> m(new GuestMemory);
   m->size_ = size;
   m->low_end_ = std::min(size, kLowRamEnd);
@@ -27,7 +27,7 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::create(uint64_t size) {
   m->base_ = reserve(m->page_limit_ << kPageShift);
   m->flags_ = reserve(((m->page_limit_ + 7) & ~uint64_t{7}));
   if (m->base_ == nullptr || m->flags_ == nullptr)
-    return Error{ErrorCode::io, std::string("cannot reserve guest memory: ") + std::strerror(errno), "--memory"};
+    return Error{ErrorCode::io, std::string("cannot reserve guest memory: ") + std::strerror(errno), "memory"};
   return m;
 }
 

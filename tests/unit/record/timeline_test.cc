@@ -495,7 +495,7 @@ TEST(Timeline, refuses_a_budget_in_which_no_checkpoint_fits) {
   options.checkpoint_memory = uint64_t{1} << 20;
   const auto refused = Timeline::open(file.path(), images, options);
   ASSERT_FALSE(refused.ok());
-  EXPECT_EQ(refused.error().where, "--checkpoint-memory");
+  EXPECT_EQ(refused.error().where, "checkpoint memory");
   options.checkpoint_memory = uint64_t{3} << 20;
   const auto opened = Timeline::open(file.path(), images, options);
   ASSERT_TRUE(opened.ok()) << opened.error().text();
