@@ -8,6 +8,7 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <climits>
@@ -51,6 +52,14 @@ bool same(const Place& a, const Place& b) {
   if (a.exists != b.exists || a.device != b.device || a.inode != b.inode) return false;
   if (!a.exists) return a.name == b.name;  // in one directory
   return a.regular && b.regular;           // any number of readers and writers share a device
+}
+
+// What is told about standard error being one of the files must not end up in that file: it goes to standard output, or nowhere
+// if that is such a file too.
+void redirect_errors(bool to_output) {
+  const int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+  dup2(to_output ? STDOUT_FILENO : nowhere, STDERR_FILENO);
+  if (nowhere >= 0) close(nowhere);
 }
 
 std::string partial_name(const std::string& path) { return path + std::string(kPartialSuffix); }
@@ -138,6 +147,15 @@ Result<void> CommandFiles::check() const {
     found.place.descriptor = true;
     all.push_back(std::move(found));
   }
+  const auto named_too = [&all](int fd) {
+    struct stat status {};
+    Place stream;
+    if (fstat(fd, &status) == 0) take(stream, status);
+    return std::any_of(all.begin(), all.end(), [&](const Found& f) {
+      return f.named != nullptr && !f.place.descriptor && (same(f.place, stream) || (f.beside && same(*f.beside, stream)));
+    });
+  };
+  if (named_too(STDERR_FILENO)) redirect_errors(!named_too(STDOUT_FILENO));
   for (size_t i = 0; i < all.size(); ++i) {
     for (size_t k = 0; k < all.size(); ++k) {
       const Found& out = all[i];
@@ -237,12 +255,18 @@ Result<void> write_output(const std::string& path, const std::string& option, st
   return file.commit();
 }
 
-std::string find_trace(const std::string& path) {
+Result<std::string> find_trace(const std::string& path, const std::string& option) {
   const std::string unfinished = partial_name(path);
   struct stat whole {}, partial {};
-  if (stat(unfinished.c_str(), &partial) != 0) return path;
-  if (stat(path.c_str(), &whole) != 0) {
-    if (errno != ENOENT) return path;
+  const bool is_there = stat(path.c_str(), &whole) == 0;
+  const bool instead = !is_there && errno == ENOENT;
+  const bool has_partial = stat(unfinished.c_str(), &partial) == 0;
+  CommandFiles files;  // before a word is said: it could be said into the trace
+  files.input(option, path);
+  if (has_partial) files.input(option, unfinished);
+  RV_TRY(files.check());
+  if (!has_partial || (!is_there && !instead)) return path;
+  if (instead) {
     say("{} was not finished: reading {}", path, unfinished);
     return unfinished;
   }

@@ -41,7 +41,8 @@ class CommandFiles {
   void output(std::string option, const std::string& path);
   // "unix:PATH" makes a socket; anything else is no file.
   void listener(std::string option, const std::string& where);
-  // An error if an output is another of the files, by name, link or inode, or cannot be where it is wanted.
+  // An error if an output is another of the files, by name, link or inode, or cannot be where it is wanted. If it is about
+  // standard error, that leads elsewhere from then on, so that the error itself can be told.
   Result<void> check() const;
 
  private:
@@ -89,7 +90,7 @@ class OutputFile {
 Result<void> write_output(const std::string& path, const std::string& option, std::string_view bytes);
 
 // The trace that `path` means: itself or, if there is none, the unfinished one beside it. Says which, and if there is a newer
-// unfinished one.
-std::string find_trace(const std::string& path);
+// unfinished one. An error if a standard stream would write into it: whoever reads a trace begins here.
+Result<std::string> find_trace(const std::string& path, const std::string& option = "TRACE");
 
 }  // namespace retrovisor::cli

@@ -139,7 +139,9 @@ int serve_listening(const GdbCommand& options, StopSource& stop, gdb::ServerOpti
 }
 
 int serve(GdbCommand options) {
-  options.trace = find_trace(options.trace);
+  auto trace = find_trace(options.trace);
+  if (!trace) return fail(trace.error());
+  options.trace = *trace;
   if (auto checked = check_outputs(options); !checked) return fail(checked.error());
   auto stop = StopSource::create();
   if (!stop) return fail(stop.error());

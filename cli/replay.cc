@@ -117,7 +117,9 @@ int replay_parts(const ReplayCommand& options, const BootImages& images, const S
 }
 
 int replay(ReplayCommand options) {
-  options.trace = find_trace(options.trace);
+  auto trace = find_trace(options.trace);
+  if (!trace) return fail(trace.error());
+  options.trace = *trace;
   ReplayOptions how;
   how.check_digests = how.check_journal = !options.no_checks;
   if (!options.stop_at.empty()) {

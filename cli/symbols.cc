@@ -90,7 +90,9 @@ Result<KernelSymbols> symbols_of_trace(const SymbolsCommand& options, const Trac
 }
 
 int symbols(SymbolsCommand options) {
-  options.source = find_trace(options.source);
+  auto source = find_trace(options.source, "KERNEL|TRACE");
+  if (!source) return fail(source.error());
+  options.source = *source;
   CommandFiles files;
   files.input("KERNEL|TRACE", options.source);
   files.output("--output", options.output);

@@ -211,7 +211,9 @@ void add_trace(CLI::App& app, Action& action) {
     sub->add_option("trace", options->trace, "trace file")->type_name("TRACE")->required();
     sub->add_flag("--json", options->json, "as JSON");
     sub->callback([options, run, &action] { action = [options, run] {
-      options->trace = find_trace(options->trace);
+      auto trace = find_trace(options->trace);
+      if (!trace) return fail(trace.error());
+      options->trace = *trace;
       return run(*options);
     }; });
     return sub;

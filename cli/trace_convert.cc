@@ -23,7 +23,9 @@ struct ConvertCommand {
 };
 
 int run(ConvertCommand options) {
-  options.trace = find_trace(options.trace);
+  auto trace = find_trace(options.trace);
+  if (!trace) return fail(trace.error());
+  options.trace = *trace;
   CommandFiles files;
   files.output("--output", options.output);
   auto images = read_recorded_images(options.trace, options.images, files);

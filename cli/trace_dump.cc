@@ -205,7 +205,9 @@ void add_trace_dump(CLI::App& trace, Action& action) {
   sub->add_option("--to", options->to, "last position to show")->type_name("POSITION");
   sub->add_option("--limit", options->limit, "at most this many")->type_name("N");
   sub->callback([options, &action] { action = [options] {
-      options->trace = find_trace(options->trace);
+      auto trace = find_trace(options->trace);
+      if (!trace) return fail(trace.error());
+      options->trace = *trace;
       return dump(*options);
     }; });
 }

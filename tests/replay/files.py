@@ -80,11 +80,34 @@ class Outputs(support.Case):
         self.refused("--init", "--listen", "gdb", self.trace, "--init", self.path("new"), "--listen", "unix:" + self.path("new"))
 
     def test_the_standard_streams_are_files_too(self):
-        with open(self.trace, "ab") as file:
-            result = subprocess.run([support.TOOL, "replay", self.trace], stdout=file, stderr=subprocess.PIPE, check=False)
-        self.assertEqual(result.returncode, BAD_ARGUMENTS)
-        self.assertIn(b"standard output", result.stderr)
-        self.assertEqual(self.contents(), self.before)
+        shutil.copy(self.trace, self.path("u.partial"))  # what is unfinished is told of, too, and must not be told to itself
+        self.before = self.contents()
+        reading_a_trace = (["replay"], ["replay", "--bisect"], ["trace", "info"], ["trace", "info", "--json"], ["trace", "verify"],
+                           ["trace", "verify", "--json"], ["trace", "dump"], ["trace", "dump", "--json"],
+                           ["trace", "convert", "-o", self.path("new")], ["symbols", "-o", self.path("new")],
+                           ["gdb", "--once", "--listen", "127.0.0.1:0"], ["gdb", "--stdio"])
+        cases = [([*command, self.path(trace)], file) for command in reading_a_trace
+                 for trace, file in (("t", "t"), ("u", "u.partial"))]
+        cases += [(command, "k") for command in (["run", *self.guest], ["record", *self.guest, "-o", self.path("new")],
+                                                 ["symbols", self.kernel, "-o", self.path("new")], ["replay", self.trace],
+                                                 ["gdb", "--stdio", self.trace],
+                                                 ["trace", "convert", self.trace, "-o", self.path("new")])]
+        for command, name in cases:
+            for stream in ("stdout", "stderr"):
+                # What is wrong with standard error is told on standard output.
+                words = "stdout" if stream == "stderr" else "stderr"
+                with self.subTest(command=command, stream=stream), open(self.path(name), "ab") as file:
+                    result = subprocess.run([support.TOOL, *command], stdin=subprocess.DEVNULL, check=False, timeout=60,
+                                            **{stream: file, words: subprocess.PIPE})
+                    self.assertEqual(self.contents(), self.before)
+                    self.assertEqual(result.returncode, BAD_ARGUMENTS)
+                    self.assertIn(b"standard output" if stream == "stdout" else b"standard error", getattr(result, words))
+            with self.subTest(command=command, stream="both"), open(self.path(name), "ab") as file:
+                result = subprocess.run([support.TOOL, *command], stdin=subprocess.DEVNULL, check=False, timeout=60, stdout=file,
+                                        stderr=file)
+                self.assertEqual(self.contents(), self.before)
+                self.assertEqual(result.returncode, BAD_ARGUMENTS)
+        os.remove(self.path("u.partial"))
         keys = self.file("keys", "typed")
         self.before = self.contents()
         with open(keys, "rb") as file:

@@ -120,11 +120,11 @@ TEST_F(Files, nothing_is_written_through_a_link_in_place_of_the_partial_file) {
 }
 
 TEST_F(Files, a_trace_that_was_not_finished_is_found_by_the_name_it_was_to_have) {
-  EXPECT_EQ(find_trace(path("t")), path("t"));
+  EXPECT_EQ(*find_trace(path("t")), path("t"));
   make("t.partial", "x");
-  EXPECT_EQ(find_trace(path("t")), path("t.partial"));
+  EXPECT_EQ(*find_trace(path("t")), path("t.partial"));
   make("t", "x");
-  EXPECT_EQ(find_trace(path("t")), path("t"));
+  EXPECT_EQ(*find_trace(path("t")), path("t"));
 }
 
 }  // namespace
