@@ -315,8 +315,16 @@ Error no_way_back() {
 
 }  // namespace
 
+// `c`, but for events that happen at `from`: a step back begins before them.
+StopConditions Execution::with_events_before(StopConditions c, Position from) {
+  c.event_filter = [filter = std::move(c.event_filter), from](const JournalEvent& e) {
+    return e.position < from && (!filter || filter(e));
+  };
+  return c;
+}
+
 Result<TimelineStop> Execution::back_by_one(Position from) {
-  const StopConditions c = conditions(true);
+  const StopConditions c = with_events_before(conditions(true), from);
   if (c.breakpoints.empty() && c.watches.empty() && c.bytes.empty() && c.events == 0) return timeline()->seek(from - 1);
   auto stop = timeline()->backward(c, from - 1);
   if (!stop || stop->reason != TimelineStop::Reason::breakpoint) return stop;
@@ -359,7 +367,7 @@ Result<TimelineStop> Execution::reverse_step(VcpuId vcpu) {
     }
     // Another's. On to the end of its own last turn.
     const auto away = [vcpu](const JournalEvent& e) { return e.vcpu == vcpu; };
-    stop = timeline()->backward(with_turns(conditions(true), away), begin);
+    stop = timeline()->backward(with_turns(with_events_before(conditions(true), from), away), begin);
     if (stop && stop->reason == Reason::position) stop->reason = Reason::begin;  // it has never run before
     if (!stop || stop->reason != Reason::event || stop->event->kind != EventKind::vcpu_switch || !away(*stop->event) ||
         asks_for(conditions(false), *stop->event))

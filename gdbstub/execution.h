@@ -99,6 +99,7 @@ class Execution {
   uint64_t pc(VcpuId vcpu) { return machine().vcpu(vcpu).state.linear_rip().value; }
   bool one_vcpu() { return machine().config().vcpus == 1; }
   static StopConditions with_turns(StopConditions c, std::function<bool(const JournalEvent&)> wanted);
+  static StopConditions with_events_before(StopConditions c, Position from);
   Result<TimelineStop> step_to(VcpuId vcpu);
   // Runs until `vcpu` gets its turn: nothing, if it has not executed an instruction yet. Or something stops the others.
   Result<std::optional<TimelineStop>> other_turns(VcpuId vcpu, Position limit);

@@ -71,10 +71,16 @@ Result<EventMask> kind_named(const std::string& name) {
   return bad(fmt::format("'{}' is no kind of event; known are {}", name, known));
 }
 
+// How it ended belongs to what happened, a triple fault with all that led to it.
+std::string end_line(const EndRecord& end) {
+  return fmt::format("{:>10}  {:>14}  the recording ends: {}\n", "", end.position.value, describe(end.stop, end.faults));
+}
+
 Result<std::string> events(Execution& e, Words words) {
   if (e.timeline() == nullptr || e.target().trace().empty()) return no_recording();
   EventMask kinds = ~EventMask{0};
   Position at = e.timeline()->position();
+  std::string out;
   if (!words.empty() && words[0] != "around") {
     RV_TRY(kinds, kind_named(words[0]));
     words = words.subspan(1);
@@ -84,18 +90,23 @@ Result<std::string> events(Execution& e, Words words) {
     RV_TRY(at, parse_position(e, words[1]));
   }
   RV_TRY(const auto found, events_around(e.target().trace(), kinds, at, kEventsShown, kEventsShown,
-                                        [&e] { return e.target().interrupted(); }));
-  std::string out;
+                                         [&e] { return e.target().interrupted(); }));
   bool marked = false;
   const auto mark = [&] {
     if (!marked) out += fmt::format("{:>10}  {:>14}  <- position {}\n", "", at.value, grouped(at.value));
     marked = true;
   };
-  for (const NumberedEvent& n : found) {
+  for (const NumberedEvent& n : found.events) {
     if (n.event.event.position >= at) mark();
     out += fmt::format("{:>10}  {:>14}  {}\n", n.number, n.event.event.position.value, describe(n.event));
   }
+  if (found.end && found.end->position < at) {
+    out += end_line(*found.end);
+    mark();
+    return out;
+  }
   mark();
+  if (found.end) out += end_line(*found.end);
   return out;
 }
 

@@ -8,9 +8,9 @@
 namespace retrovisor::gdb {
 namespace {
 
-// Calls `visit` with each event until it returns false.
-template <class Visit>
-Result<void> for_each_event(const std::string& trace, const Interrupted& interrupted, Visit&& visit) {
+// Calls `visit` with each event until it returns false; then `end` with how the recording ended.
+template <class Visit, class End>
+Result<void> for_each_event(const std::string& trace, const Interrupted& interrupted, Visit&& visit, End&& end) {
   constexpr uint64_t kBetweenAsking = 4096;  // events: a millisecond or less
   RV_TRY(auto reader, TraceReader::open(trace, {.key_frames = TraceReader::KeyFrames::skip}));
   uint64_t number = 0;
@@ -22,13 +22,15 @@ Result<void> for_each_event(const std::string& trace, const Interrupted& interru
     if (auto* event = std::get_if<TraceEvent>(&*item);
         event != nullptr && !visit(NumberedEvent{number++, std::move(*event)}))
       return {};
+    if (auto* record = std::get_if<EndRecord>(&**item)) end(std::move(*record));
   }
 }
 
 }  // namespace
 
-Result<std::vector<NumberedEvent>> events_around(const std::string& trace, EventMask kinds, Position at, size_t before,
-                                                 size_t after, const Interrupted& interrupted) {
+Result<EventsAround> events_around(const std::string& trace, EventMask kinds, Position at, size_t before, size_t after,
+                                   const Interrupted& interrupted) {
+  EventsAround out;
   std::deque<NumberedEvent> earlier;
   std::vector<NumberedEvent> later;
   RV_TRY(for_each_event(trace, interrupted, [&](NumberedEvent e) {
@@ -41,9 +43,9 @@ Result<std::vector<NumberedEvent>> events_around(const std::string& trace, Event
       if (earlier.size() > before) earlier.pop_front();
     }
     return true;
-  }));
-  std::vector<NumberedEvent> out(std::make_move_iterator(earlier.begin()), std::make_move_iterator(earlier.end()));
-  out.insert(out.end(), std::make_move_iterator(later.begin()), std::make_move_iterator(later.end()));
+  }, [&](EndRecord end) { out.end = std::move(end); }));
+  out.events.assign(std::make_move_iterator(earlier.begin()), std::make_move_iterator(earlier.end()));
+  out.events.insert(out.events.end(), std::make_move_iterator(later.begin()), std::make_move_iterator(later.end()));
   return out;
 }
 
@@ -54,7 +56,7 @@ Result<std::optional<NumberedEvent>> event_number(const std::string& trace, uint
     if (e.number != number) return true;
     found = std::move(e);
     return false;
-  }));
+  }, [](const EndRecord&) {}));
   return found;
 }
 

@@ -168,6 +168,7 @@ TimelineStop TimelineImpl::stop_here(TimelineStop::Reason reason) const {
 Result<TimelineStop> TimelineImpl::seek(Position target) {
   using Reason = TimelineStop::Reason;
   RV_TRY(end_diversion());
+  lost_told_ = false;
   const Position to = std::min(target, end());
   RunOptions options;
   options.steps_to_target = true;

@@ -107,7 +107,8 @@ class Timeline {
   virtual Result<TimelineStop> forward(const StopConditions& conditions, Position limit) = 0;
   // Runs backward to the last place before the present position where a condition holds. A breakpoint at P: stands at P,
   // before its instruction. A watch or event caused by the instruction executed at P: stands at P, before it, so that memory
-  // holds the old value. Nothing found: at `limit` or at the beginning.
+  // holds the old value. Nothing found: at `limit` or at the beginning. At the end, the exceptions of a triple fault come first:
+  // they happen there, so the first of them that is asked for is told without moving, once.
   virtual Result<TimelineStop> backward(const StopConditions& conditions, Position limit) = 0;
   // The last change before the present position of any of these bytes, by whomever and through whatever address. What is
   // answered has been compared with memory: from there to here it holds what was written. `asker`: whose tables seen_at is about.

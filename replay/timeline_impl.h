@@ -131,7 +131,7 @@ class TimelineImpl final : public Timeline, private JournalSink {
   void keep_way_back(Position here);
   Result<TimelineStop> stand_behind(const Hit& hit);
   TimelineStop stop_at_hit(const Hit& hit) const;
-  std::optional<Hit> lost_at_end(const StopConditions& conditions) const;
+  std::optional<Hit> lost_at_end(const StopConditions& conditions);
 
   std::unique_ptr<ReplaySession> session_;
   std::unique_ptr<JournalChecker> checker_;
@@ -143,6 +143,7 @@ class TimelineImpl final : public Timeline, private JournalSink {
 
   Position position_;
   uint64_t spacing_;     // of lasting checkpoints, which stand at its multiples
+  bool lost_told_ = false;  // of the triple fault at the end, since the timeline came there
   bool exact_ = true;  // the machine is at position_, as run_until(position_) leaves it
   bool diverted_ = false;
 

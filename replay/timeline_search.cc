@@ -63,6 +63,7 @@ Result<TimelineStop> TimelineImpl::forward(const StopConditions& conditions, Pos
   RV_TRY(arrive_at(position_, {}));
   const Position to = std::min(limit, end());
   if (position_ < to) {
+    lost_told_ = false;
     Search search = make_search(conditions);
     search.stop_at_first = true;
     search.observers.resume_from = search.from = position_;
@@ -75,8 +76,9 @@ Result<TimelineStop> TimelineImpl::forward(const StopConditions& conditions, Pos
 }
 
 // A triple fault happens at the last position, on arrival at which the timeline ends: what led to it is known from the recording.
-std::optional<TimelineImpl::Hit> TimelineImpl::lost_at_end(const StopConditions& conditions) const {
-  if (position_ != end() || (conditions.events & mask_of(EventKind::exception_lost)) == 0 || !session_->summary().end) return std::nullopt;
+// Told once, whichever way one comes to it: a run that goes on from there has it behind.
+std::optional<TimelineImpl::Hit> TimelineImpl::lost_at_end(const StopConditions& conditions) {
+  if (position_ != end() || lost_told_ || (conditions.events & mask_of(EventKind::exception_lost)) == 0 || !session_->summary().end) return std::nullopt;
   for (const ChainedFault& f : session_->summary().end->faults) {
     if (f.interrupt) continue;
     const JournalEvent e{EventKind::exception_lost, m_.next_vcpu(), position_, f.vector, f.error, f.address};
@@ -85,6 +87,7 @@ std::optional<TimelineImpl::Hit> TimelineImpl::lost_at_end(const StopConditions&
     hit.position = position_;
     hit.reason = Reason::event;
     hit.event = e;
+    lost_told_ = true;
     return hit;
   }
   return std::nullopt;
@@ -127,6 +130,8 @@ Result<TimelineStop> TimelineImpl::backward(const StopConditions& conditions, Po
   RV_TRY(end_diversion());
   const Position start = position_;
   const Position lowest = std::min(std::max(limit, begin()), start);
+  if (position_ == end()) RV_TRY(arrive_at(start, {}));
+  if (auto hit = lost_at_end(conditions)) return stop_at_hit(*hit);
   keep_way_back(start);
   RV_TRY(const auto found, search_backward(conditions, lowest, start));
   RunOptions options;
@@ -135,6 +140,7 @@ Result<TimelineStop> TimelineImpl::backward(const StopConditions& conditions, Po
   const Position to = found.interrupted ? start : found.hit ? found.hit->position : lowest;
   RV_TRY(arrive_at(to, options));
   if (found.interrupted) return stop_here(Reason::interrupted);
+  lost_told_ = false;
   if (found.hit) return stop_at_hit(*found.hit);
   return stop_here(to == begin() ? Reason::begin : Reason::position);
 }

@@ -20,6 +20,27 @@ std::string_view source_name(uint64_t source) {
   }
 }
 
+std::string exception_name(uint64_t vector) {
+  constexpr std::string_view kNames[] = {"#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "", "#TS",
+                                         "#NP", "#SS", "#GP", "#PF", "", "#MF", "#AC", "#MC", "#XM"};
+  if (vector < std::size(kNames) && !kNames[vector].empty()) return std::string(kNames[vector]);
+  return fmt::format("exception {}", vector);
+}
+
+// SDM 3A table 6-1.
+bool has_error_code(uint64_t vector) {
+  return vector == vec::DF || (vector >= vec::TS && vector <= vec::PF) || vector == vec::AC;
+}
+
+// "exception 14 (#PF) error code 0x2 CR2 0x1000", "exception 6 (#UD)": what the exception has, and no more.
+std::string exception_text(const JournalEvent& e) {
+  std::string out = fmt::format("{} {}", to_string(e.kind), e.a);
+  if (const std::string name = exception_name(e.a); !name.starts_with("exception")) out += fmt::format(" ({})", name);
+  if (has_error_code(e.a)) out += fmt::format(" error code {:#x}", e.b);
+  if (e.a == vec::PF) out += fmt::format(" CR2 {:#x}", e.c);
+  return out;
+}
+
 std::string position_prefix(const JournalEvent& e) {
   return fmt::format("at position {} on vCPU {}: ", e.position.value, e.vcpu.value);
 }
@@ -40,7 +61,7 @@ std::string describe(const JournalEvent& e) {
     case EventKind::dma: return fmt::format("{} at {:#x} size {} hash {:016x}", name, e.a, e.b, e.c);
     case EventKind::vcpu_switch: return fmt::format("{} to vCPU {}", name, e.a);
     case EventKind::exception:
-    case EventKind::exception_lost: return fmt::format("{} {} error code {:#x} CR2 {:#x}", name, e.a, e.b, e.c);
+    case EventKind::exception_lost: return exception_text(e);
     case EventKind::cr3_write: return fmt::format("{} {:#x}, was {:#x}", name, e.a, e.b);
     case EventKind::wall_clock: return fmt::format("{} {} s", name, e.a);
     case EventKind::entropy: return std::string(name);
@@ -67,17 +88,6 @@ std::string describe(const TraceEvent& e) {
 
 std::string describe_at(const JournalEvent& e) { return position_prefix(e) + describe(e); }
 std::string describe_at(const TraceEvent& e) { return position_prefix(e.event) + describe(e); }
-
-namespace {
-
-std::string exception_name(uint8_t vector) {
-  constexpr std::string_view kNames[] = {"#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "", "#TS",
-                                         "#NP", "#SS", "#GP", "#PF", "", "#MF", "#AC", "#MC", "#XM"};
-  if (vector < std::size(kNames) && !kNames[vector].empty()) return std::string(kNames[vector]);
-  return fmt::format("exception {}", vector);
-}
-
-}  // namespace
 
 std::string describe(const Stop& stop, const std::vector<ChainedFault>& faults) {
   std::string out = describe(stop);

@@ -151,7 +151,8 @@ Result<TraceHeader> decode_header(std::span<const uint8_t> payload, uint32_t for
     return bad("header has an unknown kind of positions or time");
   h.position_unit = static_cast<PositionUnit>(in->position_unit());
   h.time_source = static_cast<TimeSource>(in->time_source());
-  if (in->processor_model() > static_cast<uint8_t>(kLastProcessorModel)) return bad("header has an unknown processor model");
+  if (in->processor_model() > static_cast<uint8_t>(kLastProcessorModel))
+    return bad(fmt::format("header has an unknown processor model, number {}", in->processor_model()));
   h.processor_model = static_cast<ProcessorModel>(in->processor_model());
   if (in->user_tsc() > static_cast<uint8_t>(UserTsc::by_exception)) return bad("header has an unknown way to read the TSC");
   h.user_tsc = static_cast<UserTsc>(in->user_tsc());

@@ -212,6 +212,39 @@ class MonitorCommands(Case):
         self.assertNotIn("rror", out)
 
 
+class TripleFault(Case):
+    """lidt of nothing, ud2: with the default journal, which has no exceptions."""
+
+    CODE = bytes([0x0f, 0x01, 0x1d, 0x10, 0x00, 0x10, 0x00, 0x0f, 0x0b]).ljust(32, b"\0")
+    CHAIN = r"triple fault: #UD at RIP 0x100007, then #GP \(error code 0x33\), then #GP \(error code 0x6b\), then #DF \(error code 0x0\), then #GP \(error code 0x43\)\n"
+    FIRST = r"at position 1 on vCPU 0: exception-lost 6 \(#UD\)\n"
+
+    def setUp(self):
+        super().setUp()
+        with open(self.path("kernel"), "wb") as file:
+            file.write(self.CODE)
+        self.trace = self.record("--kernel", self.path("kernel"), "--flat-address", "0x100000", "--flat-mode", "protected32")
+
+    def test_events_at_the_end_name_the_chain(self):
+        for where in ("monitor seek end", "monitor seek begin"):
+            out = self.gdb(self.serve(self.trace), where, "monitor events")
+            self.assert_order(out, rf" 1  the recording ends: {self.CHAIN}")
+        out = self.gdb(self.serve(self.trace), "monitor events around 99M")
+        self.assert_order(out, r"the recording ends at 1: there is no position 99'000'000", self.CHAIN, r"<- position 99'000'000")
+
+    def test_going_back_from_the_end_stops_where_the_chain_begins(self):
+        server = self.serve(self.trace, "--at", "end")
+        out = self.gdb(server, "monitor break-on exception", "reverse-continue", "print $pc", "monitor position",
+                       "reverse-continue", "monitor position", "continue", "print $pc", "continue", "reverse-stepi", "monitor position")
+        self.assert_order(out, self.FIRST, r"\$1 = .*0x100007", "position 1 of", "No more reverse-execution", "position 0 of",
+                          self.FIRST, r"\$2 = .*0x100007", "the recording ends here: " + self.CHAIN, "position 0 of")
+
+    def test_a_step_back_from_the_end_is_a_step(self):
+        out = self.gdb(self.serve(self.trace, "--at", "end"), "monitor break-on exception", "reverse-stepi", "monitor position")
+        self.assert_order(out, "position 0 of")
+        self.assertNotIn("exception-lost", out)
+
+
 class Modes(Case):
     """16- and 32-bit code."""
 

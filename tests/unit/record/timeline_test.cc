@@ -335,6 +335,40 @@ TEST(Timeline, stops_where_a_triple_fault_begins_and_tells_all_of_it) {
   EXPECT_EQ(check(t->forward(c, kNoPosition)).reason, Reason::end);
 }
 
+TEST(Timeline, goes_back_to_where_a_triple_fault_begins_once) {
+  SessionSetup setup;
+  setup.keys = {{300'000, guest_key::triple}};
+  const Recorded t(setup);
+  StopConditions c;
+  c.events = mask_of(EventKind::exception) | mask_of(EventKind::exception_lost);
+  for (const bool told_forwards : {false, true}) {
+    if (told_forwards) {
+      check(t->seek(Position(1000)));
+      EXPECT_EQ(check(t->forward(c, kNoPosition)).reason, Reason::event);
+    } else {
+      check(t->seek(t->end()));
+      const TimelineStop first = check(t->backward(c, t->begin()));
+      ASSERT_EQ(first.reason, Reason::event);
+      EXPECT_EQ(first.event->kind, EventKind::exception_lost);
+      EXPECT_EQ(first.position, t->end());
+    }
+    EXPECT_EQ(t->position(), t->end());
+    PlainRun plain(t.file.path());
+    EXPECT_EQ(t->machine().digest(), plain.digest_at(t->end()));
+    EXPECT_EQ(check(t->backward(c, t->begin())).reason, Reason::begin);
+    // Having been elsewhere, it is met again.
+    check(t->forward({}, kNoPosition));
+    EXPECT_EQ(check(t->backward(c, t->begin())).reason, Reason::event);
+    EXPECT_EQ(t->position(), t->end());
+  }
+  check(t->seek(t->end()));
+  c.event_filter = [](const JournalEvent& e) { return e.a == vec::DF; };
+  EXPECT_EQ(check(t->backward(c, t->begin())).event->a, uint64_t{vec::DF});
+  check(t->seek(t->end()));
+  c.event_filter = [](const JournalEvent& e) { return e.a == vec::XM; };
+  EXPECT_EQ(check(t->backward(c, t->begin())).reason, Reason::begin);
+}
+
 TEST(Timeline, events_stop_behind_their_instruction_and_stand_before_it) {
   const Recorded t;
   StopConditions c;

@@ -35,6 +35,47 @@ TEST(TraceRoundTrip, header_keeps_every_field) {
   EXPECT_EQ(h.options, want.options);
 }
 
+TEST(TraceRoundTrip, processor_models_keep_their_numbers) {
+  const TempFile file;
+  const auto write = [&file](unsigned number) {
+    TraceHeader header = test_header();
+    header.processor_model = static_cast<ProcessorModel>(number);
+    auto writer = TraceWriter::create(file.path(), header);
+    ASSERT_TRUE(writer.ok());
+    ASSERT_TRUE((*writer)->end(Position(1), {}, {}).ok());
+  };
+  // What recordings hold; never to be given to other models.
+  constexpr std::pair<unsigned, std::string_view> kStored[] = {{0, "model"}, {1, "amd"}, {2, "intel"}, {3, "amd-zen3"}};
+  for (const auto& [number, name] : kStored) {
+    write(number);
+    const auto reader = TraceReader::open(file.path());
+    ASSERT_TRUE(reader.ok()) << reader.error().text();
+    EXPECT_EQ(static_cast<unsigned>((*reader)->header().processor_model), number);
+    EXPECT_EQ(name_of((*reader)->header().processor_model), name);
+  }
+  for (const unsigned number : {static_cast<unsigned>(kLastProcessorModel) + 1, 200u}) {
+    write(number);
+    const auto reader = TraceReader::open(file.path());
+    ASSERT_FALSE(reader.ok());
+    EXPECT_NE(reader.error().message.find("processor model, number " + std::to_string(number)), std::string::npos) << reader.error().text();
+  }
+}
+
+TEST(TraceRoundTrip, exceptions_are_described_by_what_they_have) {
+  const auto text = [](uint64_t vector) {
+    return describe(JournalEvent{EventKind::exception_lost, VcpuId(0), Position(1), vector, 0x2, 0x1000});
+  };
+  EXPECT_EQ(text(vec::PF), "exception-lost 14 (#PF) error code 0x2 CR2 0x1000");
+  EXPECT_EQ(text(vec::GP), "exception-lost 13 (#GP) error code 0x2");
+  EXPECT_EQ(text(vec::DF), "exception-lost 8 (#DF) error code 0x2");
+  EXPECT_EQ(text(vec::AC), "exception-lost 17 (#AC) error code 0x2");
+  EXPECT_EQ(text(vec::UD), "exception-lost 6 (#UD)");
+  EXPECT_EQ(text(vec::DE), "exception-lost 0 (#DE)");
+  EXPECT_EQ(text(vec::MF), "exception-lost 16 (#MF)");
+  EXPECT_EQ(text(31), "exception-lost 31");
+  EXPECT_EQ(text(UINT64_MAX), "exception-lost 18446744073709551615");
+}
+
 TEST(TraceRoundTrip, items_come_back_in_order_and_whole) {
   const TempFile file;
   const auto written = write_sample(file.path());
