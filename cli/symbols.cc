@@ -12,8 +12,11 @@
 #include "cli/setup.h"
 #include "replay/replay_session.h"
 #include "traces/reader.h"
+#include "vmm/boot/boot_sector.h"
 #include "vmm/boot/bzimage.h"
 #include "vmm/boot/elf_image.h"
+#include "vmm/boot/gzip.h"
+#include "vmm/boot/multiboot.h"
 
 namespace retrovisor::cli {
 namespace {
@@ -39,21 +42,36 @@ constexpr uint64_t kMemory = uint64_t{512} << 20;
 // Unpacking takes one to five thousand million instructions, by method.
 constexpr uint64_t kMostInstructions = 40'000'000'000, kStep = 20'000'000;
 
+// As it is loaded: what gzip has packed is unpacked.
+Result<std::vector<uint8_t>> unpacked(std::vector<uint8_t> kernel) {
+  if (!is_gzip(kernel)) return kernel;
+  return gunzip(kernel, kMemory);
+}
+
 // Such kernels' symbol and page tables are not those that are looked for.
 Result<void> refuse_32_bits(const std::string& name, std::span<const uint8_t> kernel) {
   constexpr size_t kElfClass = 4;
   constexpr uint8_t kElf32 = 1;
-  const bool narrow =
-      is_elf(kernel) ? kernel.size() > kElfClass && kernel[kElfClass] == kElf32 : is_bzimage(kernel) && !is_bzimage64(kernel);
-  if (!narrow) return {};
-  return Error{ErrorCode::unsupported, name + " is a 32-bit kernel: not supported", ""};
+  if (is_elf(kernel) ? kernel.size() > kElfClass && kernel[kElfClass] == kElf32 : is_bzimage(kernel) && !is_bzimage64(kernel))
+    return Error{ErrorCode::unsupported, name + " is a 32-bit kernel: not supported", ""};
+  if (!is_elf(kernel) && !is_bzimage(kernel) && find_multiboot_header(kernel))
+    return Error{ErrorCode::unsupported, name + " is a 32-bit kernel (multiboot, no ELF file): not supported", ""};
+  return {};
+}
+
+// What starts something else has no symbols; a recording of it may have those of what it has started.
+Result<void> refuse_boot_sector(const std::string& name, std::span<const uint8_t> kernel) {
+  if (is_elf(kernel) || is_bzimage(kernel) || !is_boot_sector(kernel)) return {};
+  return Error{ErrorCode::unsupported,
+               name + " is a boot sector or a disk: symbols are made of the kernel that it starts, or of a recording of that", ""};
 }
 
 Result<KernelSymbols> symbols_of_kernel(const SymbolsCommand& options) {
   RV_TRY(auto bytes, read_image(options.source, "KERNEL", kMemory));
   BootImages images;
-  images.kernel = std::move(bytes);
+  RV_TRY(images.kernel, unpacked(std::move(bytes)));
   RV_TRY(refuse_32_bits(options.source, images.kernel));
+  RV_TRY(refuse_boot_sector(options.source, images.kernel));
   // A vmlinux carries the tables in its file.
   if (auto found = decode_kallsyms(images.kernel)) return found;
   images.command_line = "nokaslr";
@@ -75,7 +93,10 @@ Result<KernelSymbols> symbols_of_trace(const SymbolsCommand& options, const Trac
                                        CommandFiles& files) {
   RV_TRY(auto images, read_recorded_images(header, options.source, options.images, files));
   // What a hypervisor has loaded may be of other bits than the hypervisor.
-  if (images.modules.empty()) RV_TRY(refuse_32_bits(options.source, images.kernel));
+  if (images.modules.empty()) {
+    // One that cannot be unpacked is told of by who loads it.
+    if (const auto plain = unpacked(images.kernel)) RV_TRY(refuse_32_bits(options.source, *plain));
+  }
   RV_TRY(files.check());
   RV_TRY(auto session, ReplaySession::open(options.source, images));
   ReplayOptions how;

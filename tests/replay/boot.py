@@ -58,6 +58,24 @@ class Boot(support.Case):
             result = self.tool("symbols", source, "-o", self.path("s"), expect=support.UNSUPPORTED, timeout=60)
             self.assertIn(f"{source} is a 32-bit kernel: not supported", result.words)
 
+    def test_packed_kernels_and_what_is_no_linux_are_refused_by_symbols_at_once(self):
+        trace = self.path("t.trace")
+        packed = self.file("boot32.gz", gzip.compress(content("boot32")))
+        self.record("--kernel", packed, "--memory", "16M", "--deterministic")
+        elf = self.file("vmlinux.gz", gzip.compress(b"\x7fELF\x01\x01\x01" + bytes(200)))
+        packed_multiboot = self.file("multiboot.gz", gzip.compress(content("multiboot")))
+        broken = self.file("broken.gz", gzip.compress(content("boot32"))[:-100])
+        for source, code, words in ((packed, support.UNSUPPORTED, "is a 32-bit kernel: not supported"),
+                                    (trace, support.UNSUPPORTED, "is a 32-bit kernel: not supported"),
+                                    (elf, support.UNSUPPORTED, "is a 32-bit kernel: not supported"),
+                                    (guest("multiboot"), support.UNSUPPORTED, "is a 32-bit kernel (multiboot"),
+                                    (packed_multiboot, support.UNSUPPORTED, "is a 32-bit kernel (multiboot"),
+                                    (os.environ["BOOT_SECTOR"], support.UNSUPPORTED, "is a boot sector"),
+                                    (broken, support.BAD_IMAGE, "truncated")):
+            with self.subTest(source=source):
+                result = self.tool("symbols", source, "-o", self.path("s"), expect=code, timeout=60)
+                self.assertIn(words, result.words)
+
 
 if __name__ == "__main__":
     support.main()
