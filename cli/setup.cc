@@ -106,6 +106,11 @@ std::string folder_of(const std::string& path) {
   return slash == std::string::npos ? "" : path.substr(0, slash + 1);
 }
 
+// As typed to record, with arguments behind it (the trace has them); or a name with a space in it.
+std::string module_file(const std::string& given) {
+  return access(given.c_str(), F_OK) == 0 ? given : split_module(given).first;
+}
+
 bool is_recorded(const TraceImage& image, std::span<const uint8_t> bytes) {
   return bytes.size() == image.size && image_digest(bytes) == image.digest;
 }
@@ -155,7 +160,7 @@ Result<BootImages> read_recorded_images(const TraceHeader& header, const std::st
     std::string given;
     if (image.role == ImageRole::kernel) given = instead.kernel;
     if (image.role == ImageRole::initrd) given = instead.initrd;
-    if (image.role == ImageRole::module && module < instead.modules.size()) given = instead.modules[module];
+    if (image.role == ImageRole::module && module < instead.modules.size()) given = module_file(instead.modules[module]);
     auto bytes =
         find_image(image, trace, given, fmt::format("--{}", to_string(image.role)), header.memory_size, files);
     if (!bytes) return std::move(bytes).error();

@@ -188,6 +188,15 @@ class Images(support.Case):
             self.assertIn("beside the trace", words)
             self.assertIn("--kernel", words)
         self.tool("replay", self.path("a/t"), "--kernel", self.path("b/k"))
+        self.tool("trace", "convert", self.path("a/t"), "-o", self.path("c"), "--kernel", self.path("b/k"))
+        self.tool("replay", self.path("c"), "--kernel", self.path("b/k"))
+        # Found, and no Linux: not the error of a kernel that is not there.
+        words = self.tool("symbols", self.path("a/t"), "-o", self.path("s"), "--kernel", self.path("b/k"), expect=None).words
+        self.assertNotIn("--kernel", words)
+        self.assertIn("Linux", words)
+        answer = subprocess.run([support.TOOL, "gdb", self.path("a/t"), "--stdio", "--kernel", self.path("b/k")],
+                                input=b"+$?#3f+$k#6b", capture_output=True, timeout=60, check=False)
+        self.assertIn(b"$T05thread:", answer.stdout, answer.stderr)
         self.file("a/k", b"another kernel by now")
         words = self.tool("replay", self.path("a/t"), expect=BAD_ARGUMENTS).words
         self.assertIn("does not belong to this kernel", words)
