@@ -96,6 +96,8 @@ Result<void> prepare(const GdbCommand& options, gdb::TimelineTarget& target, con
   Timeline& timeline = *target.timeline();
   if (options.warm) RV_TRY(timeline.warm());
   RV_TRY(auto at, start_position(options, timeline));
+  if (at > timeline.end())
+    say("--at {}: the recording ends at {}: beginning there", grouped(at.value), grouped(timeline.end().value));
   RV_TRY(timeline.seek(at));
   return options.init.empty() ? Result<void>() : write_init_file(options, address, target);
 }

@@ -154,6 +154,9 @@ int replay(ReplayCommand options) {
                                      replay_engine(options.engine));
   if (!session) return fail(session.error());
   *images = {};  // the guest has its copy
+  const Position end = (*session)->end();
+  for (const auto& [option, wanted] : {std::pair{"--stop-at", options.stop_at.empty() ? Position() : how.stop_at}, {"--from", from}})
+    if (wanted > end) say("{} {}: the recording ends at {}", option, grouped(wanted.value), grouped(end.value));
   const auto begin = (*session)->start_from(std::min(from, how.stop_at));
   if (!begin) return fail(begin.error());
 

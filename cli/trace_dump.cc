@@ -66,6 +66,7 @@ Result<Filter> make_filter(const DumpOptions& options) {
     RV_TRY(auto value, parse_position(*text, option));
     *position = value;
   }
+  if (filter.from > filter.to) return Error{ErrorCode::bad_argument, "--to lies before --from: nothing is between them", "--to"};
   return filter;
 }
 
@@ -174,6 +175,8 @@ int dump(const DumpOptions& options) {
       return fail(item.error());
     }
     if (!item->has_value()) {
+      if (filter->from > reader.through())
+        say("--from {}: the recording ends at {}: nothing is there", grouped(filter->from.value), grouped(reader.through().value));
       if (!reader.complete() && !options.json && filter->end && filter->covers(reader.through()))
         lines += fmt::format("{:>14}  the recording was cut off here\n", reader.through().value);
       break;

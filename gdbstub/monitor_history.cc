@@ -37,9 +37,23 @@ Result<std::string> position(Execution& e, Words words) {
   return here(e);
 }
 
+// What to say of a position that the recording does not have: where one comes to instead is told too, but not that it is another.
+std::string behind_the_end(Execution& e, Position target) {
+  const Position end = e.timeline()->end();
+  if (target <= end) return {};
+  return fmt::format("the recording ends at {}: there is no position {}\n", grouped(end.value), grouped(target.value));
+}
+std::string before_the_beginning(Execution& e, const std::string& word) {
+  const auto by = word.starts_with('-') ? parse_number(e, word.substr(1), UINT64_MAX) : Result<uint64_t>(0);
+  const uint64_t now = e.machine().position().value, begin = e.timeline()->begin().value;
+  if (!by || *by <= now - begin) return {};
+  return fmt::format("the recording begins at {}: there is no position {} before {}\n", grouped(begin), grouped(*by), grouped(now));
+}
+
 Result<std::string> seek(Execution& e, Words words) {
   if (e.timeline() == nullptr) return no_recording();
   Position target;
+  std::string out;
   if (words.size() == 2 && words[0] == "event") {
     RV_TRY(const auto number, parse_number(e, words[1], UINT64_MAX));
     RV_TRY(const auto event, event_number(e.target().trace(), number, [&e] { return e.target().interrupted(); }));
@@ -47,13 +61,12 @@ Result<std::string> seek(Execution& e, Words words) {
     target = event->event.event.position;
   } else if (words.size() == 1) {
     RV_TRY(target, parse_position(e, words[0]));
+    out = before_the_beginning(e, words[0]);
   } else {
     return bad("where to?");
   }
   RV_TRY(const auto stop, e.seek(target));
-  std::string out;
-  if (const Position end = e.timeline()->end(); target > end)
-    out = fmt::format("the recording ends at {}: there is no position {}\n", grouped(end.value), grouped(target.value));
+  out += behind_the_end(e, target);
   if (stop.reason == TimelineStop::Reason::interrupted)
     out += fmt::format("interrupted on the way to position {}\n", grouped(target.value));
   return out + here(e) +
@@ -88,6 +101,7 @@ Result<std::string> events(Execution& e, Words words) {
   if (!words.empty()) {
     if (words.size() != 2 || words[0] != "around") return bad("not understood");
     RV_TRY(at, parse_position(e, words[1]));
+    out = before_the_beginning(e, words[1]) + behind_the_end(e, at);
   }
   RV_TRY(const auto found, events_around(e.target().trace(), kinds, at, kEventsShown, kEventsShown,
                                          [&e] { return e.target().interrupted(); }));

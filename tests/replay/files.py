@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The files that commands are given: nothing is written over what the same command reads or writes; nothing is replaced before
 it is whole; a trace finds its kernel from anywhere."""
+import glob
 import os
 import resource
 import shutil
@@ -188,8 +189,6 @@ class Images(support.Case):
             self.assertIn("beside the trace", words)
             self.assertIn("--kernel", words)
         self.tool("replay", self.path("a/t"), "--kernel", self.path("b/k"))
-        self.tool("trace", "convert", self.path("a/t"), "-o", self.path("c"), "--kernel", self.path("b/k"))
-        self.tool("replay", self.path("c"), "--kernel", self.path("b/k"))
         # Found, and no Linux: not the error of a kernel that is not there.
         words = self.tool("symbols", self.path("a/t"), "-o", self.path("s"), "--kernel", self.path("b/k"), expect=None).words
         self.assertNotIn("--kernel", words)
@@ -201,6 +200,62 @@ class Images(support.Case):
         words = self.tool("replay", self.path("a/t"), expect=BAD_ARGUMENTS).words
         self.assertIn("does not belong to this kernel", words)
         self.assertIn("--kernel", words)
+
+
+    def test_convert_takes_a_kernel_that_has_moved(self):
+        golden = glob.glob(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../traces/golden/*/spin.trace"))
+        self.assertNotEqual(golden, [])
+        for trace in golden:
+            shutil.copy(trace, self.path("a/spin.trace"))
+            shutil.copy(trace.replace(".trace", ".bin"), self.path("b/moved"))
+            self.tool("trace", "convert", self.path("a/spin.trace"), "-o", self.path("c"), expect=FAILED)
+            self.tool("trace", "convert", self.path("a/spin.trace"), "-o", self.path("c"), "--kernel", self.path("b/moved"))
+            self.tool("replay", self.path("c"), "--kernel", self.path("b/moved"))
+
+    def test_modules_are_given_as_they_were_typed_to_record(self):
+        kernel = os.path.join(os.environ["BOOT_GUESTS"], "multiboot.bin")
+        for name in ("m 1", "m2"):
+            self.file(f"a/{name}", name)
+        self.file("a/m1", b"m 1")
+        self.tool("record", "--kernel", kernel, "--module", "m1 x y", "--module", "m2", "-m", "16", "--deterministic", "-o", "t",
+                  cwd=self.path("a"))
+        shutil.move(self.path("a/m2"), self.path("b/m2"))
+        os.remove(self.path("a/m1"))
+        shutil.move(self.path("a/m 1"), self.path("b/m 1"))
+        self.file("b/n1", b"m 1")
+        moved = ["--module", "n1 x y", "--module", "m2"], ["--module", "m 1", "--module", "m2 other words"]
+        for arguments in moved:
+            out = self.tool("replay", self.path("a/t"), *arguments, cwd=self.path("b")).stdout
+            self.assertEqual(out, b"multiboot.bin\nm1 x y\nm2\n")
+
+
+class Places(support.Case):
+    """Positions that a recording does not have."""
+
+    def setUp(self):
+        super().setUp()
+        self.trace = self.path("t")
+        self.tool("record", "--kernel", self.file("k", QUIT), *FLAT, "-o", self.trace)
+
+    def test_a_place_behind_the_end_is_told(self):
+        words = self.tool("replay", self.trace, "--stop-at", "99M").words
+        self.assertIn("--stop-at 99 000 000: the recording ends at 2", words)
+        words = self.tool("replay", self.trace, "--from", "99M").words
+        self.assertIn("--from 99 000 000: the recording ends at 2", words)
+        shown = self.tool("trace", "dump", self.trace, "--from", "99M")
+        self.assertEqual(shown.stdout, b"")
+        self.assertIn("--from 99 000 000: the recording ends at 2: nothing is there", shown.words)
+        self.assertIn("nothing is there", self.tool("trace", "dump", self.trace, "--json", "--from", "99M").words)
+        self.assertIn("--to lies before --from", self.tool("trace", "dump", self.trace, "--from", "2", "--to", "1", expect=BAD_ARGUMENTS).words)
+        answer = subprocess.run([support.TOOL, "gdb", self.trace, "--stdio", "--at", "99M"], input=b"+$?#3f+$k#6b", capture_output=True,
+                                timeout=60, check=False)
+        self.assertIn(b"--at 99 000 000: the recording ends at 2", answer.stderr)
+        self.assertIn(b"$T05thread:", answer.stdout)
+
+    def test_a_place_that_is_there_is_not_remarked_on(self):
+        for arguments in (["replay", self.trace, "--stop-at", "1"], ["replay", self.trace, "--from", "0"],
+                          ["trace", "dump", self.trace, "--from", "2"], ["trace", "dump", self.trace, "--from", "1", "--to", "1"]):
+            self.assertNotIn("ends at", self.tool(*arguments).words)
 
 
 class Install(support.Case):
