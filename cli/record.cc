@@ -77,7 +77,7 @@ int record_guest(const RecordCommand& options) {
   if (config.engine == EngineKind::kvm) say_recording_limits(config.kvm);
   auto host = make_live_host(options.live);
   if (!host) return fail(host.error());
-  tell_notices(*host, options.guest);
+  tell_notices(*host, options.guest, *images);
   RecordOptions how;
   how.sync = options.sync;
   if (!options.key_frames.empty()) {

@@ -27,7 +27,7 @@ int run(const RunCommand& options) {
 
   auto host = make_live_host(options.live);
   if (!host) return fail(host.error());
-  tell_notices(*host, options.guest);
+  tell_notices(*host, options.guest, *images);
   config->stop_on_panic = options.live.stop_on_panic || options.report.fail_on_crash;
   auto machine = make_machine(*config, *host->boundary, *images);
   if (!machine) return fail(machine.error());

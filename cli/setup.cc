@@ -14,6 +14,10 @@
 #include "cli/say.h"
 #include "traces/describe.h"
 #include "traces/reader.h"
+#include "vmm/boot/bzimage.h"
+#include "vmm/boot/elf_image.h"
+#include "vmm/boot/gzip.h"
+#include "vmm/boot/multiboot.h"
 #include "vmm/kvm/host_model.h"
 #include "vmm/kvm/kvm_api.h"
 #include "vmm/kvm/probe.h"
@@ -28,6 +32,9 @@ constexpr uint64_t kFixedSeed = 1;
 
 // Events per slice: under KVM each takes microseconds.
 constexpr uint64_t kEventSlice = 256;
+
+// Of a packed kernel, to see what it is.
+constexpr uint64_t kMaxUnpacked = uint64_t{1} << 30;
 
 Error io_error(const std::string& what, const std::string& path, const std::string& option) {
   return {ErrorCode::io, fmt::format("cannot {} {}: {}", what, path, std::strerror(errno)), option};
@@ -326,13 +333,32 @@ Result<LiveHost> make_live_host(const LiveRunOptions& options) {
   return host;
 }
 
-void tell_notices(LiveHost& host, const GuestOptions& guest) {
-  const bool speaks = !guest.flat_address.empty() || guest.append.find("console=") != std::string::npos ||
-                      guest.append.find("earlyprintk") != std::string::npos || guest.append.find("earlycon") != std::string::npos;
-  host.boundary->on_notice([speaks](Notice what) {
-    if (what == Notice::silent && !speaks)
-      say("no output so far, and the command line has no console=: a Linux kernel speaks to the serial port with "
-          "--append console=ttyS0");
+namespace {
+
+// What to say of a guest that stays silent; nothing if there is nothing that one could do about it. Who reads the command line
+// decides what helps: a boot sector is given none, and only Linux (and Xen, for its first domain's) knows this word of it.
+std::string hint_on_silence(const GuestOptions& guest, const BootImages& images) {
+  if (images.flat_address) return {};
+  const auto says = [&guest](std::string_view what) { return guest.append.find(what) != std::string::npos; };
+  if (says("console=") || says("earlyprintk") || says("earlycon")) return {};
+  std::vector<uint8_t> unpacked;
+  if (is_gzip(images.kernel))
+    if (auto plain = gunzip(images.kernel, kMaxUnpacked)) unpacked = std::move(*plain);
+  const std::span<const uint8_t> kernel = unpacked.empty() ? std::span(images.kernel) : std::span(unpacked);
+  if (is_bzimage(kernel))
+    return "no output so far, and the command line has no console=: a Linux kernel speaks to the serial port with --append console=ttyS0";
+  if (!is_elf(kernel) && !find_multiboot_header(kernel))
+    return "no output so far: what is shown is what the guest writes to its serial port (0x3f8), by the BIOS (INT 10h) or to port 0xe9; "
+           "a boot sector takes no command line, so what it starts has to be told by its own configuration";
+  return "no output so far: what is shown is what the guest writes to its serial port (0x3f8) or to port 0xe9; if it is Linux, it does "
+         "with --append console=ttyS0, others have words of their own for it (Xen: console=com1)";
+}
+
+}  // namespace
+
+void tell_notices(LiveHost& host, const GuestOptions& guest, const BootImages& images) {
+  host.boundary->on_notice([hint = hint_on_silence(guest, images)](Notice what) {
+    if (what == Notice::silent && !hint.empty()) say("{}", hint);
     if (what == Notice::paced)
       say("the guest does nothing but look after its timers: its idle waits take as long as they say until it prints or is "
           "typed to (--idle-limit)");

@@ -53,7 +53,7 @@ struct LiveHost {
 };
 Result<LiveHost> make_live_host(const LiveRunOptions& options);
 // Hints while it runs: on a guest that stays silent, on one that only waits.
-void tell_notices(LiveHost& host, const GuestOptions& guest);
+void tell_notices(LiveHost& host, const GuestOptions& guest, const BootImages& images);
 // How long such a run lasts. `host` outlives it.
 RunOptions session_options(const LiveHost& host, const MachineConfig& config);
 

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """Guests that wait: for input that cannot come any more, and without a word."""
+import concurrent.futures
+import gzip
 import struct
 import subprocess
 import time
@@ -86,6 +88,24 @@ class Waiting(support.Case):
                           ["--kernel", silent, "--flat-address", "0x100000", "--flat-mode", "protected32", "--memory", "16M"]):
             words = self.tool("run", *arguments, "--console", "none", "--timeout", "7", expect=support.TIME_LIMIT).words
             self.assertNotIn("console=ttyS0", words)
+
+    def test_silence_is_explained_by_what_the_guest_is(self):
+        multiboot = struct.pack("<8I", 0x1badb002, 0x10000, -0x1badb002 - 0x10000 & 0xffffffff, 0x100000, 0x100000, 0, 0, 0x100020)
+        sector = bytes([0xeb, 0xfe]).ljust(510, b"\0") + b"\x55\xaa"
+        cases = (("sector", sector, "takes no command line", "--append"),
+                 ("multiboot", multiboot + bytes([0xeb, 0xfe]), "if it is Linux", "the command line has no console="),
+                 ("packed", gzip.compress(multiboot + bytes([0xeb, 0xfe])), "if it is Linux", "the command line has no console="))
+
+        def words_of(case):
+            return self.tool("run", "--kernel", self.file(case[0], case[1]), "--memory", "64M", "--console", "none", "--timeout", "8",
+                             expect=support.TIME_LIMIT).words
+
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            for (name, _, said, not_said), words in zip(cases, pool.map(words_of, cases)):
+                with self.subTest(name):
+                    self.assertEqual(words.count("no output so far"), 1)
+                    self.assertIn(said, words)
+                    self.assertNotIn(not_said, words)
 
     def pvh(self, code):
         """The code as an ELF kernel with a PVH entry note (XEN_ELFNOTE_PHYS32_ENTRY)."""
