@@ -80,9 +80,14 @@ Result<KernelSymbols> recorded_symbols(Timeline& timeline) {
   const Position here = timeline.position();
   auto found = find_kernel_symbols(timeline.machine());
   for (Position at = timeline.begin() + kStep; !found; at += kStep) {
-    RV_TRY(timeline.seek(at));
+    RV_TRY(const auto moved, timeline.seek(at));
+    if (moved.reason == TimelineStop::Reason::interrupted) {
+      found = Error{ErrorCode::bad_argument,
+                    fmt::format("interrupted: no Linux kernel was found up to position {}", gdb::grouped(timeline.position().value)), ""};
+      break;
+    }
     found = find_kernel_symbols(timeline.machine());
-    if (at >= timeline.end() || timeline.position() < std::min(at, timeline.end())) break;  // all of it, or interrupted
+    if (at >= timeline.end()) break;
   }
   if (timeline.position() != here) RV_TRY(timeline.seek(here));
   return found;

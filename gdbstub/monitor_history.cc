@@ -126,14 +126,16 @@ Result<std::string> events(Execution& e, Words words) {
 
 Result<std::string> checkpoints(Execution& e, Words words) {
   if (e.timeline() == nullptr) return no_recording();
+  std::string out;
   const bool make = words.size() == 1 && words[0] == "make", list = words.size() == 1 && words[0] == "list";
   if (!words.empty() && !make && !list) return bad("not understood");
   if (make) {
     RV_TRY(e.timeline()->warm());
+    if (e.target().interrupted()) out = "interrupted on the way: what is made so far stays\n";
   }
   const CheckpointFigures figures = e.timeline()->checkpoints();
   const std::vector<Position> at = e.timeline()->checkpoint_positions();
-  std::string out = fmt::format("{} checkpoints, {:.1f} MiB: {} distinct pages stored, {} pages captured\n", figures.count,
+  out += fmt::format("{} checkpoints, {:.1f} MiB: {} distinct pages stored, {} pages captured\n", figures.count,
                                 static_cast<double>(figures.bytes) / (1 << 20), grouped(figures.pages_stored),
                                 grouped(figures.pages_captured));
   if (!at.empty()) {
