@@ -37,7 +37,7 @@ namespace retrovisor::gdb {
 struct EventBreak {
   EventKind kind{};
   std::optional<uint64_t> a;  // vector, port, address; none: all
-  std::string text;           // as the user wrote it
+  std::string text;           // what the user asked for
 };
 
 class Execution {

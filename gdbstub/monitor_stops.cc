@@ -41,9 +41,13 @@ Result<std::string> break_on(Execution& e, Words words) {
   const auto what = std::find_if(std::begin(all), std::end(all), [&](const What& w) { return w.name == words[0]; });
   if (what == std::end(all) || words.size() > (what->max == 0 ? 1u : 2u)) return bad("not understood");
   EventBreak b;
-  b.text = std::string(what->name) + (words.size() == 2 ? " " + words[1] : "");
+  b.text = what->name;
   if (words.size() == 2) {
-    RV_TRY(b.a, what->name == "mmio" ? parse_address(e, words[1]) : parse_number(e, words[1], what->max));
+    RV_TRY(const uint64_t number, what->name == "mmio" ? parse_address(e, words[1]) : parse_number(e, words[1], what->max));
+    b.a = number;
+    // As the events show it, however it was typed.
+    const bool decimal = what->name == "exception" || what->name == "vcpu";
+    b.text = decimal ? fmt::format("{} {}", what->name, number) : fmt::format("{} {:#x}", what->name, number);
   }
   if (e.event_breaks().size() + what->kinds.size() > kMaxBreaks) return bad("too many; 'monitor break-on off' forgets all");
   for (const EventKind kind : what->kinds) {

@@ -22,12 +22,15 @@ class Linux(Case):
                        "print ((int(*)(int))int_sqrt)(1764)", "stepi", "delete", "watch -l *(long*)&jiffies_64",
                        "reverse-continue", "x/i $pc", "continue", "delete",
                        "break asm_exc_page_fault", "reverse-continue", "x/i $pc", "monitor position", "reverse-stepi",
-                       "stepi", "x/i $pc", "stepi", "x/i $pc", "monitor kaslr", "info registers cr3 gs_base", elf=symbols)
+                       "stepi", "x/i $pc", "stepi", "x/i $pc", "monitor kaslr", "monitor symbol $pc", "monitor symbol panic",
+                       "monitor disassemble $pc 1", "monitor regs 0x0", "info registers cr3 gs_base", elf=symbols)
         self.assert_order(out, r"Breakpoint 1, .* panic", r"#1 .* sysrq_handle_crash", r"sysrq triggered crash", r"call ",
                           r"\$1 = 42", r"dropped", r"Hardware watchpoint 2", r"Old value = ", r"tick_do_update_jiffies64",
                           r"add ", r"Old value = ",
                           r"Breakpoint 3, .* asm_exc_page_fault", r"=> .*<asm_exc_page_fault>", r"exception is taken",
-                          r"=> .*<asm_exc_page_fault>", r"=> .*<asm_exc_page_fault\+", rf"offset {offset}")
+                          r"=> .*<asm_exc_page_fault>", r"=> .*<asm_exc_page_fault\+", rf"offset {offset}",
+                          r"0xffffffff\w+ [tT] asm_exc_page_fault\+0x", r"0xffffffff\w+ T panic\n", r"0xffffffff\w+:  \w+",
+                          r"vCPU 0, CPL 0")
 
     def test_symbols_of_the_image_are_those_of_the_recording_without_its_offset(self):
         arguments = linux("workload=crash")

@@ -208,6 +208,24 @@ TEST_F(LastChangeOf, random_bytes_at_random_positions_agrees_with_memory) {
   EXPECT_GT(none, 5u);
 }
 
+// No writer is named for what does not add up.
+TEST_F(LastChangeOf, bytes_that_changed_behind_the_engines_back_is_unseen) {
+  // Where they were written before, and where nothing writes; each in a stretch that is run and in one that is passed over.
+  for (const uint64_t at : {kPageA + 0xf00, uint64_t{0x280000}}) {
+    for (const bool warm : {false, true}) {
+      if (warm) ASSERT_TRUE(t_->warm().ok());
+      check(t_->seek(Position(behind(3).value + 1)));
+      const Position here = t_->position();
+      *t_->machine().memory().host(PhysAddr(at)) ^= warm ? 0x40 : 0x80;  // what nobody knows of is not put back
+      const LastChange found = last_change({{{PhysAddr(at), 4}, std::nullopt}});
+      ASSERT_TRUE(found.unseen) << std::hex << at;
+      EXPECT_LT(found.unseen->first, found.unseen->second);
+      EXPECT_LE(found.unseen->second, here);
+      check(t_->seek(t_->begin()));
+    }
+  }
+}
+
 TEST_F(LastChangeOf, bytes_is_where_runs_stop_forwards_and_backwards) {
   StopConditions conditions;
   conditions.bytes.push_back({{PhysAddr(kPageA + 0xf00), 4}, std::nullopt});
