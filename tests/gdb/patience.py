@@ -40,6 +40,19 @@ class Patience(Case):
             self.assertNotRegex(out, "unexpectedly|No registers|rror|gnoring|imed out", how)
             self.assert_order(out, r"\$1 = .*0x1000", f"position {grouped(position)} of", r"rip  *0x1000", "etached")
 
+    def test_gdb_waits_for_a_server_that_begins_at_a_key_frame(self):
+        trace = self.record(*SPIN, "--stop-at", f"{self.LENGTH}M", "--key-frames", "200M", "--memory", "1G")
+        middle = self.LENGTH * 1_000_000 // 2 + 90_000_000  # between two of them
+        for how in (f"--at {middle}", f"--at {middle} --checkpoint-memory 64"):
+            begin = time.monotonic()
+            out = self.batch(f"target remote | {TOOL} gdb --stdio {how} {trace}", "print $pc", "monitor position",
+                             "monitor checkpoints", "stepi", "reverse-stepi", "reverse-stepi", "monitor position",
+                             f"monitor seek {self.LENGTH // 4}M", "monitor position", "detach")
+            print(f"{how}: {time.monotonic() - begin:.1f} s")
+            self.assertNotRegex(out, "unexpectedly|No registers|rror|gnoring|imed out", how)
+            self.assert_order(out, r"\$1 = .*0x1000", f"position {grouped(middle)} of", r"key frames in the trace, restored [1-9]",
+                              f"position {grouped(middle - 1)} of", f"position {grouped(self.LENGTH // 4 * 1_000_000)} of", "etached")
+
     def test_gdb_waits_for_a_recording_of_many_events(self):
         length = 45  # millions of instructions, two of three an event: to read them takes longer than gdb waits for a packet
         trace = self.record(*RDTSC, "--journal", "full", "--stop-at", f"{length}M")
