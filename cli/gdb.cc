@@ -176,7 +176,7 @@ void add_gdb(CLI::App& app, Action& action) {
       ->capture_default_str()
       ->type_name("POSITION")
       ->group(trace);
-  sub->add_option("--checkpoint-memory", options->checkpoint_memory, "memory for going back [a quarter of the host's]")
+  sub->add_option("--checkpoint-memory", options->checkpoint_memory, "memory for going back; a number alone counts MiB [a quarter of the host's]")
       ->type_name("SIZE")
       ->group(trace);
   sub->add_flag("--warm", options->warm, "run through the whole recording first, so that every place is quick to reach")
