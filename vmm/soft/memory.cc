@@ -6,6 +6,7 @@
 #include "vmm/cpu/page_walk.h"
 #include "vmm/soft/soft_engine.h"
 #include "vmm/soft/touched.h"
+#include "vmm/mmio_split.h"
 
 namespace retrovisor::soft {
 namespace {
@@ -93,20 +94,17 @@ bool mmio(SoftCpu& cpu, const Op& op, uint64_t phys, void* data, unsigned size, 
   }
   sync_clock(cpu, op);
   auto* bytes = static_cast<uint8_t*>(data);
-  for (unsigned done = 0; done < size;) {
-    unsigned part = 8;
-    while (part > size - done || (part > 1 && ((phys + done) & (part - 1)) != 0 && size - done != part)) part /= 2;
+  split_mmio(phys, size, [&](unsigned offset, unsigned piece) {
     uint64_t value = 0;
     synchronous_event(cpu);
     if (write) {
-      std::memcpy(&value, bytes + done, part);
-      cpu.platform->mmio.write(PhysAddr(phys + done), part, value);
+      std::memcpy(&value, bytes + offset, piece);
+      cpu.platform->mmio.write(PhysAddr(phys + offset), piece, value);
     } else {
-      value = cpu.platform->mmio.read(PhysAddr(phys + done), part);
-      std::memcpy(bytes + done, &value, part);
+      value = cpu.platform->mmio.read(PhysAddr(phys + offset), piece);
+      std::memcpy(bytes + offset, &value, piece);
     }
-    done += part;
-  }
+  });
   // The access may have raised an interrupt or moved a deadline: leave at the next block border.
   leave_after_block(cpu);
   return true;
