@@ -306,6 +306,7 @@ unsigned SoftEngine::build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Bloc
   Emit kind = Emit::next;
   while (kind == Emit::next) {
     Insn insn;
+  Insn previous;  // what ops[n - 1] was made of
     DecodeStatus status{};
     if (!decode_at(cpu, phys, offset, insn, block, status)) {
       if (count == 0) return 0;
@@ -314,7 +315,7 @@ unsigned SoftEngine::build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Bloc
     built_string_ = status == DecodeStatus::ok && is_repeated_string(insn);
     Op& op = ops[n];
     if (n > 0 && status == DecodeStatus::ok && flat && count < max_insns && is_conditional(insn) &&
-        fuse_compare_branch(ops[n - 1], insn)) {
+        fuse_compare_branch(previous, ops[n - 1], insn)) {
       kind = Emit::branch;
     } else {
       insn.flat = flat;
@@ -335,6 +336,7 @@ unsigned SoftEngine::build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Bloc
     }
     offset += insn.length;
     ++count;
+    previous = insn;
     if (kind == Emit::branch) block.target = static_cast<int64_t>(offset) + insn.imm;
     const bool page_done = in_page + offset >= kPageSize;
     if (count == max_insns || page_done || cache_.ends_block(phys + ops[n - 1].ip_offset) || breakpoint_offset(phys + offset)) break;
