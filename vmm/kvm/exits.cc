@@ -99,7 +99,7 @@ KvmEngine::Next KvmEngine::msr_access(Vcpu& vcpu, bool write) {
       changed_ |= part::msrs;
     }
   } else if (run.msr.index == msr::TSC) {
-    value = now.value + vcpu.state.tsc_offset;
+    value = vcpu.state.tsc(now);
     platform_.journal.log(EventKind::tsc_read, value);
   } else {
     allowed = read_msr(vcpu, now, run.msr.index, value);
