@@ -24,7 +24,7 @@ CpuState used_state() {
   for (size_t i = 0; i < 16; ++i) s.gpr[i] = 100 + i;
   s.rip = 0x1234;
   s.rflags = flag::fixed | flag::IF | flag::CF;
-  for (size_t i = 0; i < 6; ++i) s.segment[i] = {0x10 * i + 1, 0xfff, seg::P | seg::S | 3, static_cast<uint16_t>(8 * i + 8)};
+  for (size_t i = 0; i < 6; ++i) s.segment[i] = {0x10 * i + 1, 0xfff, seg::P | seg::S | seg::DB | 11, static_cast<uint16_t>(8 * i + 8)};
   s.ldtr = s.tr = {0x4000, 0x67, seg::P | 9, 0x50};
   s.gdtr = s.idtr = {0x5000, 0x7f};
   s.cr0 = cr0::PE;
