@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/doctor.h"
 #include "cli/exit_codes.h"
 #include "cli/json.h"
 #include "cli/progress.h"
@@ -89,13 +90,17 @@ Result<double> measure_soft() {
 }
 
 struct Report {
+  explicit Report(const EngineAdvice& advice)
+      : kvm(advice.probe()),
+        choice(kvm::choose_engine(kvm, advice.abilities)),
+        holes(determinism_holes(kvm, advice.abilities)) {}
+
   std::string cpu = host_cpu();
   std::string pmu = probe_pmu();
-  kvm::KvmProbe kvm = kvm::probe_kvm();
-  kvm::EngineChoice choice = kvm::choose_engine(kvm);
+  kvm::KvmProbe kvm;
+  kvm::EngineChoice choice;
+  std::vector<kvm::Hole> holes;
   Result<double> soft = measure_soft();
-
-  std::string_view chosen() const { return choice.kvm ? "kvm" : "soft"; }
 };
 
 std::string as_json(const Report& r) {
@@ -110,7 +115,7 @@ std::string as_json(const Report& r) {
       findings[std::string(key(question))] = {{"answer", to_string(r.kvm[question].answer)}, {"seen", r.kvm[question].seen}};
     }
     Json& holes = kvm["holes"] = Json::array();
-    for (const kvm::Hole& hole : determinism_holes(r.kvm))
+    for (const kvm::Hole& hole : r.holes)
       holes.push_back({{"what", hole.what}, {"detail", hole.detail}, {"acceptable", hole.acceptable}});
     Json& capabilities = kvm["capabilities"] = Json::object();
     for (const kvm::HostCapabilities::Found& found : r.kvm.capabilities.found) capabilities[found.capability->name] = found.value;
@@ -130,12 +135,12 @@ std::string as_json(const Report& r) {
        {{"soft", std::move(soft)},
         {"kvm",
          {{"available", problem.empty()}, {"problem", problem}, {"recommended", r.choice.kvm}, {"reasons", r.choice.reasons}}}}},
-      {"auto", r.chosen()},
+      {"auto", name_of_choice(r.choice)},
   });
 }
 
 // The table of what was tried: each line followed by what it means.
-std::string kvm_table(const kvm::KvmProbe& probe) {
+std::string kvm_table(const kvm::KvmProbe& probe, const std::vector<kvm::Hole>& holes) {
   std::string out = "\nkvm: what was tried here, and what it means for --engine=kvm\n";
   for (size_t i = 0; i < kvm::kQuestions; ++i) {
     const auto question = static_cast<Question>(i);
@@ -150,7 +155,6 @@ std::string kvm_table(const kvm::KvmProbe& probe) {
                              found.capability->use);
   out += lacking.empty() ? "\nkvm: has every capability that could be used\n"
                          : "\nkvm: capabilities that are missing, and what they are for\n" + lacking;
-  const auto holes = determinism_holes(probe);
   out += holes.empty() ? "\nkvm: nothing is known that a recording with --engine=kvm could not hold\n"
                        : "\nkvm: what a recording with --engine=kvm cannot hold here\n";
   for (const kvm::Hole& hole : holes)
@@ -174,20 +178,19 @@ std::string as_text(const Report& r) {
                        r.kvm.ring0_per_second / 1e6, r.kvm.ring3_per_second / 1e6);
   };
   line("engine kvm", !r.kvm.usable() ? "cannot be used here" : !r.choice.kvm ? "works with the limits below" : speeds());
-  const bool soft = r.chosen() == "soft";
-  line("auto takes", soft ? "soft: it needs nothing of the host; kvm is not taken because" : "kvm, because");
+  line("auto takes", !r.choice.kvm ? "soft: it needs nothing of the host; kvm is not taken because" : "kvm, because");
   for (const std::string& reason : r.choice.reasons) line("", "- " + reason);
-  if (r.kvm.usable()) out += kvm_table(r.kvm);
+  if (r.kvm.usable()) out += kvm_table(r.kvm, r.holes);
   return out;
 }
 
-int doctor(bool json) {
-  const Report report;
+}  // namespace
+
+int doctor(bool json, const EngineAdvice& advice) {
+  const Report report(advice);
   const int printed = print_report(json ? as_json(report) : as_text(report));
   return report.soft.ok() ? printed : exit_code(report.soft.error().code);
 }
-
-}  // namespace
 
 void add_doctor(CLI::App& app, Action& action) {
   CLI::App* sub = app.add_subcommand("doctor", "What this host offers, how fast each engine is here, which one auto takes");

@@ -57,9 +57,8 @@ Result<std::string> disassemble_command(Execution& e, Words words) {
   if (words.size() == 2) {
     RV_TRY(count, gdb::parse_number(e, words[1], 1000));
   }
-  const CodeMode mode = s.mode64()                                  ? CodeMode::bits64
-                        : (s.segment[CS].attributes & seg::DB) != 0 ? CodeMode::bits32
-                                                                    : CodeMode::bits16;
+  const unsigned bits = s.code_bits();
+  const CodeMode mode = bits == 64 ? CodeMode::bits64 : bits == 32 ? CodeMode::bits32 : CodeMode::bits16;
   const gdb::MemoryView view(e.machine(), s, false);
   std::string out;
   for (uint64_t i = 0; i < count; ++i) {

@@ -1,6 +1,7 @@
 // retrovisor record: a machine and its trace.
 #include <memory>
 
+#include "cli/auto_engine.h"
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
 #include "cli/files.h"
@@ -62,7 +63,8 @@ Result<RecordResult> record_under_gdb(const std::string& where, Machine& machine
   return r.finish(run);
 }
 
-int record_guest(const RecordCommand& options) {
+int record_guest(RecordCommand options) {
+  options.guest.engine = engine_named(options.guest, options.live, !options.key_frames.empty());
   CommandFiles files = live_files(options.guest, options.live, options.report);
   files.output("--output", options.output);
   if (auto good = files.check(); !good) return fail(good.error());

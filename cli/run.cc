@@ -1,6 +1,7 @@
 // retrovisor run: a machine without a trace.
 #include <memory>
 
+#include "cli/auto_engine.h"
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
 #include "cli/files.h"
@@ -18,7 +19,8 @@ struct RunCommand {
   ReportOptions report;
 };
 
-int run(const RunCommand& options) {
+int run(RunCommand options) {
+  options.guest.engine = engine_named(options.guest, options.live);
   if (auto good = live_files(options.guest, options.live, options.report).check(); !good) return fail(good.error());
   auto config = machine_config(options.guest, options.live);
   if (!config) return fail(config.error());

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "vmm/cpu/canonical.h"
+
 namespace retrovisor::gdb {
 
 uint64_t linear_address(const CpuState& state, uint64_t address) {
@@ -13,8 +15,7 @@ std::optional<PhysAddr> MemoryView::locate(uint64_t address) const {
   PhysAddr phys(address);
   if (!physical_) {
     const uint64_t linear = linear_address(state_, address);
-    const bool canonical = static_cast<uint64_t>(static_cast<int64_t>(linear << 16) >> 16) == linear;
-    if (state_.long_mode() && !canonical) return std::nullopt;
+    if (state_.long_mode() && !is_canonical(linear)) return std::nullopt;
     const PageWalk walk = walk_page(state_, memory_, LinearAddr(linear), {}, false);
     if (!walk.ok) return std::nullopt;
     phys = walk.phys;

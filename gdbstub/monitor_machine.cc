@@ -8,6 +8,7 @@
 #include "gdbstub/monitor.h"
 #include "gdbstub/registers.h"
 #include "vmm/board/board.h"
+#include "vmm/cpu/canonical.h"
 
 namespace retrovisor::gdb {
 namespace {
@@ -131,10 +132,9 @@ Result<std::string> pt(Execution& e, Words words) {
   const CpuState& s = state_of(e);
   const uint64_t linear = linear_address(s, address);
   std::string out = fmt::format("linear {:#x}", linear);
-  if ((s.cr0 & cr0::PG) == 0) return out + ": paging is off, physical is the same\n";
+  if (!s.paging()) return out + ": paging is off, physical is the same\n";
   out += fmt::format(", CR3 {:#x}\n", s.cr3);
-  if (s.long_mode() && !MemoryView(e.machine(), s, false).locate(linear) &&
-      static_cast<uint64_t>(static_cast<int64_t>(linear << 16) >> 16) != linear)
+  if (s.long_mode() && !is_canonical(linear))
     return out + "not canonical\n";
   out += walk_lines(s, e.machine().memory(), linear);
   const PageWalk walk = walk_page(s, e.machine().memory(), LinearAddr(linear), {}, false);

@@ -1,7 +1,11 @@
 #include "gdbstub/registers.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
+
+#include "vmm/cpu/canonical.h"
+#include "vmm/cpu/control_registers.h"
 
 namespace retrovisor::gdb {
 namespace {
@@ -17,8 +21,6 @@ uint64_t number(std::span<const uint8_t> bytes) {
   std::memcpy(&value, bytes.data(), std::min<size_t>(bytes.size(), 8));
   return value;
 }
-
-bool canonical(uint64_t address) { return static_cast<uint64_t>(static_cast<int64_t>(address << 16) >> 16) == address; }
 
 std::vector<Register> make_x86_64() {
   std::vector<Register> out;
@@ -136,11 +138,14 @@ uint64_t read_cr(const Vcpu& vcpu, unsigned index) {
 }
 
 bool write_cr3(CpuState& s, GuestMemory& memory, uint64_t value) {
-  if ((value >> 40) != 0) return false;  // MAXPHYADDR of the CPU model
-  if ((s.cr0 & cr0::PG) != 0 && (s.cr4 & cr4::PAE) != 0 && !s.long_mode()) {
+  if ((value >> kPhysicalBits) != 0) return false;
+  if (s.pae_paging()) {
     uint8_t raw[32];
     if (!memory.read(PhysAddr(value & 0xffffffe0), raw)) return false;
-    for (size_t i = 0; i < 4; ++i) s.pdpte[i] = number(std::span(raw + 8 * i, 8));
+    std::array<uint64_t, 4> entries{};
+    for (size_t i = 0; i < 4; ++i) entries[i] = number(std::span(raw + 8 * i, 8));
+    if (!std::all_of(entries.begin(), entries.end(), valid_pdpte)) return false;
+    s.pdpte = entries;
   }
   s.cr3 = value;
   return true;
@@ -151,11 +156,10 @@ bool write_cr3(CpuState& s, GuestMemory& memory, uint64_t value) {
 bool write_cr(Vcpu& vcpu, GuestMemory& memory, unsigned index, uint64_t value) {
   CpuState& s = vcpu.state;
   constexpr uint64_t kMode0 = cr0::PE | cr0::PG;
-  constexpr uint64_t kFree4 = cr4::VME | cr4::PVI | cr4::TSD | cr4::DE | cr4::MCE | cr4::PGE | cr4::PCE | cr4::OSFXSR |
-                              cr4::OSXMMEXCPT | cr4::UMIP | cr4::FSGSBASE | cr4::OSXSAVE | cr4::SMEP | cr4::SMAP;
+  constexpr uint64_t kFree4 = kCr4Supported & ~(cr4::PSE | cr4::PAE);
   switch (index) {
     case 0:
-      if (((value ^ s.cr0) & (kMode0 | ~cr0::all)) != 0) return false;
+      if (((value ^ s.cr0) & kMode0) != 0 || !valid_cr0(value)) return false;
       s.cr0 = value;
       return true;
     case 2: s.cr2 = value; return true;
@@ -173,7 +177,7 @@ bool write_cr(Vcpu& vcpu, GuestMemory& memory, unsigned index, uint64_t value) {
 
 bool write_pc(CpuState& s, uint64_t value) {
   if (s.mode64()) {
-    if (!canonical(value)) return false;
+    if (!is_canonical(value)) return false;
     s.rip = value;
   } else {
     s.rip = (value - s.segment[CS].base) & 0xffffffff;
@@ -212,11 +216,11 @@ bool write_number(Vcpu& vcpu, GuestMemory& memory, const Register& r, uint64_t v
       s.mxcsr = static_cast<uint32_t>(value);
       return true;
     case Kind::base:
-      if (!canonical(value)) return false;
+      if (!is_canonical(value)) return false;
       s.segment[r.index].base = value;
       return true;
     case Kind::k_gs_base:
-      if (!canonical(value)) return false;
+      if (!is_canonical(value)) return false;
       s.kernel_gs_base = value;
       return true;
     case Kind::cr: return write_cr(vcpu, memory, r.index, value);

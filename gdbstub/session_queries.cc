@@ -23,11 +23,11 @@ std::string activity_text(const Vcpu& vcpu) {
     case Activity::shutdown: return "shut down";
     case Activity::running: break;
   }
-  const char* mode = s.mode64()                                  ? "64-bit"
-                     : !s.protected_mode()                       ? "real mode"
-                     : s.vm86()                                  ? "virtual-8086 mode"
-                     : (s.segment[CS].attributes & seg::DB) != 0 ? "32-bit"
-                                                                 : "16-bit";
+  const char* mode = s.mode64()            ? "64-bit"
+                     : !s.protected_mode() ? "real mode"
+                     : s.vm86()            ? "virtual-8086 mode"
+                     : s.code_bits() == 32 ? "32-bit"
+                                           : "16-bit";
   return fmt::format("{}, CPL {}", mode, s.cpl());
 }
 

@@ -163,7 +163,7 @@ std::optional<Arch> arch_of_elf(std::span<const uint8_t> image) {
 Arch arch_of(const CpuState& s, std::optional<Arch> kernel) {
   if (s.long_mode()) return Arch::x86_64;
   if (kernel) return *kernel;
-  const bool code32 = s.protected_mode() && !s.vm86() && (s.segment[CS].attributes & seg::DB) != 0;
+  const bool code32 = s.protected_mode() && !s.vm86() && s.code_bits() == 32;
   return code32 ? Arch::i386 : Arch::x86_64;
 }
 

@@ -21,6 +21,12 @@ constexpr uint32_t kMaxKeyFrameParts = 1 << 20;
 
 Error bad(std::string message) { return {ErrorCode::bad_trace, std::move(message), {}}; }
 
+// Can an end marker have it? No recording ends with a debugger's stop, or with an engine that gave up.
+constexpr bool ends_recording(uint8_t number) {
+  const auto reason = static_cast<StopReason>(number);
+  return reason <= kLastStopReason && reason != StopReason::observed && reason != StopReason::engine_failed;
+}
+
 template <class T>
 const T* root(std::span<const uint8_t> payload) {
   flatbuffers::Verifier verifier(payload.data(), payload.size(), kMaxDepth, kMaxTables);
@@ -242,7 +248,7 @@ Result<EndRecord> decode_end(std::span<const uint8_t> payload) {
   const auto* in = root<fb::End>(payload);
   if (in == nullptr) return bad("end chunk is not a valid FlatBuffer");
   if (in->position() >= kMaxPosition) return bad("end chunk has an impossible position");
-  if (in->reason() > static_cast<uint8_t>(StopReason::host_request))
+  if (!ends_recording(in->reason()))
     return bad(fmt::format("end chunk has an unknown stop reason {}", in->reason()));
   EndRecord e;
   e.position = Position(in->position());

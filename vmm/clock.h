@@ -12,14 +12,14 @@ namespace retrovisor {
 
 // What a position of a machine counts.
 enum class PositionUnit : uint8_t {
-  instructions,  // retired instructions
-  events,        // synchronous events: points that every engine passes in the same state (MachineControl::synchronous_event)
+  instructions = 0,  // retired instructions
+  events = 1,        // synchronous events: points that every engine passes in the same state (MachineControl::synchronous_event)
 };
 
 // What moves guest time on, beside idle waits.
 enum class TimeSource : uint8_t {
-  instructions,  // 1 ns for each retired instruction
-  events,        // the boundary says at each synchronous event how much has passed; in between, time stands still
+  instructions = 0,  // 1 ns for each retired instruction
+  events = 1,        // the boundary says at each synchronous event how much has passed; in between, time stands still
 };
 
 // Guest time, in ns. The TSC ticks with it, at 1 GHz.

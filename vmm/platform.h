@@ -12,20 +12,21 @@
 
 namespace retrovisor {
 
-// Why a machine stopped running.
+// Why a machine stopped running. Traces store the number: append only.
 enum class StopReason : uint8_t {
-  position,        // reached the position asked for
-  power_off,       // the guest switched the machine off (ACPI S5)
-  reset,           // the guest asked for a reset (0xcf9, keyboard controller, ACPI)
-  triple_fault,    // shutdown of the (boot) vCPU
-  debug_exit,      // isa-debug-exit; detail is the exit code ((value << 1) | 1)
-  guest_panic,     // the guest's panic message was seen and the user asked to stop on it
-  halted_forever,  // every vCPU is halted and nothing will ever wake one
-  stuck,           // the guest takes exceptions forever without retiring an instruction
-  host_request,    // the host asked: Ctrl-C, time limit
-  observed,        // an observer's hit() asked to stop (vmm/observer.h)
-  engine_failed,   // the engine cannot go on: Engine::failure() says why
+  position = 0,        // reached the position asked for
+  power_off = 1,       // the guest switched the machine off (ACPI S5)
+  reset = 2,           // the guest asked for a reset (0xcf9, keyboard controller, ACPI)
+  triple_fault = 3,    // shutdown of the (boot) vCPU
+  debug_exit = 4,      // isa-debug-exit; detail is the exit code ((value << 1) | 1)
+  guest_panic = 5,     // the guest's panic message was seen and the user asked to stop on it
+  halted_forever = 6,  // every vCPU is halted and nothing will ever wake one
+  stuck = 7,           // the guest takes exceptions forever without retiring an instruction
+  host_request = 8,    // the host asked: Ctrl-C, time limit
+  observed = 9,        // an observer's hit() asked to stop (vmm/observer.h)
+  engine_failed = 10,  // the engine cannot go on: Engine::failure() says why
 };
+inline constexpr StopReason kLastStopReason = StopReason::engine_failed;
 std::string_view to_string(StopReason reason);
 
 struct Stop {

@@ -45,4 +45,28 @@ struct Vcpu {
   VcpuInterrupts* interrupts = nullptr;
 };
 
+// --- what lets a vCPU run -------------------------------------------------------------------------------------------
+
+// Does an interrupt wait that the program lets through? (Whether the machine does, too: Vcpu::may_deliver.)
+inline bool interrupt_waits(const Vcpu& v) { return v.intr && (v.state.rflags & flag::IF) != 0; }
+// The same, and the machine has decided that it is delivered.
+inline bool interrupt_due(const Vcpu& v) { return interrupt_waits(v) && v.may_deliver; }
+
+// Is there something that makes a vCPU execute that does not? `interrupt`: interrupt_waits() for whoever decides about delivery,
+// interrupt_due() for whoever delivers. Of a halted one that is also an NMI or INIT (SDM 2, HLT), of one that waits for a
+// start-up IPI nothing else (SDM 3A 8.4.4.1); one that has shut down stays so.
+inline bool woken(const Vcpu& v, bool interrupt) {
+  switch (v.state.activity) {
+    case Activity::running:
+    case Activity::shutdown: return false;
+    case Activity::wait_for_sipi: return v.state.sipi_pending;
+    case Activity::halted: return interrupt || v.state.nmi_due() || v.state.init_pending;
+  }
+  return false;
+}
+// Has it instructions to execute, now or as soon as what waits is delivered? What schedulers ask.
+inline bool has_work(const Vcpu& v) { return v.state.activity == Activity::running || woken(v, interrupt_waits(v)); }
+// Can an interrupt still come that wakes it? Without that a HLT ends only by NMI, INIT or reset.
+inline bool interrupts_wake(const Vcpu& v) { return v.state.activity == Activity::halted && (v.state.rflags & flag::IF) != 0; }
+
 }  // namespace retrovisor

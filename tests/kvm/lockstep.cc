@@ -2,7 +2,7 @@
 // each. The soft engine follows: where KVM let an interrupt in, and where it landed between two events, it does the same.
 //
 // Usage: lockstep GUEST.bin [kvm|kernel_only|in_turns|stepped] [SEED|FIRST-LAST] [landings] [apart=N] [input=TEXT]
-//        [emulated=REASON] [native_only=REASON]
+//        [without=QUESTION:REASON]... [needs=QUESTION:REASON]
 //        lockstep vmlinuz linux=INITRD [append=WORDS] kernel_only landings
 //   in_turns  the KVM engine hands over to its own soft engine and back at events, as SEED says; several seeds: one run each
 //   stepped   KVM goes step by step
@@ -11,8 +11,9 @@
 //   apart     compares only every N events, so that the KVM engine runs undisturbed in between
 //   linux     the guest is a Linux kernel with this initial RAM disk: runs until it stops by itself, for hours perhaps
 //   input     what is typed on the serial console, a byte every few milliseconds of guest time
-//   emulated  where KVM emulates ring 0 a difference is reported and no failure, for REASON
-//   native_only  not run at all there, for REASON
+//   without   what the guest uses, as a question of KvmProbe ("ring0_native"): where this host's KVM answers no, a difference is
+//             reported and no failure, for REASON. Where no question named is answered so, each difference is a failure.
+//   needs     not run at all where the answer is no, for REASON
 // Exit codes: 0 equal to the end, 1 different, 2 cannot run, 77 no KVM here.
 #include <fmt/format.h>
 
@@ -51,7 +52,12 @@ struct Options {
   std::string input;
   uint64_t last_turns = 0;
   uint64_t apart = 1;
-  std::string emulated, native_only;
+  // What the guest uses and not every KVM does right, and what comes of that.
+  struct Use {
+    kvm::Question question{};
+    std::string reason;
+  };
+  std::vector<Use> without, needs;
 };
 
 // What the machine under KVM was told, for the other to be told the same.
@@ -254,6 +260,30 @@ bool read_number(std::string_view word, uint64_t& number) {
   return error == std::errc() && end == word.end();
 }
 
+bool read_use(std::string_view word, std::vector<Options::Use>& uses) {
+  const size_t colon = word.find(':');
+  if (colon == word.npos) return false;
+  for (size_t i = 0; i < kvm::kQuestions; ++i) {
+    const auto question = static_cast<kvm::Question>(i);
+    if (key(question) != word.substr(0, colon)) continue;
+    uses.push_back({question, std::string(word.substr(colon + 1))});
+    return true;
+  }
+  return false;
+}
+
+// The first of `uses` that this host's KVM has been seen not to do. An answer that is not known excuses nothing.
+const Options::Use* not_done(const std::vector<Options::Use>& uses, const kvm::KvmProbe& probe) {
+  for (const Options::Use& use : uses)
+    if (probe[use.question].answer == kvm::Answer::no) return &use;
+  return nullptr;
+}
+
+int skipped(const Options::Use& use, const kvm::KvmProbe& probe) {
+  fmt::print("SKIPPED: {} ({}: {})\n", use.reason, key(use.question), probe[use.question].seen);
+  return 77;
+}
+
 bool read_seeds(std::string_view word, Options& options) {
   const size_t dash = word.find('-');
   return read_number(word.substr(0, dash), options.config.kvm.turns) &&
@@ -280,25 +310,24 @@ int main(int argc, char** argv) {
     else if (word == "landings") options.landings = true;
     else if (word.starts_with("apart=")) understood = understood && read_number(word.substr(6), options.apart) && options.apart != 0;
     else if (word.starts_with("input=")) options.input = word.substr(6);
-    else if (word.starts_with("emulated=")) options.emulated = word.substr(9);
-    else if (word.starts_with("native_only=")) options.native_only = word.substr(12);
+    else if (word.starts_with("without=")) understood = understood && read_use(std::string_view(word).substr(8), options.without);
+    else if (word.starts_with("needs=")) understood = understood && read_use(std::string_view(word).substr(6), options.needs);
     else understood = understood && read_seeds(word, options);
   }
   if (!understood) {
     fmt::print(stderr, "usage: lockstep GUEST.bin [kvm|kernel_only|in_turns|stepped] [SEED|FIRST-LAST] [landings] "
-                       "[apart=N] [input=TEXT] [emulated=REASON] [native_only=REASON]\n");
+                       "[apart=N] [input=TEXT] [without=QUESTION:REASON]... [needs=QUESTION:REASON]\n");
     return 2;
   }
-  const bool limited = !options.emulated.empty() || !options.native_only.empty();
-  const bool emulated = limited && !kvm::probe_kvm().yes(kvm::Question::ring0_native);
-  if (emulated && !options.native_only.empty())
-    return fmt::print("SKIPPED: this host's KVM emulates ring 0: {}\n", options.native_only), 77;
+  const bool ask = !options.without.empty() || !options.needs.empty();
+  const kvm::KvmProbe probe = ask ? kvm::probe_kvm() : kvm::KvmProbe{};
+  if (const auto* use = not_done(options.needs, probe)) return skipped(*use, probe);
   int code = 0;
   for (; code == 0; ++options.config.kvm.turns) {
     if (options.last_turns != 0) fmt::print("seed {}: ", options.config.kvm.turns);
     code = run(options);
     if (options.config.kvm.turns >= options.last_turns) break;
   }
-  if (code != 1 || !emulated) return code;
-  return fmt::print("SKIPPED: this host's KVM emulates ring 0: {}\n", options.emulated), 77;
+  const auto* use = not_done(options.without, probe);
+  return code == 1 && use != nullptr ? skipped(*use, probe) : code;
 }

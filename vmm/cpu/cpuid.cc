@@ -4,6 +4,8 @@
 #include <bit>
 #include <cstring>
 
+#include "vmm/cpu/canonical.h"
+
 namespace retrovisor {
 
 namespace {
@@ -138,7 +140,7 @@ CpuidResult extended(uint32_t leaf, const CpuState& state) {
     }
     case 0x80000006: r.ecx = 1024 << 16 | 8 << 12 /* 16 ways */ | 64; break;
     case 0x80000007: r.edx = bit(8); break;  // invariant TSC
-    case 0x80000008: r.eax = kPhysicalBits | 48 << 8; break;
+    case 0x80000008: r.eax = kPhysicalBits | kLinearBits << 8; break;
     default: break;
   }
   return r;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "vmm/cpu/canonical.h"
 #include "vmm/cpu/cpuid.h"
 
 namespace retrovisor {
@@ -13,8 +14,6 @@ constexpr uint32_t kPlatformId = 0x17, kEblCrPoweron = 0x2a, kBiosUpdateTrigger 
 constexpr uint64_t kDebugCtlDefined = 0xffc3;  // SDM 3B figure 17-11
 constexpr uint64_t kMicrocodeRevision = uint64_t{0x20e} << 32;
 constexpr uint64_t kMtrrCap = 8 | 1 << 8 | 1 << 10;  // eight variable ranges, fixed ranges, write-combining
-
-constexpr bool canonical(uint64_t v) { return static_cast<uint64_t>(static_cast<int64_t>(v << 16) >> 16) == v; }
 
 // Memory types: UC 0, WC 1, WT 4, WP 5, WB 6; the PAT knows UC- (7) as well.
 constexpr bool valid_type(uint64_t type) { return type == 0 || type == 1 || (type >= 4 && type <= 6); }
@@ -34,15 +33,15 @@ bool of_local_apic(uint32_t index) {
 }
 
 bool store_canonical(uint64_t& target, uint64_t value) {
-  if (!canonical(value)) return false;
+  if (!is_canonical(value)) return false;
   target = value;
   return true;
 }
 
 bool write_efer(CpuState& s, uint64_t value) {
   if ((value & ~kEferSupported) != 0) return false;
-  if (((value ^ s.efer) & efer::LME) != 0 && (s.cr0 & cr0::PG) != 0) return false;  // SDM 3A 2.2.1
-  s.efer = (value & ~efer::LMA) | (s.efer & efer::LMA);                             // LMA is the processor's
+  if (((value ^ s.efer) & efer::LME) != 0 && s.paging()) return false;  // SDM 3A 2.2.1
+  s.efer = (value & ~efer::LMA) | (s.efer & efer::LMA);                // LMA is the processor's
   return true;
 }
 
@@ -105,7 +104,7 @@ bool read_msr(const Vcpu& vcpu, VirtualTime now, uint32_t index, uint64_t& value
     return true;
   }
   switch (index) {
-    case msr::TSC: value = now.value + s.tsc_offset; return true;
+    case msr::TSC: value = s.tsc(now); return true;
     case msr::TSC_ADJUST: value = s.tsc_adjust; return true;
     case kPlatformId: case kEblCrPoweron: case kDebugCtl: value = 0; return true;
     case msr::BIOS_SIGN_ID: value = kMicrocodeRevision; return true;
@@ -146,7 +145,7 @@ bool write_msr(Vcpu& vcpu, VirtualTime now, uint32_t index, uint64_t value) {
     return true;
   }
   switch (index) {
-    case msr::TSC: return move_tsc(vcpu, value - (now.value + s.tsc_offset));
+    case msr::TSC: return move_tsc(vcpu, value - s.tsc(now));
     case msr::TSC_ADJUST: return move_tsc(vcpu, value - s.tsc_adjust);
     case kBiosUpdateTrigger: case msr::BIOS_SIGN_ID: return true;
     case kDebugCtl: return (value & ~kDebugCtlDefined) == 0;

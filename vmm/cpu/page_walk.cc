@@ -22,7 +22,7 @@ class Walker {
       : s_(state), memory_(memory), linear_(linear.value), access_(access), update_(update) {}
 
   PageWalk run() {
-    if ((s_.cr0 & cr0::PG) == 0) {
+    if (!s_.paging()) {
       const uint64_t phys = linear_ & 0xffffffff;
       PageWalk w;
       w.ok = w.writable = w.user_page = true;

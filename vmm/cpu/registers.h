@@ -48,10 +48,12 @@ inline constexpr uint32_t P = 1, W = 2, U = 4, RSVD = 8, I = 16;
 
 namespace dr6 {
 inline constexpr uint64_t B0 = 1, BD = 1 << 13, BS = 1 << 14, BT = 1 << 15;
+inline constexpr uint64_t writable = 15 | BD | BS | BT;
 inline constexpr uint64_t fixed = 0xffff0ff0;  // bits that read as one
 }  // namespace dr6
 namespace dr7 {
 inline constexpr uint64_t GD = 1 << 13, fixed = 0x400;
+inline constexpr uint64_t writable = 0xffff03ff | GD;
 }  // namespace dr7
 
 // Page table entry bits.

@@ -2,7 +2,9 @@
 
 #include <string>
 
-#include "vmm/cpu/cpuid.h"
+#include "vmm/cpu/canonical.h"
+#include "vmm/cpu/control_registers.h"
+#include "vmm/cpu/debug_registers.h"
 #include "vmm/cpu/msr.h"
 
 namespace retrovisor {
@@ -14,9 +16,6 @@ constexpr const char* kGprNames[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp",
 constexpr const char* kSegmentNames[6] = {"es", "cs", "ss", "ds", "fs", "gs"};
 
 constexpr uint64_t kAttributeBits = 0xf0ff | seg::unusable;
-constexpr uint64_t kDr6Writable = 15 | dr6::BD | dr6::BS | dr6::BT;
-
-constexpr bool canonical(uint64_t v) { return static_cast<uint64_t>(static_cast<int64_t>(v << 16) >> 16) == v; }
 
 std::string section_name(VcpuId id) { return "cpu" + std::to_string(id.value); }
 
@@ -102,7 +101,7 @@ void for_each_boolean(State& s, Field&& field) {
 
 void check_segment(StateReader& in, const std::string& name, const Segment& g, bool wide_base) {
   in.check(name + ".attributes", (g.attributes & ~kAttributeBits) == 0);
-  in.check(name + ".base", wide_base ? canonical(g.base) : (g.base >> 32) == 0);
+  in.check(name + ".base", wide_base ? is_canonical(g.base) : (g.base >> 32) == 0);
 }
 
 }  // namespace
@@ -123,6 +122,34 @@ CpuState CpuState::at_reset(VcpuId id) {
   s.misc_enable = kMiscEnableReset;
   s.activity = id.value == 0 ? Activity::running : Activity::wait_for_sipi;
   return s;
+}
+
+CpuState CpuState::after_init(VcpuId id) const {
+  CpuState fresh = at_reset(id);
+  fresh.x87 = x87;
+  fresh.xmm = xmm;
+  fresh.mxcsr = mxcsr;
+  fresh.cr0 = (fresh.cr0 & ~(cr0::CD | cr0::NW)) | (cr0 & (cr0::CD | cr0::NW));
+  fresh.tsc_offset = tsc_offset;
+  fresh.tsc_adjust = tsc_adjust;
+  fresh.pat = pat;
+  fresh.mtrr_def_type = mtrr_def_type;
+  fresh.mtrr_var = mtrr_var;
+  fresh.mtrr_fixed = mtrr_fixed;
+  // What has come meanwhile is not lost.
+  fresh.nmi_pending = nmi_pending;
+  fresh.sipi_pending = sipi_pending;
+  fresh.sipi_vector = sipi_vector;
+  return fresh;
+}
+
+void CpuState::start_up() {
+  sipi_pending = false;
+  init_pending = false;  // an INIT that came before it has nothing left to do
+  segment[CS].selector = static_cast<uint16_t>(sipi_vector << 8);
+  segment[CS].base = static_cast<uint64_t>(sipi_vector) << 12;
+  rip = 0;
+  activity = Activity::running;
 }
 
 void CpuState::save(StateWriter& out, VcpuId id) const {
@@ -161,36 +188,35 @@ void CpuState::restore(StateReader& in, VcpuId id) {
   const bool lma = (efer & efer::LMA) != 0;
   in.check("rflags",
            (rflags & ~(flag::all | flag::fixed)) == 0 && (rflags & flag::fixed) != 0 && !(lma && (rflags & flag::VM) != 0));
-  in.check("cr0",
-           (cr0 & ~cr0::all) == 0 && (cr0 & (cr0::PG | cr0::PE)) != cr0::PG && (cr0 & (cr0::CD | cr0::NW)) != cr0::NW);
-  in.check("cr4", (cr4 & ~kCr4Supported) == 0);
+  in.check("cr0", valid_cr0(cr0));
+  in.check("cr4", valid_cr4(cr4));
   in.check("cr3", (cr3 >> kPhysicalBits) == 0);
-  in.check("efer", (efer & ~kEferSupported) == 0 && lma == ((efer & efer::LME) != 0 && (cr0 & cr0::PG) != 0) &&
+  in.check("efer", (efer & ~kEferSupported) == 0 && lma == ((efer & efer::LME) != 0 && paging()) &&
                        (!lma || (cr4 & cr4::PAE) != 0));
-  in.check("xcr0", (xcr0 & ~kXcr0Supported) == 0 && (xcr0 & 1) != 0);
+  in.check("xcr0", valid_xcr0(xcr0));
   in.check("rip", lma || (rip >> 32) == 0);
   for (size_t i = 0; i < 6; ++i) check_segment(in, kSegmentNames[i], segment[i], i == FS || i == GS);
   check_segment(in, "ldtr", ldtr, true);
   check_segment(in, "tr", tr, true);
-  in.check("gdtr.base", canonical(gdtr.base));
-  in.check("idtr.base", canonical(idtr.base));
-  in.check("dr6", (dr6 & ~kDr6Writable) == dr6::fixed);
-  in.check("dr7", (dr7 & ~uint64_t{0xffff27ff}) == 0 && (dr7 & dr7::fixed) != 0);
+  in.check("gdtr.base", is_canonical(gdtr.base));
+  in.check("idtr.base", is_canonical(idtr.base));
+  in.check("dr6", dr6 == stored_dr6(dr6));
+  in.check("dr7", dr7 == stored_dr7(dr7));
   for (const uint64_t entry : pdpte) in.check("pdpte0", (entry & pte::P) == 0 || (entry >> kPhysicalBits) == 0);
-  in.check("lstar", canonical(lstar));
-  in.check("cstar", canonical(cstar));
+  in.check("lstar", is_canonical(lstar));
+  in.check("cstar", is_canonical(cstar));
   in.check("sfmask", (sfmask >> 32) == 0);
-  in.check("kernel_gs_base", canonical(kernel_gs_base));
+  in.check("kernel_gs_base", is_canonical(kernel_gs_base));
   in.check("tsc_aux", (tsc_aux >> 32) == 0);
-  in.check("sysenter_esp", canonical(sysenter_esp));
-  in.check("sysenter_eip", canonical(sysenter_eip));
+  in.check("sysenter_esp", is_canonical(sysenter_esp));
+  in.check("sysenter_eip", is_canonical(sysenter_eip));
   in.check("pat", valid_pat(pat));
   in.check("xss", xss == 0);
   in.check("mtrr_def_type", valid_mtrr_def_type(mtrr_def_type));
   for (size_t i = 0; i < mtrr_var.size(); ++i) in.check("mtrr_var", valid_mtrr_var(static_cast<unsigned>(i), mtrr_var[i]));
   for (const uint64_t value : mtrr_fixed) in.check("mtrr_fixed", valid_mtrr_fixed(value));
   in.check("mxcsr", (mxcsr >> 16) == 0);
-  in.check("pending_debug", (pending_debug & ~kDr6Writable) == 0);
+  in.check("pending_debug", (pending_debug & ~dr6::writable) == 0);
 }
 
 }  // namespace retrovisor

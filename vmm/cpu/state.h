@@ -45,11 +45,18 @@ struct alignas(16) Xmm {
 };
 
 // Interrupt-related activity (what HLT, INIT and shutdown leave a vCPU in).
+// The numbers are in saved states.
 enum class Activity : uint8_t { running = 0, halted = 1, wait_for_sipi = 2, shutdown = 3 };
 
 // After STI, MOV SS and POP SS interrupts stay out until the vCPU has retired one more instruction (SDM 3A 6.8.3); MOV SS and
 // POP SS hold back debug traps as well. It is the vCPU's own: other vCPUs may run before its next instruction does.
 enum class Shadow : uint8_t { none = 0, interrupts = 1, debug = 2 /* and interrupts */ };
+
+// With these registers, is paging that of three levels, for which the processor keeps page directory pointers (SDM 3A 4.4)? LME and
+// PG together are long mode, with four.
+constexpr bool pae_paging(uint64_t cr0, uint64_t cr4, uint64_t efer) {
+  return (cr0 & cr0::PG) != 0 && (cr4 & cr4::PAE) != 0 && (efer & efer::LME) == 0;
+}
 
 struct alignas(64) CpuState {
   // Register slots of the soft engine: 0-15 general registers, 16 always zero (absent base or index), 17 RIP.
@@ -103,6 +110,19 @@ struct alignas(64) CpuState {
   bool mode64() const { return long_mode() && (segment[CS].attributes & seg::L) != 0; }
   bool protected_mode() const { return (cr0 & cr0::PE) != 0; }
   bool vm86() const { return (rflags & flag::VM) != 0; }
+  bool paging() const { return (cr0 & cr0::PG) != 0; }
+  bool pae_paging() const { return retrovisor::pae_paging(cr0, cr4, efer); }
+  unsigned iopl() const { return static_cast<unsigned>(rflags >> 12 & 3); }
+  // In which an instruction is decoded: 16, 32 or 64.
+  unsigned code_bits() const { return mode64() ? 64 : (segment[CS].attributes & seg::DB) != 0 ? 32 : 16; }
+  // Are misaligned accesses #AC (SDM 3A 6.15, vector 17)?
+  bool checks_alignment() const { return cpl() == 3 && (cr0 & cr0::AM) != 0 && (rflags & flag::AC) != 0; }
+  // The guest's time stamp counter.
+  uint64_t tsc(VirtualTime now) const { return now.value + tsc_offset; }
+  // Does an NMI that waits get through?
+  bool nmi_due() const { return nmi_pending && !nmi_blocked; }
+  // Would an external interrupt be taken before the next instruction? (Between runs; within one, in_shadow() knows.)
+  bool interruptible() const { return (rflags & flag::IF) != 0 && shadow == Shadow::none; }
   // Where the code at an offset in CS lies, and the instruction at RIP.
   LinearAddr linear_code(uint64_t offset) const {
     return LinearAddr(mode64() ? offset : (segment[CS].base + offset) & 0xffffffff);
@@ -111,6 +131,11 @@ struct alignas(64) CpuState {
 
   // State after RESET# (SDM 3A 9.1.1, table 9-1).
   static CpuState at_reset(VcpuId id);
+  // State after INIT (the same table), which leaves the FPU, caches, the TSC and the MSRs of memory types alone. Application
+  // processors wait for a start-up IPI then.
+  CpuState after_init(VcpuId id) const;
+  // Takes the start-up IPI that waits (SDM 3A 8.4.4.1): the processor begins at 000VV000h.
+  void start_up();
   void save(StateWriter& out, VcpuId id) const;
   void restore(StateReader& in, VcpuId id);
 };

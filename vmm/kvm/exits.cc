@@ -6,6 +6,7 @@
 #include "vmm/cpu/msr.h"
 #include "vmm/kvm/engine_impl.h"
 #include "vmm/kvm/msr_filter.h"
+#include "vmm/mmio_split.h"
 
 namespace retrovisor::kvm {
 
@@ -64,21 +65,17 @@ KvmEngine::Next KvmEngine::mmio_access(Vcpu& vcpu) {
   if (size == 0 || size > 8) return unexpected("an MMIO access without its data (KVM_EXIT_MMIO)");
   pending_ = true;
   const PhysAddr address(run.mmio.phys_addr);
-  // The bus takes naturally aligned powers of two, as from the soft engine.
-  for (unsigned done = 0; done < size;) {
-    unsigned piece = 8;
-    while (piece > size - done || (piece > 1 && ((address.value + done) & (piece - 1)) != 0 && size - done != piece)) piece /= 2;
+  split_mmio(address.value, size, [&](unsigned offset, unsigned piece) {
     uint64_t value = 0;
     platform_.control.synchronous_event();
     if (run.mmio.is_write != 0) {
-      std::memcpy(&value, run.mmio.data + done, piece);
-      platform_.mmio.write(vcpu.id, address + done, piece, value);
+      std::memcpy(&value, run.mmio.data + offset, piece);
+      platform_.mmio.write(vcpu.id, address + offset, piece, value);
     } else {
-      value = platform_.mmio.read(vcpu.id, address + done, piece);
-      std::memcpy(run.mmio.data + done, &value, piece);
+      value = platform_.mmio.read(vcpu.id, address + offset, piece);
+      std::memcpy(run.mmio.data + offset, &value, piece);
     }
-    done += piece;
-  }
+  });
   return Next::event;
 }
 
@@ -102,7 +99,7 @@ KvmEngine::Next KvmEngine::msr_access(Vcpu& vcpu, bool write) {
       changed_ |= part::msrs;
     }
   } else if (run.msr.index == msr::TSC) {
-    value = now.value + vcpu.state.tsc_offset;
+    value = vcpu.state.tsc(now);
     platform_.journal.log(EventKind::tsc_read, value);
   } else {
     allowed = read_msr(vcpu, now, run.msr.index, value);

@@ -37,7 +37,7 @@ std::string InstructionNames::name(std::span<const uint8_t> bytes, unsigned bits
 std::string InstructionNames::at_rip(const CpuState& s, GuestMemory& memory) {
   std::array<uint8_t, kLongestInstruction> bytes{};
   const size_t have = read_code(s, memory, bytes);
-  return have != 0 ? name(std::span(bytes).first(have), code_bits(s)) : "?";
+  return have != 0 ? name(std::span(bytes).first(have), s.code_bits()) : "?";
 }
 
 }  // namespace retrovisor::kvm

@@ -29,7 +29,7 @@ uint64_t count_mask(const CpuState& s, GuestMemory& memory) {
     if ((byte & 0xfc) == 0x6c || (byte & 0xf0) == 0xa0) break;
     other_size = other_size || byte == kAddressSize;
   }
-  const unsigned bits = code_bits(s);
+  const unsigned bits = s.code_bits();
   if (bits == 64) return other_size ? 0xffffffff : UINT64_MAX;
   return (bits == 32) != other_size ? 0xffffffff : 0xffff;
 }
@@ -233,7 +233,7 @@ uint64_t KvmEngine::progress() {
 
 bool KvmEngine::can_deliver(Vcpu& vcpu) {
   const CpuState& s = vcpu.state;
-  if ((s.rflags & flag::IF) == 0 || s.shadow != Shadow::none) return false;
+  if (!s.interruptible()) return false;
   if ((changed_ & part::core) != 0) return true;
   return !around_.delivery.any() && (vcpu_->run_area().ready_for_interrupt_injection != 0 || s.activity == Activity::halted);
 }
@@ -264,8 +264,7 @@ EngineStop KvmEngine::run(Vcpu& vcpu, Position limit) {
   RV_ASSERT(platform_.clock.position() < limit);
   CpuState& s = vcpu.state;
   if (s.activity == Activity::halted) {
-    const bool interrupt = vcpu.intr && vcpu.may_deliver && (s.rflags & flag::IF) != 0;
-    if (!interrupt && !(s.nmi_pending && !s.nmi_blocked) && !s.init_pending) return EngineStop::halted;
+    if (!woken(vcpu, interrupt_due(vcpu))) return EngineStop::halted;
     s.activity = Activity::running;
   }
   const uint64_t events = platform_.clock.events();

@@ -29,9 +29,4 @@ size_t read_code(const CpuState& s, GuestMemory& memory, std::span<uint8_t, kLon
   return read_some(s, memory, s.linear_rip(), out);
 }
 
-unsigned code_bits(const CpuState& s) {
-  if (s.mode64()) return 64;
-  return (s.segment[CS].attributes & seg::DB) != 0 ? 32 : 16;
-}
-
 }  // namespace retrovisor::kvm

@@ -16,7 +16,5 @@ inline constexpr size_t kLongestInstruction = 15;  // bytes (SDM 2A 2.3.11)
 bool read_linear(const CpuState& s, GuestMemory& memory, LinearAddr from, std::span<uint8_t> out);
 // The bytes at CS:RIP, as many of them as can be read.
 size_t read_code(const CpuState& s, GuestMemory& memory, std::span<uint8_t, kLongestInstruction> out);
-// 16, 32 or 64: how the code at CS:RIP is decoded.
-unsigned code_bits(const CpuState& s);
 
 }  // namespace retrovisor::kvm

@@ -6,6 +6,8 @@
 #include <array>
 #include <optional>
 
+#include "vmm/cpu/canonical.h"
+#include "vmm/cpu/debug_registers.h"
 #include "vmm/cpu/page_walk.h"
 #include "vmm/kvm/linear_memory.h"
 
@@ -63,7 +65,6 @@ std::optional<uint64_t> general_register(const CpuState& s, unsigned reg) {
 }
 
 uint64_t low_bits(uint64_t value, unsigned bytes) { return bytes >= 8 ? value : value & ((uint64_t{1} << (8 * bytes)) - 1); }
-bool canonical(uint64_t linear) { return static_cast<uint64_t>(static_cast<int64_t>(linear << 16) >> 16) == linear; }
 
 enum class Access : uint8_t { read, write, fetch };
 
@@ -73,7 +74,7 @@ bool allowed(const CpuState& s, GuestMemory& memory, unsigned segment, uint64_t 
   uint64_t linear = offset;
   if (s.mode64()) {
     if (segment == FS || segment == GS) linear += g.base;
-    if (!canonical(linear)) return false;
+    if (!is_canonical(linear)) return false;
   } else {
     const bool code = (g.attributes & seg::code) != 0;
     const bool expand_down = !code && (g.attributes & seg::conforming_or_down) != 0;
@@ -83,7 +84,7 @@ bool allowed(const CpuState& s, GuestMemory& memory, unsigned segment, uint64_t 
     linear = (g.base + offset) & 0xffffffff;
   }
   if ((linear & ~kPageMask) + size > kPageSize) return false;
-  if ((s.cr0 & cr0::PG) == 0) return true;
+  if (!s.paging()) return true;
   constexpr uint64_t kLargePage = uint64_t{2} << 20;  // not every KVM has larger ones
   const PageWalk walk = walk_page(s, memory, LinearAddr(linear), {}, false);
   if (!walk.ok || walk.page_size > kLargePage) return false;
@@ -97,7 +98,7 @@ bool allowed(const CpuState& s, GuestMemory& memory, unsigned segment, uint64_t 
 
 // A near branch there raises no exception at once.
 bool branch_allowed(const CpuState& s, uint64_t target) {
-  return s.mode64() ? canonical(target) : target <= s.segment[CS].limit;
+  return s.mode64() ? is_canonical(target) : target <= s.segment[CS].limit;
 }
 
 unsigned segment_of(const x86_op_mem& m) {
@@ -211,7 +212,7 @@ class Check {
     if (s_.mode64()) return 8;
     constexpr uint8_t kOperandSize = 0x66;
     const bool other = x86_.prefix[2] == kOperandSize;
-    return (code_bits(s_) == 32) != other ? 4 : 2;
+    return (s_.code_bits() == 32) != other ? 4 : 2;
   }
 
   const CpuState& s_;
@@ -238,12 +239,11 @@ bool PlainCode::open(unsigned bits) {
 }
 
 bool PlainCode::is_next(const CpuState& s, GuestMemory& memory) {
-  constexpr uint64_t kDebugs = 0xff;  // DR7: any breakpoint
-  if (s.cpl() != 0 || s.vm86() || (s.rflags & (flag::TF | flag::RF)) != 0 || (s.dr7 & kDebugs) != 0) return false;
-  if ((s.cr0 & cr0::PG) != 0 && !s.long_mode()) return false;
+  if (s.cpl() != 0 || s.vm86() || (s.rflags & (flag::TF | flag::RF)) != 0 || breakpoints_armed(s.dr7)) return false;
+  if (s.paging() && !s.long_mode()) return false;
   std::array<uint8_t, kLongestInstruction> bytes{};
   const size_t have = read_code(s, memory, bytes);
-  if (have == 0 || !open(code_bits(s))) return false;
+  if (have == 0 || !open(s.code_bits())) return false;
   const uint8_t* code = bytes.data();
   size_t left = have;
   uint64_t address = s.rip;

@@ -1,5 +1,7 @@
 #include "vmm/kvm/vcpu_state.h"
 
+#include "vmm/cpu/debug_registers.h"
+
 namespace retrovisor::kvm {
 
 namespace {
@@ -7,8 +9,6 @@ namespace {
 constexpr uint32_t kBusyTss32 = 11, kBusyTss16 = 3, kLdtType = 2;
 constexpr uint32_t kTssBusyBit = 2;
 constexpr uint32_t kByteGranularLimit = 0xfffff;  // the largest limit that needs no G
-constexpr uint64_t kDr6Writable = 15 | dr6::BD | dr6::BS | dr6::BT;
-constexpr uint64_t kDr7Bits = 0xffff27ff;
 constexpr uint8_t kShadowSti = KVM_X86_SHADOW_INT_STI, kShadowMovSs = KVM_X86_SHADOW_INT_MOV_SS;
 
 // The rule of the header for a plain register: `seen` counts only if it is not what was loaded.
@@ -180,8 +180,6 @@ void from_segment(const kvm_segment& seen, SegmentKind kind, bool was_long_mode,
   g = plain_segment(seen, kind);
 }
 
-bool pae_paging(const CpuState& s) { return (s.cr0 & cr0::PG) != 0 && (s.cr4 & cr4::PAE) != 0 && !s.long_mode(); }
-
 kvm_sregs to_sregs(const CpuState& s, const Surroundings& around) {
   // The bitmap of pending interrupts stays empty: what KVM has begun to deliver is in the events.
   kvm_sregs out{};
@@ -194,7 +192,7 @@ void from_sregs(const kvm_sregs& in, CpuState& s, Surroundings& around) { take_c
 kvm_sregs2 to_sregs2(const CpuState& s, const Surroundings& around) {
   kvm_sregs2 out{};
   put_common(s, around, out);
-  if (pae_paging(s)) {
+  if (s.pae_paging()) {
     out.flags = KVM_SREGS2_FLAGS_PDPTRS_VALID;
     for (size_t i = 0; i < s.pdpte.size(); ++i) out.pdptrs[i] = s.pdpte[i];
   }
@@ -203,7 +201,7 @@ kvm_sregs2 to_sregs2(const CpuState& s, const Surroundings& around) {
 
 void from_sregs2(const kvm_sregs2& in, CpuState& s, Surroundings& around) {
   take_common(in, s, around);
-  if (pae_paging(s) && (in.flags & KVM_SREGS2_FLAGS_PDPTRS_VALID) != 0) {
+  if (s.pae_paging() && (in.flags & KVM_SREGS2_FLAGS_PDPTRS_VALID) != 0) {
     for (size_t i = 0; i < s.pdpte.size(); ++i) s.pdpte[i] = in.pdptrs[i];
   }
 }
@@ -213,16 +211,16 @@ void from_sregs2(const kvm_sregs2& in, CpuState& s, Surroundings& around) {
 kvm_debugregs to_debugregs(const CpuState& s) {
   kvm_debugregs out{};
   for (size_t i = 0; i < s.dr.size(); ++i) out.db[i] = s.dr[i];
-  out.dr6 = (s.dr6 & kDr6Writable) | dr6::fixed;
-  out.dr7 = (s.dr7 & kDr7Bits) | dr7::fixed;
+  out.dr6 = stored_dr6(s.dr6);
+  out.dr7 = stored_dr7(s.dr7);
   return out;
 }
 
 void from_debugregs(const kvm_debugregs& in, CpuState& s) {
   for (size_t i = 0; i < s.dr.size(); ++i) s.dr[i] = in.db[i];
   // Bits for restricted transactions and bus locks are not in our CPU model.
-  s.dr6 = (in.dr6 & kDr6Writable) | dr6::fixed;
-  s.dr7 = (in.dr7 & kDr7Bits) | dr7::fixed;
+  s.dr6 = stored_dr6(in.dr6);
+  s.dr7 = stored_dr7(in.dr7);
 }
 
 // --- events ----------------------------------------------------------------------------------------------------------

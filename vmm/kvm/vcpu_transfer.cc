@@ -61,7 +61,7 @@ StateCarrier::StateCarrier(const HostCapabilities& host, const HostQuirks& quirk
 }
 
 bool StateCarrier::carries(const CpuState& s) const {
-  const bool legacy_paging = (s.cr0 & cr0::PG) != 0 && !s.long_mode();
+  const bool legacy_paging = s.paging() && !s.long_mode();
   return !(quirks_.no_legacy_paging && legacy_paging) && !(quirks_.no_vm86 && s.vm86());
 }
 
@@ -80,7 +80,7 @@ Result<void> StateCarrier::load(KvmVcpu& vcpu, const CpuState& s, const Surround
   if (parts == part::all) RV_TRY(vcpu.set_mp_state(KVM_MP_STATE_RUNNABLE));
   if ((parts & part::sregs) != 0) {
     taken_.reset();
-    if (sregs2_ && pae_paging(s)) {
+    if (sregs2_ && s.pae_paging()) {
       RV_TRY(vcpu.set_sregs2(to_sregs2(s, around)));
     } else {
       RV_TRY(vcpu.set_sregs(to_sregs(s, around)));
@@ -173,7 +173,7 @@ Result<void> StateCarrier::load_synced(KvmVcpu& vcpu, const CpuState& s, const S
   run.kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_EVENTS;
   run.cr8 = around.cr8;
   taken_.reset();
-  if (sregs2_ && pae_paging(s)) return vcpu.set_sregs2(to_sregs2(s, around));
+  if (sregs2_ && s.pae_paging()) return vcpu.set_sregs2(to_sregs2(s, around));
   sync.sregs = to_sregs(s, around);
   run.kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
   return {};
@@ -190,7 +190,7 @@ Result<void> StateCarrier::store_synced(const KvmVcpu& vcpu, CpuState& s, Surrou
   }
   around.cr8 = static_cast<uint8_t>(sync.sregs.cr8 & 15);
   from_events(sync.events, s, around);
-  if (sregs2_ && pae_paging(s)) return store(vcpu, s, around, part::sregs);
+  if (sregs2_ && s.pae_paging()) return store(vcpu, s, around, part::sregs);
   return {};
 }
 

@@ -26,7 +26,7 @@ void Machine::synchronous_event() {
 bool Machine::delivery_decided(Vcpu& vcpu) {
   vcpu.may_deliver = false;
   if (!undecided_) return true;
-  if (vcpu.intr && (vcpu.state.rflags & flag::IF) != 0) {
+  if (interrupt_waits(vcpu)) {
     if (engine_->settle(vcpu)) return false;
     vcpu.may_deliver = boundary_.deliver({position(), now()}, engine_->can_deliver(vcpu));
   }

@@ -116,25 +116,13 @@ void Machine::request_stop(Stop stop) {
   if (!stop_request_) stop_request_ = stop;
 }
 
-namespace {
-
-bool can_run(const Vcpu& v) {
-  const CpuState& s = v.state;
-  if (s.activity == Activity::running) return true;
-  if (s.activity == Activity::wait_for_sipi) return s.sipi_pending;
-  if (s.activity != Activity::halted) return false;
-  return (v.intr && (s.rflags & flag::IF) != 0) || (s.nmi_pending && !s.nmi_blocked) || s.init_pending;
-}
-
-}  // namespace
-
 // The vCPUs run one at a time, in turn, for turn_length() instructions each; none if none can.
 std::optional<uint32_t> Machine::next_turn() const {
   // A turn ends at slice_end_ exactly, or when the vCPU halts: never where a run happens to be cut.
-  if (position() < slice_end_ && can_run(*vcpus_[current_])) return current_;
+  if (position() < slice_end_ && has_work(*vcpus_[current_])) return current_;
   for (uint32_t i = 1; i <= config_.vcpus; ++i) {
     const uint32_t next = (current_ + i) % config_.vcpus;
-    if (can_run(*vcpus_[next])) return next;
+    if (has_work(*vcpus_[next])) return next;
   }
   return std::nullopt;
 }
@@ -147,7 +135,7 @@ uint64_t Machine::turn_length() const {
 }
 
 Vcpu* Machine::schedule() {
-  if (config_.vcpus == 1) return can_run(*vcpus_[0]) ? vcpus_[0].get() : nullptr;
+  if (config_.vcpus == 1) return has_work(*vcpus_[0]) ? vcpus_[0].get() : nullptr;
   const auto next = next_turn();
   if (!next) return nullptr;
   if (*next != current_ || position() >= slice_end_) {
@@ -159,7 +147,7 @@ Vcpu* Machine::schedule() {
 }
 
 bool Machine::runnable() const {
-  return std::any_of(vcpus_.begin(), vcpus_.end(), [](const auto& v) { return can_run(*v); });
+  return std::any_of(vcpus_.begin(), vcpus_.end(), [](const auto& v) { return has_work(*v); });
 }
 
 void Machine::poll_input() {
@@ -263,9 +251,7 @@ Stop Machine::run_until(Position target, VirtualTime time) {
 
 // Can an interrupt wake any vCPU? A HLT with interrupts off, or a shutdown, ends only by NMI, INIT or reset.
 bool Machine::wakeable() const {
-  return std::any_of(vcpus_.begin(), vcpus_.end(), [](const auto& v) {
-    return v->state.activity == Activity::halted && (v->state.rflags & flag::IF) != 0;
-  });
+  return std::any_of(vcpus_.begin(), vcpus_.end(), [](const auto& v) { return interrupts_wake(*v); });
 }
 
 std::vector<uint8_t> Machine::save_cpu_state() const {

@@ -205,24 +205,27 @@ Emit emit_alu(const Insn& insn, Op& op) {
   return Emit::unknown;
 }
 
-bool is_compare_rr(const Op& op, unsigned& size, bool& is_test) {
-  const auto match = [&]<class T>() {
-    if (op.fn != op_rr<Alu::cmp, T> && op.fn != op_rr<Alu::test, T>) return false;
-    size = sizeof(T);
-    is_test = op.fn == op_rr<Alu::test, T>;
-    return true;
-  };
-  return match.operator()<uint8_t>() || match.operator()<uint32_t>() || match.operator()<uint64_t>();
-}
-
-bool is_compare_ri(const Op& op, unsigned& size, bool& is_test) {
-  const auto match = [&]<class T>() {
-    if (op.fn != op_ri<Alu::cmp, T> && op.fn != op_ri<Alu::test, T>) return false;
-    size = sizeof(T);
-    is_test = op.fn == op_ri<Alu::test, T>;
-    return true;
-  };
-  return match.operator()<uint8_t>() || match.operator()<uint32_t>() || match.operator()<uint64_t>();
+// The forms of emit_alu() that leave nothing but flags and touch no memory.
+std::optional<Compare> compare_of(const Insn& insn) {
+  if (insn.map != OpMap::one_byte || insn.memory || insn.lock) return std::nullopt;
+  Compare out{.size = pair_size(insn)};
+  switch (insn.opcode) {
+    case 0x38: case 0x39: case 0x3a: case 0x3b: break;
+    case 0x3c: case 0x3d: out.immediate = true; break;
+    case 0x80: case 0x81: case 0x82: case 0x83:
+      if (insn.reg_field() != kCmp) return std::nullopt;
+      out.immediate = true;
+      break;
+    case 0x84: case 0x85: out.test = true; break;
+    case 0xa8: case 0xa9: out.test = out.immediate = true; break;
+    case 0xf6: case 0xf7:
+      if (insn.reg_field() > 1) return std::nullopt;
+      out.test = out.immediate = true;
+      break;
+    default: return std::nullopt;
+  }
+  if (out.size == 2) return std::nullopt;
+  return out;
 }
 
 }  // namespace retrovisor::soft

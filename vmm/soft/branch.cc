@@ -225,20 +225,18 @@ RV_HANDLER op_fallthrough(SoftCpu* cpu, const Op* op) {
   RV_FOLLOW(self, 1);
 }
 
-bool fuse_compare_branch(Op& compare, const Insn& branch) {
+bool fuse_compare_branch(const Insn& before, Op& op, const Insn& branch) {
   if (branch.mode != block_mode::code64) return false;
-  unsigned size = 0;
-  bool is_test = false;
-  const bool rr = is_compare_rr(compare, size, is_test);
-  if (!rr && !is_compare_ri(compare, size, is_test)) return false;
-  if (!rr) compare.disp = static_cast<int32_t>(compare.imm);
-  compare.fn = pick_condition(branch.opcode & 15, [&]<unsigned C>() -> Handler {
+  const auto compare = compare_of(before);
+  if (!compare) return false;
+  if (compare->immediate) op.disp = static_cast<int32_t>(op.imm);
+  op.fn = pick_condition(branch.opcode & 15, [&]<unsigned C>() -> Handler {
     const auto by_size = [&]<class T>() -> Handler {
-      if (is_test) return rr ? op_compare_jcc<Alu::test, C, T, false> : op_compare_jcc<Alu::test, C, T, true>;
-      return rr ? op_compare_jcc<Alu::cmp, C, T, false> : op_compare_jcc<Alu::cmp, C, T, true>;
+      if (compare->test) return compare->immediate ? op_compare_jcc<Alu::test, C, T, true> : op_compare_jcc<Alu::test, C, T, false>;
+      return compare->immediate ? op_compare_jcc<Alu::cmp, C, T, true> : op_compare_jcc<Alu::cmp, C, T, false>;
     };
-    if (size == 1) return by_size.template operator()<uint8_t>();
-    if (size == 4) return by_size.template operator()<uint32_t>();
+    if (compare->size == 1) return by_size.template operator()<uint8_t>();
+    if (compare->size == 4) return by_size.template operator()<uint32_t>();
     return by_size.template operator()<uint64_t>();
   });
   return true;

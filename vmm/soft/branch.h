@@ -1,6 +1,7 @@
 // How a handler that ends a block goes on with the next one.
 #pragma once
 
+#include "vmm/cpu/canonical.h"
 #include "vmm/soft/code_cache.h"
 #include "vmm/soft/soft_engine.h"
 
@@ -40,7 +41,5 @@ namespace retrovisor::soft {
   } while (false)
 
 [[gnu::always_inline]] inline Block* block_of(const Op* op) { return reinterpret_cast<Block*>(static_cast<intptr_t>(op->imm)); }
-
-inline bool is_canonical(uint64_t linear) { return static_cast<uint64_t>(static_cast<int64_t>(linear << 16) >> 16) == linear; }
 
 }  // namespace retrovisor::soft

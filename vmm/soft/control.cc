@@ -2,7 +2,8 @@
 #include <array>
 #include <utility>
 
-#include "vmm/cpu/cpuid.h"
+#include "vmm/cpu/control_registers.h"
+#include "vmm/cpu/debug_registers.h"
 #include "vmm/soft/memory.h"
 #include "vmm/soft/soft_engine.h"
 #include "vmm/soft/system.h"
@@ -11,17 +12,11 @@ namespace retrovisor::soft {
 
 namespace {
 
-// Is PAE paging (not 4-level) in use with these registers?
-bool pae_paging(uint64_t cr0, uint64_t cr4, uint64_t efer) {
-  return (cr0 & cr0::PG) != 0 && (cr4 & cr4::PAE) != 0 && (efer & efer::LME) == 0;
-}
-
 bool write_cr0(SoftCpu& cpu, uint64_t value) {
   CpuState& s = cpu.s;
   if ((value >> 32) != 0) return raise_gp(cpu, 0);
   value = (value & cr0::all) | cr0::ET;  // reserved bits below 32 are ignored, ET is hardwired (SDM 3A 2.5)
-  if ((value & cr0::PG) != 0 && (value & cr0::PE) == 0) return raise_gp(cpu, 0);
-  if ((value & cr0::NW) != 0 && (value & cr0::CD) == 0) return raise_gp(cpu, 0);
+  if (!valid_cr0(value)) return raise_gp(cpu, 0);
   const uint64_t changed = s.cr0 ^ value;
   uint64_t efer = s.efer;
   if ((changed & cr0::PG) != 0) {
@@ -51,7 +46,7 @@ bool write_cr3(SoftCpu& cpu, uint64_t value) {
     if ((value >> kPhysicalBits) != 0) return raise_gp(cpu, 0);
   } else {
     value &= 0xffffffff;
-    if (pae_paging(s.cr0, s.cr4, s.efer) && !load_pdptes(cpu, value)) return false;
+    if (s.pae_paging() && !load_pdptes(cpu, value)) return false;
   }
   cpu.platform->journal.log(EventKind::cr3_write, value, s.cr3);
   const uint64_t old = std::exchange(s.cr3, value);
@@ -61,7 +56,7 @@ bool write_cr3(SoftCpu& cpu, uint64_t value) {
 
 bool write_cr4(SoftCpu& cpu, uint64_t value) {
   CpuState& s = cpu.s;
-  if ((value & ~kCr4Supported) != 0) return raise_gp(cpu, 0);
+  if (!valid_cr4(value)) return raise_gp(cpu, 0);
   const uint64_t changed = s.cr4 ^ value;
   if (s.long_mode() && (value & cr4::PAE) == 0) return raise_gp(cpu, 0);
   constexpr uint64_t paging = cr4::PAE | cr4::PSE | cr4::PGE | cr4::SMEP | cr4::SMAP;
@@ -101,15 +96,12 @@ bool check_debug_register(SoftCpu& cpu, unsigned& number) {
 }  // namespace
 
 bool load_pdptes(SoftCpu& cpu, uint64_t cr3) {
-  // Bits that have to be zero in a present entry (SDM 3A table 4-8).
-  constexpr uint64_t reserved = 0x1e6 | ~((uint64_t{1} << kPhysicalBits) - 1);
   std::array<uint64_t, 4> entry{};
   std::array<uint8_t, 32> bytes{};
   if (!cpu.platform->memory.read(PhysAddr(cr3 & 0xffffffe0), bytes)) return raise_gp(cpu, 0);
   std::memcpy(entry.data(), bytes.data(), sizeof entry);
-  for (const uint64_t e : entry) {
-    if ((e & pte::P) != 0 && (e & reserved) != 0) return raise_gp(cpu, 0);
-  }
+  for (const uint64_t e : entry)
+    if (!valid_pdpte(e)) return raise_gp(cpu, 0);
   cpu.s.pdpte = entry;
   return true;
 }
@@ -187,8 +179,7 @@ bool exec_mov_to_dr(SoftCpu& cpu, const Op& op) {
     s.dr[number] = value;
   } else {
     if ((value >> 32) != 0) return raise_gp(cpu, 0);
-    if (number == 6) s.dr6 = (value & (15 | dr6::BD | dr6::BS | dr6::BT)) | dr6::fixed;
-    else s.dr7 = (value & 0xffff23ff) | dr7::fixed;  // bits 11, 12, 14, 15 read as zero
+    (number == 6 ? s.dr6 : s.dr7) = number == 6 ? stored_dr6(value) : stored_dr7(value);
   }
   mode_changed(cpu);
   return advance_rip(cpu, op);
@@ -215,8 +206,7 @@ bool exec_xsetbv(SoftCpu& cpu, const Op& op) {
   if ((cpu.s.cr4 & cr4::OSXSAVE) == 0) return raise_ud(cpu);
   if (!require_ring0(cpu)) return false;
   const uint64_t value = (cpu.s.gpr[RDX] << 32) | (cpu.s.gpr[RAX] & 0xffffffff);
-  // XCR0 alone, x87 state always enabled (SDM 1 13.3).
-  if ((cpu.s.gpr[RCX] & 0xffffffff) != 0 || (value & ~kXcr0Supported) != 0 || (value & 1) == 0) return raise_gp(cpu, 0);
+  if ((cpu.s.gpr[RCX] & 0xffffffff) != 0 || !valid_xcr0(value)) return raise_gp(cpu, 0);
   cpu.s.xcr0 = value;
   return advance_rip(cpu, op);
 }

@@ -1,11 +1,11 @@
 // Entry to the MMX and SSE groups.
+#include "vmm/cpu/canonical.h"
 #include "vmm/soft/sse_common.h"
 
 namespace retrovisor::soft {
 
 void sse_misaligned(SoftCpu& cpu, const Op& op, uint64_t linear, Access access) {
-  const int64_t top = static_cast<int64_t>(linear) >> 47;
-  if (top != 0 && top != -1) {
+  if (!is_canonical(linear)) {
     // Not canonical, or kFaultAddress: mem_access raises (or keeps) the fault of the address.
     Xmm none;
     if (!mem_access(cpu, op, linear, &none, sizeof none, access)) return;

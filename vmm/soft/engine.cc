@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include "vmm/cpu/canonical.h"
+#include "vmm/cpu/debug_registers.h"
 #include "vmm/cpu/page_walk.h"
 #include "vmm/soft/exceptions.h"
 #include "vmm/soft/memory.h"
@@ -175,7 +177,7 @@ bool SoftEngine::code_address(SoftCpu& cpu, uint64_t& phys) {
   const CpuState& s = cpu.s;
   uint64_t linear = s.rip;
   if (s.mode64()) {
-    if (static_cast<uint64_t>(static_cast<int64_t>(linear << 16) >> 16) != linear) return raise_gp(cpu, 0);
+    if (!is_canonical(linear)) return raise_gp(cpu, 0);
   } else {
     if (s.rip > s.segment[CS].limit) return raise_gp(cpu, 0);
     linear = (s.segment[CS].base + s.rip) & 0xffffffff;
@@ -264,7 +266,7 @@ bool SoftEngine::decode_at(SoftCpu& cpu, uint64_t phys, unsigned offset, Insn& i
     if (ram) std::memcpy(buffer, bytes, available);
     uint64_t linear = (cpu.s.mode64() ? cpu.s.rip : cpu.s.segment[CS].base + cpu.s.rip) + available;
     if (!cpu.s.mode64()) linear &= 0xffffffff;
-    else if (linear == uint64_t{1} << 47) return raise_gp(cpu, 0);
+    else if (!is_canonical(linear)) return raise_gp(cpu, 0);
     uint64_t phys2 = 0;
     if (!fetch_page(cpu, linear, phys2)) return false;
     const uint64_t rest = std::min<uint64_t>(kMaxInsnLength, within_limit - available);
@@ -304,6 +306,7 @@ unsigned SoftEngine::build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Bloc
   const bool flat = (cpu.mode & block_mode::flat) != 0;
   unsigned count = 0, n = 0, offset = 0;
   Emit kind = Emit::next;
+  Insn previous;  // what ops[n - 1] was made of
   while (kind == Emit::next) {
     Insn insn;
     DecodeStatus status{};
@@ -314,7 +317,7 @@ unsigned SoftEngine::build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Bloc
     built_string_ = status == DecodeStatus::ok && is_repeated_string(insn);
     Op& op = ops[n];
     if (n > 0 && status == DecodeStatus::ok && flat && count < max_insns && is_conditional(insn) &&
-        fuse_compare_branch(ops[n - 1], insn)) {
+        fuse_compare_branch(previous, ops[n - 1], insn)) {
       kind = Emit::branch;
     } else {
       insn.flat = flat;
@@ -333,6 +336,7 @@ unsigned SoftEngine::build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Bloc
         ++n;
       }
     }
+    previous = insn;
     offset += insn.length;
     ++count;
     if (kind == Emit::branch) block.target = static_cast<int64_t>(offset) + insn.imm;
@@ -401,52 +405,26 @@ void SoftEngine::split_block(SoftCpu& cpu) {
 // A vCPU that does not run: does anything wake it?
 bool SoftEngine::wake(SoftCpu& cpu) {
   CpuState& s = cpu.s;
-  if (s.activity == Activity::shutdown) return false;
+  if (!woken(*cpu.vcpu, interrupt_due(*cpu.vcpu))) return false;
   if (s.activity == Activity::wait_for_sipi) {
-    if (!s.sipi_pending) return false;
-    s.sipi_pending = false;
-    s.init_pending = false;  // an INIT that came before it has nothing left to do
-    // SDM 3A 8.4.4.1: the application processor starts at 000VV000h.
-    s.segment[CS].selector = static_cast<uint16_t>(s.sipi_vector << 8);
-    s.segment[CS].base = static_cast<uint64_t>(s.sipi_vector) << 12;
-    s.rip = 0;
-    s.activity = Activity::running;
+    s.start_up();
     mode_changed(cpu);
-    return true;
   }
-  const bool interrupt = cpu.vcpu->intr && cpu.vcpu->may_deliver && (s.rflags & flag::IF) != 0;
-  if (!interrupt && !(s.nmi_pending && !s.nmi_blocked) && !s.init_pending) return false;
   s.activity = Activity::running;
   return true;
 }
 
 SoftEngine::Interrupt SoftEngine::take_interrupt(SoftCpu& cpu, uint64_t position) {
   CpuState& s = cpu.s;
-  if (s.init_pending) {  // SDM 3A 9.1, table 9-1: INIT keeps the FPU, caches, TSC, MSRs of memory types
-    CpuState fresh = CpuState::at_reset(cpu.vcpu->id);
-    fresh.x87 = s.x87;
-    std::copy(s.xmm.begin(), s.xmm.end(), fresh.xmm.begin());
-    fresh.mxcsr = s.mxcsr;
-    fresh.cr0 = (fresh.cr0 & ~(cr0::CD | cr0::NW)) | (s.cr0 & (cr0::CD | cr0::NW));
-    fresh.tsc_offset = s.tsc_offset;
-    fresh.tsc_adjust = s.tsc_adjust;
-    fresh.pat = s.pat;
-    fresh.mtrr_def_type = s.mtrr_def_type;
-    fresh.mtrr_var = s.mtrr_var;
-    fresh.mtrr_fixed = s.mtrr_fixed;
-    fresh.nmi_pending = s.nmi_pending;
-    fresh.sipi_pending = s.sipi_pending;
-    fresh.sipi_vector = s.sipi_vector;
-    if (cpu.vcpu->id.value != 0) fresh.activity = Activity::wait_for_sipi;
-    s = fresh;
+  if (s.init_pending) {
+    s = s.after_init(cpu.vcpu->id);
     cpu.cc = cc_of_flags(s.rflags);
     mode_changed(cpu);
     tlb_flush(cpu);
     return Interrupt::delivered;
   }
-  const bool nmi = s.nmi_pending && !s.nmi_blocked;
-  const bool intr = cpu.vcpu->intr && cpu.vcpu->may_deliver && (s.rflags & flag::IF) != 0;
-  if (!nmi && !intr) return Interrupt::none;
+  const bool nmi = s.nmi_due();
+  if (!nmi && !interrupt_due(*cpu.vcpu)) return Interrupt::none;
   if (in_shadow(cpu, position)) return Interrupt::shadowed;
   platform_.clock.set_retired(Position(position));
   uint8_t vector = vec::NMI;
@@ -472,11 +450,13 @@ void SoftEngine::step_slowly(SoftCpu& cpu, bool shadowed) {
   const uint64_t position = cpu.limit - static_cast<uint64_t>(cpu.budget);
   const bool held_back = s.shadow == Shadow::debug && in_shadow(cpu, position);
   const bool resume = (s.rflags & flag::RF) != 0;
-  if (!resume && !held_back && (s.dr7 & 0xff) != 0) {
+  if (!resume && !held_back && breakpoints_armed(s.dr7)) {
     const uint64_t linear = s.linear_rip().value;
     uint64_t hits = 0;
-    for (unsigned i = 0; i < 4; ++i)
-      if ((s.dr7 >> (2 * i) & 3) != 0 && (s.dr7 >> (16 + 4 * i) & 3) == 0 && s.dr[i] == linear) hits |= uint64_t{1} << i;
+    for (unsigned i = 0; i < 4; ++i) {
+      const BreakpointControl b = breakpoint_control(s.dr7, i);
+      if (b.on && b.what == BreakOn::execution && s.dr[i] == linear) hits |= uint64_t{1} << i;
+    }
     if (hits != 0) {
       cpu.fault = {vec::DB, false, 0, hits, false};
       cpu.exit = Exit::fault;
@@ -488,7 +468,7 @@ void SoftEngine::step_slowly(SoftCpu& cpu, bool shadowed) {
   cpu.debug_hits = 0;
   cpu.event_delivered = false;
   bool ran = false;
-  if (resume && !shadowed && !single_step && (s.dr7 & 0xff) == 0 && s.pending_debug == 0 && cpu.budget > 1 && build_scratch(cpu, 1) && built_string_) {
+  if (resume && !shadowed && !single_step && !breakpoints_armed(s.dr7) && s.pending_debug == 0 && cpu.budget > 1 && build_scratch(cpu, 1) && built_string_) {
     // Nothing but RF, which stays in force as long as iterations are left: as many of them at once as there is room for.
     run_block(cpu, scratch_.block, scratch_.ops);
     ran = true;
@@ -556,7 +536,7 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
 
     bool shadowed = false;
     if (cpu.vcpu->intr || s.nmi_pending || s.init_pending) [[unlikely]] {
-      if (stop_at_window_ && cpu.vcpu->intr && !cpu.vcpu->may_deliver && (s.rflags & flag::IF) != 0 && !in_shadow(cpu, position))
+      if (stop_at_window_ && interrupt_waits(*cpu.vcpu) && !cpu.vcpu->may_deliver && !in_shadow(cpu, position))
         return EngineStop::kicked;
       switch (take_interrupt(cpu, position)) {
         case Interrupt::none: break;
@@ -655,9 +635,7 @@ EngineStop SoftEngine::raise(Vcpu& vcpu, uint8_t vector, std::optional<uint32_t>
   return running ? EngineStop::limit : EngineStop::triple_fault;
 }
 
-bool SoftEngine::can_deliver(Vcpu& vcpu) {
-  return (vcpu.state.rflags & flag::IF) != 0 && vcpu.state.shadow == Shadow::none;
-}
+bool SoftEngine::can_deliver(Vcpu& vcpu) { return vcpu.state.interruptible(); }
 
 // --- op.h -----------------------------------------------------------------------------------------------------------
 

@@ -304,7 +304,7 @@ bool deliver_next(SoftCpu& cpu) {
 }  // namespace
 
 void note_debug_exception(CpuState& s, uint64_t bits) {
-  s.dr6 = (s.dr6 & ~uint64_t{15}) | (bits & (15 | dr6::BD | dr6::BS | dr6::BT));
+  s.dr6 = (s.dr6 & ~uint64_t{15}) | (bits & dr6::writable);
   s.dr7 &= ~dr7::GD;
 }
 

@@ -194,7 +194,7 @@ uint64_t returned_flags(const SoftCpu& cpu, uint64_t image, unsigned size) {
   const unsigned cpl = cpu.s.cpl();
   uint64_t mask = flag::arithmetic | flag::TF | flag::DF | flag::NT;
   if (size >= 4) mask |= flag::RF | flag::AC | flag::ID;
-  if (cpl <= (old >> 12 & 3)) mask |= flag::IF;
+  if (cpl <= cpu.s.iopl()) mask |= flag::IF;
   if (cpl == 0) {
     mask |= flag::IOPL;
     if (size >= 4) mask |= flag::VIF | flag::VIP;
@@ -205,7 +205,7 @@ uint64_t returned_flags(const SoftCpu& cpu, uint64_t image, unsigned size) {
 bool iret_real(SoftCpu& cpu, const Op& op, unsigned size) {
   CpuState& s = cpu.s;
   const uint64_t old = get_rflags(cpu);
-  const bool virtual_if = s.vm86() && (old & flag::IOPL) != flag::IOPL;
+  const bool virtual_if = vm86_below_iopl(cpu);
   if (virtual_if && ((s.cr4 & cr4::VME) == 0 || size != 2)) return raise_gp(cpu, 0);
   Stack stack(cpu, op);
   uint64_t rip = 0, cs = 0, image = 0;
@@ -217,9 +217,8 @@ bool iret_real(SoftCpu& cpu, const Op& op, unsigned size) {
   if (!s.vm86()) mask |= flag::IOPL;
   uint64_t flags = image;
   if (virtual_if) {  // SDM 3B 20.3.3.6: IRET in virtual-8086 mode with VME
-    if ((image & flag::TF) != 0 || ((image & flag::IF) != 0 && (old & flag::VIP) != 0)) return raise_gp(cpu, 0);
+    if (!virtual_flags(flags, old)) return raise_gp(cpu, 0);
     mask = (mask & ~flag::IF) | flag::VIF;
-    flags = (image & ~flag::VIF) | ((image & flag::IF) != 0 ? flag::VIF : 0);
   }
   stack.commit();
   set_rflags(cpu, (old & ~(mask | flag::RF)) | (flags & mask));

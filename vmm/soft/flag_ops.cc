@@ -15,7 +15,7 @@ enum class IfControl : uint8_t { real_if, virtual_if, denied };
 IfControl if_control(const SoftCpu& cpu) {
   const CpuState& s = cpu.s;
   if (!s.protected_mode()) return IfControl::real_if;
-  const unsigned iopl = s.rflags >> 12 & 3;
+  const unsigned iopl = s.iopl();
   if (s.vm86()) {
     if (iopl == 3) return IfControl::real_if;
     return (s.cr4 & cr4::VME) != 0 ? IfControl::virtual_if : IfControl::denied;
@@ -23,8 +23,6 @@ IfControl if_control(const SoftCpu& cpu) {
   if (s.cpl() <= iopl) return IfControl::real_if;
   return s.cpl() == 3 && (s.cr4 & cr4::PVI) != 0 ? IfControl::virtual_if : IfControl::denied;
 }
-
-bool vm86_below_iopl(const SoftCpu& cpu) { return cpu.s.vm86() && (cpu.s.rflags & flag::IOPL) != flag::IOPL; }
 
 }  // namespace
 
@@ -78,13 +76,12 @@ bool exec_popf(SoftCpu& cpu, const Op& op) {
   uint64_t clear = flag::RF;
   if (op.r0 != 2) mask |= flag::AC | flag::ID;
   if (virtual_if) {
-    if ((image & flag::TF) != 0 || ((image & flag::IF) != 0 && (old & flag::VIP) != 0)) return raise_gp(cpu, 0);
+    if (!virtual_flags(image, old)) return raise_gp(cpu, 0);
     mask |= flag::VIF;
-    image = (image & ~flag::VIF) | ((image & flag::IF) != 0 ? flag::VIF : 0);
   } else if (s.vm86()) {
     mask |= flag::IF;
   } else {
-    if (s.cpl() <= (old >> 12 & 3)) mask |= flag::IF;
+    if (s.cpl() <= s.iopl()) mask |= flag::IF;
     if (s.cpl() == 0) {
       mask |= flag::IOPL;
       if (op.r0 != 2) clear |= flag::VIF | flag::VIP;

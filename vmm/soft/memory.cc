@@ -3,14 +3,15 @@
 #include <algorithm>
 #include <cstring>
 
+#include "vmm/cpu/canonical.h"
+#include "vmm/cpu/debug_registers.h"
 #include "vmm/cpu/page_walk.h"
+#include "vmm/mmio_split.h"
 #include "vmm/soft/soft_engine.h"
 #include "vmm/soft/touched.h"
 
 namespace retrovisor::soft {
 namespace {
-
-bool canonical(uint64_t linear) { return static_cast<uint64_t>(static_cast<int64_t>(linear << 16) >> 16) == linear; }
 
 bool raise_page_fault(SoftCpu& cpu, uint64_t linear, uint32_t error) {
   cpu.fault = {vec::PF, true, error, linear, false};
@@ -93,20 +94,17 @@ bool mmio(SoftCpu& cpu, const Op& op, uint64_t phys, void* data, unsigned size, 
   }
   sync_clock(cpu, op);
   auto* bytes = static_cast<uint8_t*>(data);
-  for (unsigned done = 0; done < size;) {
-    unsigned part = 8;
-    while (part > size - done || (part > 1 && ((phys + done) & (part - 1)) != 0 && size - done != part)) part /= 2;
+  split_mmio(phys, size, [&](unsigned offset, unsigned piece) {
     uint64_t value = 0;
     synchronous_event(cpu);
     if (write) {
-      std::memcpy(&value, bytes + done, part);
-      cpu.platform->mmio.write(cpu.vcpu->id, PhysAddr(phys + done), part, value);
+      std::memcpy(&value, bytes + offset, piece);
+      cpu.platform->mmio.write(cpu.vcpu->id, PhysAddr(phys + offset), piece, value);
     } else {
-      value = cpu.platform->mmio.read(cpu.vcpu->id, PhysAddr(phys + done), part);
-      std::memcpy(bytes + done, &value, part);
+      value = cpu.platform->mmio.read(cpu.vcpu->id, PhysAddr(phys + offset), piece);
+      std::memcpy(bytes + offset, &value, piece);
     }
-    done += part;
-  }
+  });
   // The access may have raised an interrupt or moved a deadline: leave at the next block border.
   leave_after_block(cpu);
   return true;
@@ -138,14 +136,9 @@ bool changes_watched(const SoftCpu& cpu, const Watch& watch, uint64_t linear, co
 // Does the access hit a data breakpoint? (SDM 3B 17.2.5)
 void match_breakpoints(SoftCpu& cpu, uint64_t linear, unsigned size, bool write) {
   for (unsigned i = 0; i < 4; ++i) {
-    const uint64_t control = cpu.s.dr7 >> (16 + 4 * i);
-    if ((cpu.s.dr7 >> (2 * i) & 3) == 0) continue;
-    const unsigned type = control & 3;
-    if (!(type == 3 || (type == 1 && write))) continue;
-    static constexpr unsigned kLengths[4] = {1, 2, 8, 4};
-    const unsigned length = kLengths[control >> 2 & 3];
-    const uint64_t base = cpu.s.dr[i] & ~uint64_t{length - 1};
-    if (linear < base + length && base < linear + size) cpu.debug_hits |= 1u << i;
+    const BreakpointControl b = breakpoint_control(cpu.s.dr7, i);
+    if (!b.on || !(b.what == BreakOn::access || (b.what == BreakOn::write && write))) continue;
+    if (b.touches(cpu.s.dr[i], linear, size)) cpu.debug_hits |= 1u << i;
   }
 }
 
@@ -186,7 +179,7 @@ bool access_parts(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsig
   const bool write_rights = access != Access::read;
   const bool write = access == Access::write;
   if (wraps_at_4g(cpu, implicit)) linear &= 0xffffffff;
-  else if (!canonical(linear) || !canonical(linear + size - 1)) return raise_segment(cpu, op.ea & ea::seg_mask);
+  else if (!is_canonical(linear, size)) return raise_segment(cpu, op.ea & ea::seg_mask);
   const unsigned first = static_cast<unsigned>(std::min<uint64_t>(size, kPageSize - (linear & ~kPageMask)));
   Target head, tail;
   if (!translate(cpu, linear, write_rights, kind, implicit, head)) return false;
@@ -274,8 +267,8 @@ bool mem_access(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsigne
     // What is not canonical, in whole or in part, goes before (measured: AMD and Intel alike). Of 16 bytes, SDM 3A table 6-7 leaves
     // it to the processor; AMD's checks them.
     const unsigned checked = cpu.processor_model == ProcessorModel::amd ? 16 : 8;
-    if (user && (cpu.s.cr0 & cr0::AM) != 0 && (cpu.s.rflags & flag::AC) != 0 && size <= checked && (linear & (size - 1)) != 0 &&
-        (!cpu.s.long_mode() || (canonical(linear) && canonical(linear + size - 1))))
+    if (cpu.s.checks_alignment() && size <= checked && (linear & (size - 1)) != 0 &&
+        (!cpu.s.long_mode() || is_canonical(linear, size)))
       return raise(cpu, vec::AC, 0);
     if (!access_with(cpu, op, linear, data, size, access, privilege_of(cpu, user), false)) return false;
     match_breakpoints(cpu, linear, size, access != Access::read);
@@ -303,7 +296,7 @@ bool probe(SoftCpu& cpu, const Op& op, uint64_t linear, unsigned size, bool user
   if (size == 0) return true;
   const bool wraps = wraps_at_4g(cpu, false);
   if (wraps) linear &= 0xffffffff;
-  else if (!canonical(linear) || !canonical(linear + size - 1)) return raise_segment(cpu, op.ea & ea::seg_mask);
+  else if (!is_canonical(linear, size)) return raise_segment(cpu, op.ea & ea::seg_mask);
   const Translations::Kind kind = privilege_of(cpu, user);
   Target target;
   const auto pages = [&](uint64_t done, uint64_t end) {
@@ -421,9 +414,8 @@ void mode_changed(SoftCpu& cpu) {
   cpu.mode = mode;
 
   const bool user = s.cpl() == 3;
-  const bool breakpoints = (s.dr7 & 0xff) != 0;
-  const bool check_alignment = user && (s.cr0 & cr0::AM) != 0 && (s.rflags & flag::AC) != 0;
-  cpu.tlb = &cpu.translations->tlb[breakpoints || check_alignment ? Translations::none : privilege_of(cpu, user)];
+  const bool breakpoints = breakpoints_armed(s.dr7);
+  cpu.tlb = &cpu.translations->tlb[breakpoints || s.checks_alignment() ? Translations::none : privilege_of(cpu, user)];
   cpu.slow = breakpoints || (s.rflags & (flag::TF | flag::RF)) != 0 || s.pending_debug != 0;
   for (unsigned half = 0; half < 2; ++half)
     cpu.jump_stamp[half] = cpu.translations->generation[half] << 8 | (user ? 0x80u : 0u) | mode;

@@ -1,6 +1,7 @@
 // MMX data movement, EMMS, and the masked stores. Source: SDM 2B: MOVD, MOVQ, MASKMOVQ, EMMS; SDM 3A 12.
 #include <bit>
 
+#include "vmm/cpu/canonical.h"
 #include "vmm/soft/sse_common.h"
 
 namespace retrovisor::soft {
@@ -114,13 +115,12 @@ bool probe_masked(SoftCpu& cpu, const Op& op) {
   if (cpu.processor_model == ProcessorModel::intel) {
     if (cpu.address_fault) return probe_write(cpu, op, linear, 16, user);
     const uint64_t last = linear + 15;
-    const bool one_piece = !cpu.s.mode64() || static_cast<uint64_t>(static_cast<int64_t>(last << 16) >> 16) == last;
+    const bool one_piece = !cpu.s.mode64() || is_canonical(last);
     return (!one_piece || probe_write(cpu, op, linear + 8, 8, user)) && probe_write(cpu, op, linear, 16, user);
   }
   uint64_t half = 0;
-  const bool checked = user && (cpu.s.cr0 & cr0::AM) != 0 && (cpu.s.rflags & flag::AC) != 0;
   // The first half's bytes are not needed, but its alignment and rights are asked for.
-  if (checked && !cpu.address_fault && !mem_access(cpu, op, linear, &half, sizeof half, Access::read_for_write)) return false;
+  if (cpu.s.checks_alignment() && !cpu.address_fault && !mem_access(cpu, op, linear, &half, sizeof half, Access::read_for_write)) return false;
   return probe_write(cpu, op, linear, 16, user);
 }
 

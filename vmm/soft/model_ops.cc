@@ -14,7 +14,7 @@ void set_edx_eax(SoftCpu& cpu, uint64_t value) {
 }
 
 uint64_t read_tsc(SoftCpu& cpu) {
-  const uint64_t value = cpu.platform->clock.now().value + cpu.s.tsc_offset;
+  const uint64_t value = cpu.s.tsc(cpu.platform->clock.now());
   cpu.platform->journal.log(EventKind::tsc_read, value);
   return value;
 }

@@ -1,6 +1,8 @@
 // From run-time properties of an instruction to instances of handler templates.
 #pragma once
 
+#include <optional>
+
 #include "vmm/soft/arith.h"
 #include "vmm/soft/insn.h"
 #include "vmm/soft/memory.h"
@@ -64,9 +66,13 @@ Emit emit_branch(const Insn& insn, Op& op);
 Emit emit_string(const Insn& insn, Op& op);
 Emit emit_misc(const Insn& insn, Op& op);
 
-// Is `op` a CMP or TEST of 8-, 32- or 64-bit registers (or of one with an immediate)? For fuse_compare_branch.
-bool is_compare_rr(const Op& op, unsigned& size, bool& is_test);
-bool is_compare_ri(const Op& op, unsigned& size, bool& is_test);
+// A comparison that fuse_compare_branch() can take up: CMP or TEST of a register of 8, 32 or 64 bits with another or an immediate.
+struct Compare {
+  unsigned size = 0;  // in bytes
+  bool test = false;
+  bool immediate = false;
+};
+std::optional<Compare> compare_of(const Insn& insn);
 
 inline Emit emit_as(Op& op, Handler h, Emit e = Emit::next) {
   op.fn = h;

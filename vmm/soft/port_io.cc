@@ -1,4 +1,5 @@
 // IN, OUT, INS, OUTS.
+#include "vmm/cpu/debug_registers.h"
 #include "vmm/soft/memory.h"
 #include "vmm/soft/system.h"
 
@@ -9,7 +10,7 @@ namespace {
 // May the program touch ports port .. port + size - 1? (SDM 1 19.5)
 bool check_port(SoftCpu& cpu, const Op& op, uint16_t port, unsigned size) {
   const CpuState& s = cpu.s;
-  if (!s.protected_mode() || (s.cpl() <= (s.rflags >> 12 & 3) && !s.vm86())) return true;
+  if (!s.protected_mode() || (s.cpl() <= s.iopl() && !s.vm86())) return true;
   // The I/O permission bitmap of a 32- or 64-bit TSS; its last byte may lie just beyond the limit of the bits wanted,
   // which is why two bytes are read.
   const uint64_t wrap = s.long_mode() ? UINT64_MAX : 0xffffffff;
@@ -27,12 +28,10 @@ bool check_port(SoftCpu& cpu, const Op& op, uint16_t port, unsigned size) {
 // I/O breakpoints: R/W = 10 in DR7 with CR4.DE (SDM 3B 17.2.4).
 void match_io_breakpoints(SoftCpu& cpu, uint16_t port, unsigned size) {
   const CpuState& s = cpu.s;
-  if ((s.dr7 & 0xff) == 0 || (s.cr4 & cr4::DE) == 0) return;
+  if (!breakpoints_armed(s.dr7) || (s.cr4 & cr4::DE) == 0) return;
   for (unsigned i = 0; i < 4; ++i) {
-    if ((s.dr7 >> (2 * i) & 3) == 0 || (s.dr7 >> (16 + 4 * i) & 3) != 2) continue;
-    const unsigned length = static_cast<unsigned>(s.dr7 >> (18 + 4 * i) & 3) + 1;  // 1, 2, (reserved), 4
-    const uint64_t base = s.dr[i] & ~uint64_t{length - 1};
-    if (port < base + length && base < uint64_t{port} + size) cpu.debug_hits |= 1u << i;
+    const BreakpointControl b = breakpoint_control(s.dr7, i);
+    if (b.on && b.what == BreakOn::port && b.touches(s.dr[i], port, size)) cpu.debug_hits |= 1u << i;
   }
 }
 

@@ -2,6 +2,7 @@
 // All functions that can fault return false with cpu.fault set and no register changed.
 #pragma once
 
+#include "vmm/cpu/canonical.h"
 #include "vmm/soft/soft_cpu.h"
 
 namespace retrovisor::soft {
@@ -21,9 +22,6 @@ inline constexpr Op kNoOp{.fn = nullptr,
                           .ip_offset = 0,
                           .seg_off = kZeroSlot};
 
-constexpr bool is_canonical(uint64_t address) {
-  return static_cast<uint64_t>(static_cast<int64_t>(address << 16) >> 16) == address;
-}
 constexpr bool is_null(uint16_t selector) { return (selector & 0xfffc) == 0; }
 // Selector part of an error code (SDM 3A 6.13): EXT and IDT bits clear.
 constexpr uint32_t selector_error(uint16_t selector) { return selector & 0xfffcu; }

@@ -146,8 +146,9 @@ Handler fpu_check_handler(FpuClass fpu);
 void prepare_op(const Insn& insn, unsigned ip_offset, Op& op);
 // Ends a block that does not end in a branch: moves RIP behind it and goes on with the next block (op.imm: the Block).
 RV_HANDLER op_fallthrough(SoftCpu* cpu, const Op* op);
-// Turns a compare and the conditional branch behind it into one op. True if it did; then `branch` is void.
-bool fuse_compare_branch(Op& compare, const Insn& branch);
+// If `before`, of which `op` was made, is a compare: makes `op` into one of both it and the conditional branch behind it. True if it
+// did; then the branch needs no op.
+bool fuse_compare_branch(const Insn& before, Op& op, const Insn& branch);
 
 inline size_t jump_index(uint64_t rip) { return (rip ^ rip >> 12) % kJumpCacheEntries; }
 

@@ -1,16 +1,11 @@
 // FXSAVE, FXRSTOR, XSAVE, XRSTOR, LDMXCSR, STMXCSR, the fences (0F AE). Source: SDM 2A, 2B, 2C; SDM 1 13.
 #include "vmm/soft/sse_state.h"
 
+#include "vmm/cpu/canonical.h"
 #include "vmm/soft/sse_fp.h"
 #include "vmm/soft/x87_state.h"
 
 namespace retrovisor::soft {
-
-namespace {
-
-uint64_t sign_extended_48(uint64_t v) { return static_cast<uint64_t>(static_cast<int64_t>(v << 16) >> 16); }
-
-}  // namespace
 
 void FpuArea::put_x87(ProcessorModel model, const X87State& f, bool wide) {
   const bool pointers = x87_pointers_saved(model, f);
@@ -51,8 +46,8 @@ void FpuArea::get_x87(ProcessorModel model, X87State& f, bool wide) const {
   f.fdp = wide ? at<uint64_t>(16) : at<uint32_t>(16);
   f.fds = wide ? uint16_t{0} : at<uint16_t>(20);
   if (model == ProcessorModel::amd) {
-    f.fip = sign_extended_48(f.fip);
-    f.fdp = sign_extended_48(f.fdp);
+    f.fip = sign_extended(f.fip);
+    f.fdp = sign_extended(f.fdp);
   } else if (model == ProcessorModel::intel) {
     f.fcs = f.fds = 0;
   }
@@ -78,10 +73,7 @@ bool area_address(SoftCpu& cpu, const Op& op, unsigned size, unsigned alignment,
   // FXSAVE and FXRSTOR: which misalignments are #AC, where that is checked, SDM 2A leaves to the processor (measured: odd addresses on
   // Intel's, those that are not multiples of 4 on AMD's; the model has none).
   const uint64_t checked = alignment != 16 ? 0 : cpu.processor_model == ProcessorModel::amd ? 3 : cpu.processor_model == ProcessorModel::intel ? 1 : 0;
-  const CpuState& s = cpu.s;
-  const bool check = s.cpl() == 3 && (s.cr0 & cr0::AM) != 0 && (s.rflags & flag::AC) != 0;
-  const uint64_t sign = linear >> 47;  // canonical: all alike
-  if (check && (linear & checked) != 0 && !cpu.address_fault && (sign == 0 || sign == 0x1ffff)) return raise(cpu, vec::AC, 0);
+  if (cpu.s.checks_alignment() && (linear & checked) != 0 && !cpu.address_fault && is_canonical(linear)) return raise(cpu, vec::AC, 0);
   sse_misaligned(cpu, op, linear, access);
   return false;
 }

@@ -99,6 +99,15 @@ bool exec_outs(SoftCpu& cpu, const Op& op);
 // Privilege checks that most of them begin with: #GP(0) unless CPL is 0.
 inline bool require_ring0(SoftCpu& cpu) { return cpu.s.cpl() == 0 || raise_gp(cpu, 0); }
 
+// Virtual-8086 mode in which IF is not the program's: it is VIF with CR4.VME, and a fault without.
+inline bool vm86_below_iopl(const SoftCpu& cpu) { return cpu.s.vm86() && cpu.s.iopl() != 3; }
+// Flags that POPF and IRET pop there: IF goes to VIF (SDM 3B 20.3.3.6). False: #GP(0), for TF, or because an interrupt waits (VIP).
+inline bool virtual_flags(uint64_t& image, uint64_t old) {
+  if ((image & flag::TF) != 0 || ((image & flag::IF) != 0 && (old & flag::VIP) != 0)) return false;
+  image = (image & ~flag::VIF) | ((image & flag::IF) != 0 ? flag::VIF : 0);
+  return true;
+}
+
 // The segment register an Op names in imm.
 inline Segment& segment_of(SoftCpu& cpu, const Op& op) { return cpu.s.segment[static_cast<size_t>(op.imm)]; }
 

@@ -138,10 +138,10 @@ bool task_switch(SoftCpu& cpu, const Op& op, uint16_t selector, Descriptor tss, 
   s.tr.attributes |= sys::busy;
   s.cr0 |= cr0::TS;
   s.dr7 &= ~uint64_t{0x155};  // local breakpoints (SDM 3B 17.2.4)
-  if (new_layout.cr3 != 0 && (s.cr0 & cr0::PG) != 0) {
+  if (new_layout.cr3 != 0 && s.paging()) {
     cpu.platform->journal.log(EventKind::cr3_write, image.cr3, s.cr3);
     s.cr3 = image.cr3;
-    if ((s.cr4 & cr4::PAE) != 0 && !load_pdptes(cpu, s.cr3)) return raise(cpu, vec::TS, selector_error(selector));
+    if (s.pae_paging() && !load_pdptes(cpu, s.cr3)) return raise(cpu, vec::TS, selector_error(selector));
     tlb_flush(cpu);
   }
   const bool wide = new_layout.size == 4;

@@ -2,10 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "cli/commands.h"
+#include "cli/doctor.h"
 #include "cli/exit_codes.h"
 #include "cli/json.h"
 #include "cli/setup.h"
@@ -56,19 +59,85 @@ TEST(Doctor, prints_every_question_with_what_it_means_where_kvm_can_be_used) {
   for (const kvm::Hole& hole : determinism_holes(probe)) EXPECT_TRUE(has(ran.out, hole.what));
 }
 
-// Judged by what the report itself says of the host.
-TEST(Doctor, auto_is_kvm_only_if_the_host_suits_it) {
+// This build's engine has not been tried on hardware: whatever the host is.
+TEST(Doctor, auto_is_soft_with_this_build) {
   const Ran ran = run_doctor("--json");
   EXPECT_EQ(ran.code, 0);
-  const Json report = Json::parse(ran.out);
-  const Json& kvm = report["engines"]["kvm"];
-  EXPECT_FALSE(kvm["reasons"].empty());
-  EXPECT_EQ(report["auto"], kvm["recommended"] == true ? "kvm" : "soft");
-  if (kvm["recommended"] == false) return;
-  EXPECT_EQ(kvm["available"], true);
-  for (const char* needed : {"ring0_native", "ring3_native", "dirty_log"})
-    EXPECT_EQ(report["kvm"]["findings"][needed]["answer"], "yes") << needed;
-  for (const Json& hole : report["kvm"]["holes"]) EXPECT_EQ(hole["acceptable"], true) << hole;
+  EXPECT_TRUE(has(ran.out, "\"auto\": \"soft\"")) << ran.out;
+  EXPECT_TRUE(has(run_doctor("").out, "auto takes   soft: "));
+}
+
+// A host on which everything is as an engine wants it, but for what `change` says.
+EngineAdvice advice(const std::function<void(kvm::KvmProbe&, kvm::EngineAbilities&)>& change = {}) {
+  kvm::KvmProbe probe;
+  probe.hardware = true;
+  for (kvm::Finding& finding : probe.findings) finding = {kvm::Answer::yes, ""};
+  EngineAdvice out;
+  out.abilities = {.patches_kernel_code = true, .traps_user_rdtsc = true, .tried_on_hardware = true};
+  if (change) change(probe, out.abilities);
+  out.probe = [probe] { return probe; };
+  return out;
+}
+
+struct Host {
+  const char* what;
+  EngineAdvice advice;
+  bool kvm;
+};
+
+std::vector<Host> hosts() {
+  using kvm::Answer;
+  using kvm::EngineAbilities;
+  using kvm::KvmProbe;
+  using kvm::Question;
+  return {
+      {"all there", advice(), true},
+      {"no KVM", advice([](KvmProbe& p, EngineAbilities&) { p.problem = "there is no /dev/kvm"; }), false},
+      {"emulated kernels", advice([](KvmProbe& p, EngineAbilities&) { p[Question::ring0_native].answer = Answer::no; }), false},
+      {"not known to trap", advice([](KvmProbe& p, EngineAbilities&) { p[Question::user_rdtsc_traps].answer = Answer::unknown; }), false},
+      {"steps are missing", advice([](KvmProbe& p, EngineAbilities&) { p[Question::step_ring0].answer = Answer::no; }), true},
+      {"kernel code not patched", advice([](KvmProbe&, EngineAbilities& a) { a.patches_kernel_code = false; }), false},
+      {"never tried", advice([](KvmProbe&, EngineAbilities& a) { a.tried_on_hardware = false; }), false},
+  };
+}
+
+TEST(AutoEngine, is_what_doctor_says_on_every_host) {
+  for (const Host& host : hosts()) {
+    const std::string expected = host.kvm ? "kvm" : "soft";
+    EXPECT_EQ(engine_named({}, {}, false, host.advice), expected) << host.what;
+    testing::internal::CaptureStdout();
+    EXPECT_EQ(doctor(true, host.advice), 0) << host.what;
+    const std::string told = testing::internal::GetCapturedStdout();
+    EXPECT_TRUE(has(told, "\"auto\": \"" + expected + "\"")) << host.what << "\n" << told;
+  }
+}
+
+TEST(AutoEngine, is_soft_for_what_only_the_soft_engine_does) {
+  GuestOptions guest, model, two;
+  model.processor_model = "amd";
+  two.vcpus = 2;
+  LiveRunOptions live, deterministic, gdb;
+  deterministic.deterministic = true;
+  gdb.gdb = ":1234";
+  EXPECT_EQ(engine_named(guest, live, false, advice()), "kvm");
+  EXPECT_EQ(engine_named(model, live, false, advice()), "soft");
+  EXPECT_EQ(engine_named(two, live, false, advice()), "soft");
+  EXPECT_EQ(engine_named(guest, deterministic, false, advice()), "soft");
+  EXPECT_EQ(engine_named(guest, gdb, false, advice()), "soft");
+  EXPECT_EQ(engine_named(guest, live, true, advice()), "soft");
+}
+
+TEST(AutoEngine, leaves_other_names_and_asks_no_host_in_vain) {
+  EngineAdvice nobody = advice([](kvm::KvmProbe&, kvm::EngineAbilities& a) { a.tried_on_hardware = false; });
+  nobody.probe = []() -> kvm::KvmProbe {
+    ADD_FAILURE() << "the host was asked";
+    return {};
+  };
+  for (const std::string& name : kEngineNames) {
+    GuestOptions guest;
+    guest.engine = name;
+    EXPECT_EQ(engine_named(guest, {}, false, nobody), name == "auto" ? "soft" : name);
+  }
 }
 
 TEST(Doctor, json_holds_what_the_table_says) {

@@ -65,11 +65,23 @@ TEST_F(RtcTest, advances_over_long_idle_times_at_once) {
   EXPECT_EQ(time(), "2001-03-01 00:00:00 5");
 }
 
-TEST_F(RtcTest, survives_any_wall_clock) {
-  set_wall_clock(UINT64_MAX);
+// The host's clock can stand anywhere: the calendar of ten thousand years (calendar.h) begins again at its end.
+TEST_F(RtcTest, shows_a_date_for_any_wall_clock) {
+  constexpr uint64_t kEpoch = days_from_civil(1970, 1, 1) * 86400;
+  set_wall_clock(kCalendarSeconds - kEpoch - 1);
+  EXPECT_EQ(time(), "9999-12-31 23:59:59 6");
   board.run_for(kSecond);
-  time();
-  SUCCEED();
+  EXPECT_EQ(time(), "0000-01-01 00:00:00 7");
+  set_wall_clock(kCalendarSeconds + 951782399);
+  EXPECT_EQ(time(), "2000-02-28 23:59:59 2");
+  // 2^64 - 1 seconds after 1970-01-01, modulo the calendar.
+  set_wall_clock(UINT64_MAX);
+  const std::string last = time();
+  set_wall_clock(UINT64_MAX % kCalendarSeconds);
+  EXPECT_EQ(time(), last);
+  const std::string date = time();
+  for (const size_t digit : {0u, 1u, 2u, 3u, 5u, 6u, 8u, 9u, 11u, 12u, 14u, 15u, 17u, 18u})
+    EXPECT_TRUE(date[digit] >= '0' && date[digit] <= '9') << date;
 }
 
 TEST_F(RtcTest, shows_binary_and_12_hour_formats) {

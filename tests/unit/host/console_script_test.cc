@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 
 namespace retrovisor {
@@ -94,14 +95,37 @@ TEST(ConsoleScript, rejects_malformed_steps) {
   EXPECT_NE(error_of(std::string(kMaxScriptBytes + 1, ' ')), "");
 }
 
-TEST(ConsoleScript, survives_random_bytes) {
+// Whatever the text: an error that names a line of it, or steps that come from its lines in order and hold no more than it does.
+TEST(ConsoleScript, answers_random_text_with_steps_or_a_line) {
   std::mt19937 random(1);
-  const std::string alphabet = "send after at wait \"\\\n\t #0123456789xms.'\xff";
-  for (int i = 0; i < 20000; ++i) {
+  static constexpr const char* kParts[] = {"send ", "after ", "at ", "wait ", "\"", "\"", "\\", "\n", "\t", "#", "7", "12", "ms ", "s ", ".", "'", "x", "\xff"};
+  unsigned good = 0, bad = 0;
+  for (int i = 0; i < 50000; ++i) {
     std::string text;
-    for (size_t n = random() % 60; n > 0; --n) text += alphabet[random() % alphabet.size()];
-    (void)parse_script(text, "random").ok();
+    for (size_t n = random() % 12; n > 0; --n) text += kParts[random() % std::size(kParts)];
+    const auto lines = static_cast<unsigned>(std::count(text.begin(), text.end(), '\n')) + 1;
+    const auto steps = parse_script(text, "random");
+    if (!steps.ok()) {
+      ++bad;
+      EXPECT_EQ(steps.error().code, ErrorCode::bad_argument) << text;
+      bool named = false;
+      for (unsigned line = 1; line <= lines; ++line) named = named || steps.error().where == "random line " + std::to_string(line);
+      EXPECT_TRUE(named) << steps.error().text() << "\n" << text;
+      continue;
+    }
+    size_t held = 0;
+    unsigned line = 1;
+    for (const ScriptStep& step : *steps) {
+      EXPECT_GE(step.line, line) << text;
+      EXPECT_LE(step.line, lines) << text;
+      line = step.line;
+      held += step.text.size() + 1;
+    }
+    EXPECT_LE(held, text.size()) << text;
+    good += steps->empty() ? 0 : 1;
   }
+  EXPECT_GT(good, 100u);
+  EXPECT_GT(bad, 100u);
 }
 
 TEST(ScriptPlayer, types_after_the_guest_printed_the_text) {

@@ -52,6 +52,11 @@ class Forge {
     const auto summary = verify_trace(file.path());
     return summary ? std::string() : summary.error().text();
   }
+  Result<std::vector<TraceItem>> items() const {
+    const TempFile file;
+    file.write(bytes_);
+    return read_all(file.path());
+  }
 
  private:
   ChunkCodec codec_;
@@ -222,8 +227,16 @@ TEST(TraceForged, rejects_payloads_that_are_no_flatbuffer) {
   expect_says(Forge().header().chunk(ChunkKind::log, {}).error(), "log chunk is not a valid FlatBuffer");
 }
 
-// Every byte of a log payload changed, with right checksums: whatever comes out, it ends, and in bounds (run under ASan).
-TEST(TraceForged, survives_every_changed_byte_of_a_log_payload) {
+Position position_of(const TraceItem& item) {
+  if (const auto* event = std::get_if<TraceEvent>(&item)) return event->event.position;
+  const auto* digest = std::get_if<DigestRecord>(&item);
+  EXPECT_NE(digest, nullptr) << "neither an event nor a digest";
+  return digest != nullptr ? digest->position : kNoPosition;
+}
+
+// Every byte of a log payload changed, with right checksums. Either an error with its offset; or as many items as were written, in
+// order, none beyond where the log ends, each of a kind and a vCPU that there is. Run under ASan, too.
+TEST(TraceForged, reads_every_changed_byte_of_a_log_payload_as_an_error_or_as_items_in_bounds) {
   LogEncoder log;
   const FieldNames names = test_names(5);
   const DigestRecord d = test_digest(Position(3), 1, names);
@@ -231,13 +244,37 @@ TEST(TraceForged, survives_every_changed_byte_of_a_log_payload) {
   log.event({EventKind::console_input, VcpuId(0), Position(2), 0, 0, 0}, std::vector<uint8_t>(5, 1));
   log.digest(d, encode_fields({}, d.fields), true);
   const auto payload = log.finish(Position(9));
+  unsigned read = 0, refused = 0;
   for (size_t i = 0; i < payload.size(); ++i) {
     for (const uint8_t value : {uint8_t{0}, uint8_t{1}, uint8_t{0x7f}, uint8_t{0x80}, uint8_t{0xff}}) {
       auto changed = payload;
       changed[i] = value;
-      Forge().header().chunk(ChunkKind::field_names, encode_field_names(*names)).chunk(ChunkKind::log, changed).error();
+      Forge forge;
+      forge.header().chunk(ChunkKind::field_names, encode_field_names(*names)).chunk(ChunkKind::log, changed);
+      const auto items = forge.items();
+      const std::string error = forge.error();
+      ASSERT_EQ(error.empty(), items.ok()) << "byte " << i;
+      if (!items) {
+        ++refused;
+        EXPECT_NE(changed, payload);
+        EXPECT_NE(error.find("file offset"), std::string::npos) << error;
+        continue;
+      }
+      ++read;
+      ASSERT_EQ(items->size(), 3u) << "byte " << i;
+      Position last{0};
+      for (const TraceItem& item : *items) {
+        EXPECT_GE(position_of(item), last);
+        last = position_of(item);
+        if (const auto* event = std::get_if<TraceEvent>(&item)) {
+          EXPECT_LT(event->event.vcpu.value, kMaxVcpus);
+          EXPECT_NE(to_string(event->event.kind), "unknown");
+        }
+      }
     }
   }
+  EXPECT_GT(read, 100u);
+  EXPECT_GT(refused, 100u);
 }
 
 TEST(TraceForged, rejects_events_beyond_their_journal_and_wrong_counts) {
