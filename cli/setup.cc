@@ -371,7 +371,10 @@ RunOptions session_options(const LiveHost& host, const MachineConfig& config) {
   options.stop_at = host.stop_at;
   if (by_events) options.slice = kEventSlice;
   // The boundary stops the machine too (on_stop), and sooner; but it is not asked while a guest leaves its serial port full.
-  options.stop_requested = [&host] { return host.stop->requested(); };
+  options.stop_requested = [&host] {
+    host.boundary->console().attend();
+    return host.stop->requested();
+  };
   return options;
 }
 

@@ -22,7 +22,7 @@ Result<void> for_each_event(const std::string& trace, const Interrupted& interru
     if (auto* event = std::get_if<TraceEvent>(&*item);
         event != nullptr && !visit(NumberedEvent{number++, std::move(*event)}))
       return {};
-    if (auto* record = std::get_if<EndRecord>(&**item)) end(std::move(*record));
+    if (auto* record = std::get_if<EndRecord>(&*item)) end(std::move(*record));
   }
 }
 

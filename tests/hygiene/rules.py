@@ -36,6 +36,7 @@ ALLOWED_INCLUDES = {
     "vmm/vcpu.h": {"vmm/cpu/state.h": "a vCPU is its architectural state and its lines"},
     "cli/doctor.cc": {"vmm/soft/": "asks the engine what it needs of the host", "vmm/kvm/": "the same",
                       "vmm/cpu/": "shows the CPU model"},
+    "cli/auto_engine.h": {"vmm/kvm/probe.h": "decides by what this host's KVM can do"},
     "cli/setup.cc": {"vmm/kvm/": "says what is missing of KVM before a trace is begun"},
 }
 # Includes that a room may not have although its row allows the folder.
@@ -209,6 +210,8 @@ ALLOWED_SYMBOL_USES = {
 }
 # Objects with storage that can change and that no machine owns.
 ALLOWED_GLOBALS = {
+    "guard variable for retrovisor::(anonymous namespace)::types()::all": "the next one's",
+    "retrovisor::(anonymous namespace)::kRegistrations": "objects without members, which fill the next one",
     "retrovisor::(anonymous namespace)::types()::all": "the registered device types: filled before main, looked up by name",
     "retrovisor::assertion_context": "where the running machine is, for the message of a failed assertion",
     "retrovisor::assertion_cookie": "the same",

@@ -30,6 +30,13 @@ struct BoardParts {
   BoardParts(const Platform& machine, std::span<const std::unique_ptr<Vcpu>> cpus)
       : platform(machine), vcpus(cpus), dma(machine.memory, machine.journal) {}
 
+  struct Kept {
+    virtual ~Kept() = default;
+  };
+  template <class T>
+  struct KeptAs final : Kept {
+    T value;
+  };
   struct Made {
     std::unique_ptr<Device> device;
     size_t spec;  // which of the board's list
@@ -43,7 +50,7 @@ struct BoardParts {
   std::span<const std::unique_ptr<Vcpu>> vcpus;
   DmaPort dma;
   InterruptWiring wiring;
-  std::vector<std::shared_ptr<void>> shared;  // outlives the devices
+  std::vector<std::unique_ptr<Kept>> shared;  // outlives the devices
   std::vector<std::pair<std::string, void*>> services;
   std::vector<Made> devices;
   std::vector<Port> ports;
@@ -55,7 +62,7 @@ class DeviceContext {
   DeviceContext(BoardParts& parts, const DeviceOptions& options, size_t spec) : parts_(parts), options_(options), spec_(spec) {}
 
   const DeviceOptions& options() const { return options_; }
-  const Clock& clock() const { return parts_.platform.clock; }
+  const Clock& guest_clock() const { return parts_.platform.clock; }
   Deadlines& deadlines() { return parts_.platform.deadlines; }
   MachineControl& control() { return parts_.platform.control; }
   DmaPort& dma() { return parts_.dma; }
@@ -87,8 +94,8 @@ class DeviceContext {
   template <class T>
   T& shared() {
     if (T* known = offered<T>()) return *known;
-    auto made = std::make_shared<T>();
-    T& reference = *made;
+    auto made = std::make_unique<BoardParts::KeptAs<T>>();
+    T& reference = made->value;
     parts_.shared.push_back(std::move(made));
     offer(reference);
     return reference;

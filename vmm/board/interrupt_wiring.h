@@ -22,8 +22,11 @@ class FanOut final : public IrqSink {
   std::vector<IrqSink*> sinks_, last_;
 };
 
+inline constexpr unsigned kIsaLines = 16;
+
 struct InterruptWiring {
-  FanOut isa;       // lines 0 to 15
+  FanOut isa;       // lines below kIsaLines
+  FanOut gsi;       // pins of the IO-APIC, by global system interrupt
   FanOut pic_intr;  // INTR of the 8259A pair: LINT0 of every local APIC, and a pin of the IO-APIC
 };
 

@@ -3,6 +3,7 @@
 #include <numeric>
 #include <span>
 
+#include "vmm/board/interrupt_wiring.h"
 #include "vmm/boot/load_plan.h"
 #include "vmm/cpu/cpuid.h"
 #include "vmm/devices/machine_map.h"
@@ -14,7 +15,7 @@ constexpr uint64_t kPointerSize = 16;
 constexpr uint8_t kRevision = 4;  // 1.4
 constexpr uint8_t kLocalApicVersion = 0x14, kIoApicVersion = 0x11;
 constexpr uint8_t kIsaBus = 0;
-constexpr unsigned kIsaLines = 16, kCascade = 2;
+constexpr unsigned kCascade = 2;
 
 // Types of entries (table 4-3) and of interrupts (4-10); flags of interrupts: polarity, trigger.
 enum Entry : uint8_t { processor = 0, bus = 1, io_apic = 2, io_interrupt = 3, local_interrupt = 4 };

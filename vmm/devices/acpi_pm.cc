@@ -116,7 +116,7 @@ constinit const DeviceType kAcpiPmDevice{
     .help = "ACPI fixed hardware: power management events, timer and soft-off",
     .make =
         [](DeviceContext& c) {
-          auto& pm = c.add<AcpiPm>(c.clock(), c.deadlines(), c.control(), c.irq(machine_map::kSciIrq));
+          auto& pm = c.add<AcpiPm>(c.guest_clock(), c.deadlines(), c.control(), c.irq(machine_map::kSciIrq));
           c.claim_ports({.first = machine_map::kPm1aEvent, .count = 6, .device = &pm});
           c.claim_ports({.first = machine_map::kPmTimer, .count = 4, .device = &pm});
         },

@@ -147,6 +147,7 @@ constinit const DeviceType kIoApicDevice{
           auto& io_apic = c.add<IoApic>(c.shared<ApicBus>());
           c.claim_memory({.first = machine_map::kIoApicBase, .count = machine_map::kIoApicSize, .device = &io_apic});
           c.wiring().isa.add(io_apic.isa_pins());
+          c.wiring().gsi.add(io_apic);
           // Its pin may be set up to send the same request as an ExtINT message.
           c.wiring().pic_intr.add_last(io_apic.pic_pin());
         },

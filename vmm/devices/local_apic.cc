@@ -337,7 +337,7 @@ constinit const DeviceType kLocalApicDevice{
           auto* pic = c.offered<ExtIntController>();
           if (pic == nullptr) return c.fail({ErrorCode::bad_argument, "there is no 8259A pair before it, whose INTR comes to LINT0", ""});
           for (const auto& vcpu : c.vcpus()) {
-            auto& apic = c.add<LocalApic>(c.clock(), c.deadlines(), *vcpu, c.shared<ApicBus>(), *pic);
+            auto& apic = c.add<LocalApic>(c.guest_clock(), c.deadlines(), *vcpu, c.shared<ApicBus>(), *pic);
             apic.set_page(c.claim_memory({.first = machine_map::kLocalApicBase,
                                           .count = machine_map::kLocalApicSize,
                                           .device = &apic,

@@ -5,6 +5,7 @@
 #include "vmm/devices/i8042.h"
 #include "vmm/devices/io_apic.h"
 #include "vmm/devices/local_apic.h"
+#include "vmm/devices/pc_testdev.h"
 #include "vmm/devices/pic8259.h"
 #include "vmm/devices/pit8254.h"
 #include "vmm/devices/reset_control.h"
@@ -18,7 +19,7 @@ const DeviceRegistration kRegistrations[] = {
     DeviceRegistration(kPic8259Device),    DeviceRegistration(kIoApicDevice),       DeviceRegistration(kLocalApicDevice),
     DeviceRegistration(kPit8254Device),    DeviceRegistration(kRtcDevice),          DeviceRegistration(kUart16550Device),
     DeviceRegistration(kI8042Device),      DeviceRegistration(kAcpiPmDevice),       DeviceRegistration(kResetControlDevice),
-    DeviceRegistration(kDebugExitDevice),  DeviceRegistration(kDebugConsoleDevice),
+    DeviceRegistration(kDebugExitDevice),  DeviceRegistration(kDebugConsoleDevice), DeviceRegistration(kPcTestdevDevice),
 };
 
 }  // namespace

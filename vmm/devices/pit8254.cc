@@ -112,7 +112,7 @@ constinit const DeviceType kPit8254Device{
     .help = "8254 interval timer and port 0x61",
     .make =
         [](DeviceContext& c) {
-          auto& pit = c.add<Pit8254>(c.clock(), c.deadlines(), c.irq(machine_map::kPitIrq));
+          auto& pit = c.add<Pit8254>(c.guest_clock(), c.deadlines(), c.irq(machine_map::kPitIrq));
           c.claim_ports({.first = machine_map::kPit, .count = 4, .device = &pit});
           c.claim_ports({.first = machine_map::kSystemControlB, .count = 1, .device = &pit});
         },

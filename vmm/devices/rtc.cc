@@ -95,7 +95,7 @@ void Rtc::fill_memory_size() {
 void Rtc::set_time(uint64_t wall_clock) {
   // Four digits of year are what the registers can say.
   constexpr uint64_t kEpoch = days_from_civil(1970, 1, 1) * kSecondsPerDay;
-  second_ = (kEpoch + wall_clock) % kCalendarSeconds;
+  second_ = (kEpoch + wall_clock % kCalendarSeconds) % kCalendarSeconds;
   weekday_ = static_cast<uint8_t>(weekday_of(second_ / kSecondsPerDay));
   origin_ = synced_ = clock_.now().value;
   to_registers();
@@ -336,7 +336,7 @@ constinit const DeviceType kRtcDevice{
     .help = "MC146818A real-time clock and CMOS memory",
     .make =
         [](DeviceContext& c) {
-          auto& rtc = c.add<Rtc>(c.clock(), c.deadlines(), c.irq(machine_map::kRtcIrq), c.memory_size());
+          auto& rtc = c.add<Rtc>(c.guest_clock(), c.deadlines(), c.irq(machine_map::kRtcIrq), c.memory_size());
           c.claim_ports({.first = machine_map::kRtcIndex, .count = 2, .device = &rtc});
         },
     .acpi =

@@ -282,7 +282,7 @@ constinit const DeviceType kUart16550Device{
     .make =
         [](DeviceContext& c) {
           const std::string name = "uart" + std::to_string(c.options().number("index"));
-          auto& uart = c.add<Uart16550>(name, c.clock(), c.deadlines(), c.irq(static_cast<unsigned>(c.options().number("irq"))));
+          auto& uart = c.add<Uart16550>(name, c.guest_clock(), c.deadlines(), c.irq(static_cast<unsigned>(c.options().number("irq"))));
           uart.connect(c.output(c.endpoint({.name = name, .console = c.options().flag("console")}, &uart)));
           c.claim_ports({.first = c.options().number("port"), .count = Uart16550::kPorts, .device = &uart});
         },

@@ -84,14 +84,32 @@ class StreamConsole : public Console {
   // Takes the bytes that the guest shall not see out of `bytes`; returns how many remain.
   virtual size_t filter(std::span<uint8_t> bytes) { return bytes.size(); }
 
+  // Takes what has arrived although there is more that the guest has not read. What it leaves unread beyond the buffer is lost.
+  void read_ahead() {
+    if (end_ == buffer_.size()) {
+      std::copy(buffer_.begin() + static_cast<std::ptrdiff_t>(begin_), buffer_.end(), buffer_.begin());
+      end_ -= begin_;
+      begin_ = 0;
+    }
+    if (end_ == buffer_.size()) end_ -= kDropped;
+    take();
+  }
+
  private:
+  static constexpr size_t kDropped = 1024;
+
   void fill() {
     begin_ = end_ = 0;
+    take();
+  }
+
+  void take() {
     pollfd readable{fd_, POLLIN, 0};
     if (fd_ < 0 || poll(&readable, 1, 0) <= 0) return;
-    const ssize_t n = ::read(fd_, buffer_.data(), buffer_.size());
+    const std::span<uint8_t> free = std::span(buffer_).subspan(end_);
+    const ssize_t n = ::read(fd_, free.data(), free.size());
     if (n > 0) {
-      end_ = filter({buffer_.data(), static_cast<size_t>(n)});
+      end_ += filter(free.first(static_cast<size_t>(n)));
     } else if (n == 0 || (errno != EINTR && errno != EAGAIN)) {
       fd_ = -1;  // end of input: a closed pipe, the end of a file, a terminal that went away
     }
@@ -124,6 +142,7 @@ class TerminalConsole final : public StreamConsole {
     Console::output(bytes);
   }
   bool interactive() const override { return true; }
+  void attend() override { read_ahead(); }
 
  private:
   // What the guest asked the terminal last, and has not lived to hear, is on its way to us; behind us, the shell would read it.

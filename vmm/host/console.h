@@ -47,6 +47,8 @@ class Console {
   // Bytes for the guest that have arrived, at most out.size(). Never blocks.
   virtual size_t read(Moment at, std::span<uint8_t> out) = 0;
   virtual InputForecast forecast(Moment at) = 0;
+  // Looks for keys that are meant for us even while the guest takes no input. Never blocks; to be called now and then.
+  virtual void attend() {}
   // The guest printed `bytes`. Shown at the latest when flush() is called.
   virtual void output(std::span<const uint8_t> bytes) { output_.write(bytes); }
   void flush() { output_.flush(); }

@@ -134,6 +134,7 @@ size_t LiveBoundary::receive(Moment at, EndpointId endpoint, std::span<uint8_t> 
 
 IdleWait LiveBoundary::idle_wait(Moment at, uint64_t ns, bool input_wanted) {
   console_->flush();
+  console_->attend();
   look_for_silence();
   const uint64_t waited = check_stop() || waits_for_nothing(at, input_wanted) ? 0 : wait(at, ns, input_wanted);
   if (waited != kForever) quiet_idle_ns_ += waited;

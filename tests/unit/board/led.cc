@@ -5,7 +5,7 @@ namespace retrovisor::test {
 Led::Led(std::string name, DeviceContext& context, unsigned irq)
     : name_(std::move(name)),
       deadlines_(context.deadlines()),
-      clock_(context.clock()),
+      clock_(context.guest_clock()),
       irq_(context.irq(irq)),
       timer_(deadlines_.add(name_ + ".blink", [this](VirtualTime when) { blink(when); })) {}
 

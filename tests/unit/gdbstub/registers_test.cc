@@ -14,7 +14,7 @@ namespace {
 class Registers : public ::testing::Test {
  protected:
   Registers() {
-    auto made = GuestMemory::create(uint64_t{1} << 20);
+    auto made = GuestMemory::create(kMinRam);
     EXPECT_TRUE(made.ok());
     memory = std::move(*made);
     vcpu.state = CpuState::at_reset(VcpuId(0));

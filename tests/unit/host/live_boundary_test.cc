@@ -334,6 +334,28 @@ TEST(TerminalConsole, escape_x_ends_the_run) {
   EXPECT_GT(live.stops, 0);
 }
 
+TEST(TerminalConsole, the_escape_key_is_heard_while_the_guest_takes_no_input) {
+  Pty pty;
+  if (!pty.there) GTEST_SKIP() << kNoPty;
+  Live live({}, ConsoleKind::terminal, pty.slave);
+  const auto attend = [&] {
+    for (int i = 0; i < 10; ++i) live.boundary->console().attend(), usleep(1000);
+  };
+  std::string typed;
+  for (int i = 0; i < 100; ++i) typed += static_cast<char>('a' + i % 26);
+  for (int i = 0; i < 60; ++i) {  // more than is kept for a guest that never reads
+    ASSERT_EQ(write(pty.master, typed.data(), typed.size()), static_cast<ssize_t>(typed.size()));
+    live.boundary->console().attend();
+    usleep(200);
+  }
+  attend();
+  EXPECT_EQ(live.stop->cause(), StopCause::none);
+  EXPECT_EQ(live.input(), typed.substr(0, 64)) << "the first is what it reads first";
+  ASSERT_EQ(write(pty.master, "\x01x", 2), 2);
+  attend();
+  EXPECT_EQ(live.stop->cause(), StopCause::escape_key);
+}
+
 TEST(TerminalConsole, a_pipe_is_no_terminal) {
   Pipe in;
   const auto stop = std::move(StopSource::create()).value();
