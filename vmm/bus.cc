@@ -51,15 +51,12 @@ Result<ClaimId> PortBus::map(const Claim& claim) {
 
 // Who answers the access to `size` bytes at `port`, of which `at` are done.
 PortBus::Target PortBus::find(VcpuId vcpu, uint16_t port, unsigned at, unsigned size) const {
-  if (at == 0) {
-    for (const Claim& c : claims_.all())
-      if (c.exact && c.width == size && c.covers(port, size, vcpu)) return {&c, size};
-  }
   const auto here = static_cast<uint16_t>(port + at);
   for (const Claim& c : claims_.all()) {
-    if (c.exact || !c.covers(here, 1, vcpu)) continue;
-    const uint64_t left = c.count - (here - c.first);
-    return {&c, static_cast<unsigned>(std::min<uint64_t>({c.width, size - at, left}))};
+    const uint64_t offset = here - c.first;  // of a port before it: very large
+    if (offset >= c.count || (c.vcpu && *c.vcpu != vcpu)) continue;
+    if (!c.exact) return {&c, static_cast<unsigned>(std::min<uint64_t>({c.width, size - at, c.count - offset}))};
+    if (at == 0 && c.width == size && c.count - offset >= size) return {&c, size};
   }
   return {nullptr, 1};
 }
