@@ -56,11 +56,10 @@ CLI::Validator device_or_help() {
             if (!device) return device.error().message;
             if (device->type == "help") throw CLI::CallForVersion(device_help(), CLI::ExitCodes::Success);
             const auto type = find_device_type(device->type);
-            if (!type) return type.error().message;
-            if (!device->options.empty() && device->options[0].first == "help")
+            if (type.ok() && !device->options.empty() && device->options[0].first == "help")
               throw CLI::CallForVersion(device_help(**type), CLI::ExitCodes::Success);
-            const auto options = DeviceOptions::check((*type)->options, *device);
-            return options ? std::string() : options.error().message;
+            const auto checked = check_device(*device);
+            return checked ? std::string() : checked.error().message;
           },
           ""};
 }

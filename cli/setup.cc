@@ -255,9 +255,8 @@ Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOpt
   config.memory_size = *memory_size;
   config.vcpus = guest.vcpus;
   for (const std::string& text : guest.devices) {
-    auto device = parse_device(text);
-    if (!device) return device.error();
-    config.devices.push_back(std::move(*device));
+    RV_TRY(auto device, parse_device(text));
+    config.devices.push_back(std::move(device));
   }
   const bool kvm = is_kvm(guest.engine, config.kvm);
   if (!guest.processor_model.empty()) {
@@ -270,7 +269,7 @@ Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOpt
   }
   if (!kvm && live.slowdown != 1)
     return Error{ErrorCode::bad_argument, "only under kvm does guest time follow the host's clock", "--slowdown"};
-  if (!kvm) return config;  // auto is soft as long as nobody has tried kvm on hardware: EngineAbilities
+  if (!kvm) return config;
   config.engine = EngineKind::kvm;
   config.positions = PositionUnit::events;
   config.time = TimeSource::events;

@@ -42,9 +42,7 @@ Result<std::unique_ptr<ReplaySession>> ReplaySession::open(const std::string& tr
   RV_TRY(out->checker_, JournalChecker::open(trace, out->end()));
   RV_TRY(out->digests_, TraceReader::open(trace, {.key_frames = TraceReader::KeyFrames::skip}));
 
-  auto recorded_machine = machine_config(header);
-  if (!recorded_machine) return recorded_machine.error();
-  MachineConfig config = std::move(*recorded_machine);
+  RV_TRY(MachineConfig config, machine_config(header));
   if (engine.kind == EngineKind::kvm && config.positions != PositionUnit::events)
     return Error{ErrorCode::unsupported, "the trace is exact to the instruction, which KVM cannot count; replay it with --engine=soft", "engine"};
   // Its guest has met one vendor's answers; another's processor would give others.

@@ -65,10 +65,10 @@ std::string describe(const JournalEvent& e) {
     case EventKind::cr3_write: return fmt::format("{} {:#x}, was {:#x}", name, e.a, e.b);
     case EventKind::wall_clock: return fmt::format("{} {} s", name, e.a);
     case EventKind::entropy: return std::string(name);
-    case EventKind::console_input: return fmt::format("{} at endpoint {}, poll {}, at {} ns", name, e.a, e.b, e.c);
+    case EventKind::console_input:
+    case EventKind::packet: return fmt::format("{} at endpoint {}, poll {}, at {} ns", name, e.a, e.b, e.c);
     case EventKind::idle_wait: return fmt::format("{} of {} ns out of {}, at {} ns", name, e.b, e.a, e.c);
-    case EventKind::packet: return fmt::format("{} on interface {}", name, e.a);
-    case EventKind::disk_read: return fmt::format("{} disk {} block {}", name, e.a, e.b);
+    case EventKind::disk_read: return fmt::format("{} at endpoint {}, from {:#x} on, at {} ns", name, e.a, e.b, e.c);
     case EventKind::time_passed: return fmt::format("{} {} ns, at {} ns", name, e.a, e.c);
     case EventKind::deliver:
     case EventKind::landing: return fmt::format("{} at {} ns", name, e.c);

@@ -9,9 +9,7 @@
 
 namespace retrovisor {
 
-Board::Board(DeviceList list, std::unique_ptr<BoardParts> parts) : list_(std::move(list)), parts_(std::move(parts)) {
-  for (const auto& port : parts_->ports) endpoints_.push_back(port.endpoint);
-}
+Board::Board(DeviceList list, std::unique_ptr<BoardParts> parts) : list_(std::move(list)), parts_(std::move(parts)) {}
 
 Board::~Board() = default;
 
@@ -20,12 +18,9 @@ Result<std::unique_ptr<Board>> Board::create(const DeviceList& devices, const Pl
   auto parts = std::make_unique<BoardParts>(platform, vcpus);
   parts->outside = std::move(outside);
   for (size_t i = 0; i < devices.size(); ++i) {
-    const auto type = find_device_type(devices[i].type);
-    if (!type) return type.error();
-    const auto options = DeviceOptions::check((*type)->options, devices[i]);
-    if (!options) return options.error();
-    DeviceContext context(*parts, *options, i);
-    (*type)->make(context);
+    RV_TRY(const CheckedDevice checked, check_device(devices[i]));
+    DeviceContext context(*parts, checked.options, i);
+    checked.type->make(context);
     if (context.error()) return Error{context.error()->code, context.error()->message, "device " + to_string(devices[i])};
   }
   // Sections of the machine's state are told apart by name.
@@ -49,14 +44,17 @@ void Board::restore(StateReader& in) {
   for (const auto& made : parts_->devices) made.device->restore(in);
 }
 
+const std::vector<Endpoint>& Board::endpoints() const { return parts_->endpoints; }
+
+EndpointReceiver* Board::receiver(EndpointId id) const { return id.value < parts_->receivers.size() ? parts_->receivers[id.value] : nullptr; }
+
 size_t Board::room(EndpointId id) const {
-  if (id.value >= parts_->ports.size()) return 0;
-  const auto* receiver = parts_->ports[id.value].receiver;
-  return receiver == nullptr ? 0 : receiver->room();
+  const EndpointReceiver* const to = receiver(id);
+  return to == nullptr ? 0 : to->room();
 }
 
 void Board::receive(EndpointId id, std::span<const uint8_t> bytes) {
-  if (id.value < parts_->ports.size() && parts_->ports[id.value].receiver != nullptr) parts_->ports[id.value].receiver->receive(bytes);
+  if (EndpointReceiver* const to = receiver(id)) to->receive(bytes);
 }
 
 std::vector<Board::Info> Board::info() const {

@@ -31,7 +31,7 @@ class Board {
   void restore(StateReader& in);
 
   // By number.
-  const std::vector<Endpoint>& endpoints() const { return endpoints_; }
+  const std::vector<Endpoint>& endpoints() const;
   // EndpointReceiver's, of the device behind an endpoint; none: 0, and nothing comes in.
   size_t room(EndpointId id) const;
   void receive(EndpointId id, std::span<const uint8_t> bytes);
@@ -48,9 +48,10 @@ class Board {
  private:
   Board(DeviceList list, std::unique_ptr<BoardParts> parts);
 
+  EndpointReceiver* receiver(EndpointId id) const;
+
   DeviceList list_;
   std::unique_ptr<BoardParts> parts_;
-  std::vector<Endpoint> endpoints_;
 };
 
 // Lines for people: type, version, name, ports, addresses, endpoints.

@@ -16,10 +16,11 @@ MmioClaim DeviceContext::claim_memory(const Claim& claim) {
 }
 
 EndpointId DeviceContext::endpoint(Endpoint endpoint, EndpointReceiver* receiver) {
-  for (const auto& port : parts_.ports)
-    if (port.endpoint.name == endpoint.name) fail({ErrorCode::bad_argument, "two endpoints are called " + endpoint.name, ""});
-  parts_.ports.push_back({std::move(endpoint), receiver});
-  return EndpointId(static_cast<uint32_t>(parts_.ports.size() - 1));
+  for (const Endpoint& other : parts_.endpoints)
+    if (other.name == endpoint.name) fail({ErrorCode::bad_argument, "two endpoints are called " + endpoint.name, ""});
+  parts_.endpoints.push_back(std::move(endpoint));
+  parts_.receivers.push_back(receiver);
+  return EndpointId(static_cast<uint32_t>(parts_.endpoints.size() - 1));
 }
 
 EndpointOutput DeviceContext::output(EndpointId id) {

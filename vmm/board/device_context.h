@@ -41,10 +41,6 @@ struct BoardParts {
     std::unique_ptr<Device> device;
     size_t spec;  // which of the board's list
   };
-  struct Port {
-    Endpoint endpoint;
-    EndpointReceiver* receiver;  // null: takes nothing
-  };
 
   const Platform& platform;
   std::span<const std::unique_ptr<Vcpu>> vcpus;
@@ -53,7 +49,8 @@ struct BoardParts {
   std::vector<std::unique_ptr<Kept>> shared;  // outlives the devices
   std::vector<std::pair<std::string, void*>> services;
   std::vector<Made> devices;
-  std::vector<Port> ports;
+  std::vector<Endpoint> endpoints;
+  std::vector<EndpointReceiver*> receivers;  // of each; null: takes nothing
   Outside outside;
 };
 

@@ -32,6 +32,13 @@ Result<const DeviceType*> find_device_type(std::string_view name) {
   return Error{ErrorCode::bad_argument, fmt::format("there is no device {}; there are {}", name, all), "device"};
 }
 
+Result<CheckedDevice> check_device(const DeviceSpec& device) {
+  CheckedDevice out;
+  RV_TRY(out.type, find_device_type(device.type));
+  RV_TRY(out.options, DeviceOptions::check(out.type->options, device));
+  return out;
+}
+
 std::string device_help() {
   std::string out;
   for (const DeviceType* type : device_types()) out += fmt::format("{:<16} {}\n", type->name, type->help);
@@ -49,11 +56,8 @@ std::string device_help(const DeviceType& type) {
 Result<AcpiNames> acpi_names(const DeviceList& devices) {
   AcpiNames names;
   for (const DeviceSpec& device : devices) {
-    const auto type = find_device_type(device.type);
-    if (!type) return type.error();
-    const auto options = DeviceOptions::check((*type)->options, device);
-    if (!options) return options.error();
-    if ((*type)->acpi != nullptr) (*type)->acpi(*options, names);
+    RV_TRY(const CheckedDevice checked, check_device(device));
+    if (checked.type->acpi != nullptr) checked.type->acpi(checked.options, names);
   }
   return names;
 }

@@ -42,6 +42,13 @@ std::vector<const DeviceType*> device_types();
 // An error names those that are nearly that, or all.
 Result<const DeviceType*> find_device_type(std::string_view name);
 
+// A device as it is to be made: its type, and the values of all its options.
+struct CheckedDevice {
+  const DeviceType* type = nullptr;
+  DeviceOptions options;
+};
+Result<CheckedDevice> check_device(const DeviceSpec& device);
+
 // What the command line says to `--device help` and `--device TYPE,help`.
 std::string device_help();
 std::string device_help(const DeviceType& type);

@@ -89,8 +89,7 @@ Result<LoadedGuest> load_guest(const BootImages& images, GuestMemory& memory, Cp
                                const DeviceList& devices) {
   if (vcpus == 0 || vcpus > kMaxVcpus)
     return Error{ErrorCode::bad_argument, fmt::format("{} processors, expected 1 to {}", vcpus, kMaxVcpus), "vcpus"};
-  auto names = acpi_names(devices);
-  if (!names) return std::move(names).error();
+  RV_TRY(const AcpiNames names, acpi_names(devices));
   LoadPlan plan(memory);
   write_bios(plan);
   auto loaded = [&]() -> Result<LoadedGuest> {
@@ -104,7 +103,7 @@ Result<LoadedGuest> load_guest(const BootImages& images, GuestMemory& memory, Cp
     return result;
   }();
   if (!loaded) return loaded;
-  const AcpiTables acpi = make_acpi_tables(kAcpiBegin, vcpus, *names);
+  const AcpiTables acpi = make_acpi_tables(kAcpiBegin, vcpus, names);
   if (acpi.bytes.size() > kAcpiSize)
     return Error{ErrorCode::unsupported, fmt::format("the ACPI tables of these devices take {} bytes, there is room for {}", acpi.bytes.size(), kAcpiSize), ""};
   plan.write(acpi.base, acpi.bytes);

@@ -10,7 +10,7 @@ namespace retrovisor {
 // whoever debugs a guest. What traces that name no devices were recorded with.
 DeviceList pc_devices();
 
-// Where its console is typed to, and what is printed on the debug ports.
-inline constexpr EndpointId kPcConsole{0}, kPcDebug{1};
+// Where its console is.
+inline constexpr EndpointId kPcConsole{0};
 
 }  // namespace retrovisor

@@ -72,20 +72,14 @@ Result<std::unique_ptr<Engine>> Machine::make_engine() {
 }
 
 Result<void> Machine::build() {
-  auto memory = GuestMemory::create(config_.memory_size);
-  if (!memory) return std::move(memory).error();
-  memory_ = std::move(*memory);
+  RV_TRY(memory_, GuestMemory::create(config_.memory_size));
   hashes_ = std::make_unique<PageHashes>(memory_->page_limit());
   platform_ = std::make_unique<Platform>(Platform{*memory_, ports_, mmio_, clock_, deadlines_, journal_, entropy_, *this});
-  auto engine = make_engine();
-  if (!engine) return std::move(engine).error();
-  engine_ = std::move(*engine);
+  RV_TRY(engine_, make_engine());
   engine_->allow_kicks(boundary_.lands());
   for (uint32_t i = 0; i < config_.vcpus; ++i) {
     vcpus_.push_back(std::make_unique<Vcpu>(VcpuId(i), engine_->vcpu_state(VcpuId(i))));
-    if (i == 0) continue;
-    vcpus_.back()->state.activity = Activity::wait_for_sipi;
-    vcpus_.back()->state.mtrr_def_type = kFirmwareMtrrDefType;  // an INIT leaves it
+    if (i != 0) vcpus_.back()->state.mtrr_def_type = kFirmwareMtrrDefType;  // an INIT leaves it
   }
   Outside outside;
   outside.transmit = [this](EndpointId endpoint, std::span<const uint8_t> bytes) {
@@ -96,9 +90,7 @@ Result<void> Machine::build() {
   outside.read_blocks = [this](EndpointId endpoint, uint64_t offset, std::span<uint8_t> out) {
     return boundary_.read_blocks({position(), now()}, endpoint, offset, out);
   };
-  auto board = Board::create(config_.devices, *platform_, vcpus_, std::move(outside));
-  if (!board) return std::move(board).error();
-  board_ = std::move(*board);
+  RV_TRY(board_, Board::create(config_.devices, *platform_, vcpus_, std::move(outside)));
   boundary_.connect(board_->endpoints());
   deadlines_.set_observer([this](Deadlines::Timer timer, VirtualTime when) { journal_.log(EventKind::timer, timer, when.value); });
 
