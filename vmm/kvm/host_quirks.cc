@@ -130,9 +130,9 @@ Result<std::vector<uint32_t>> unchecked_msrs(const Kvm& kvm, std::span<const uin
   return unchecked;
 }
 
-bool may_hide_exception(const kvm_vcpu_events& events, const CpuState& s, GuestMemory& memory) {
+bool may_hide_exception(uint8_t last_exception, const CpuState& s, GuestMemory& memory) {
   constexpr uint8_t kBreakpoint = 3, kOverflow = 4, kInt3 = 0xcc, kInto = 0xce;
-  if (events.exception.nr != kBreakpoint && events.exception.nr != kOverflow) return false;
+  if (last_exception != kBreakpoint && last_exception != kOverflow) return false;
   const PageWalk walk = walk_page(s, memory, s.linear_code(s.rip - 1), {}, false);
   uint8_t before = 0;
   return walk.ok && memory.read(walk.phys, std::span(&before, 1)) && (before == kInt3 || before == kInto);

@@ -50,8 +50,8 @@ bool drops_fpu_pointers();
 // KVM_GET_VCPU_EVENTS never shows a #BP or #OF that waits to be delivered: KVM's API has no place for the length of the
 // instruction, and with RIP still at it, nothing is lost. kvm_pvm moves RIP first, at INT3 and INTO in ring 3. So a vCPU that was
 // interrupted directly behind one may have such an exception or not: true then. What to do: let it run on. Nothing happens
-// where it has none, nor on hosts that do as documented.
-bool may_hide_exception(const kvm_vcpu_events& events, const CpuState& s, GuestMemory& memory);
+// where it has none, nor on hosts that do as documented. `last_exception`: Surroundings' of this very interruption.
+bool may_hide_exception(uint8_t last_exception, const CpuState& s, GuestMemory& memory);
 
 // Tries fresh VMs of `kvm`. Costs a few milliseconds.
 Result<HostQuirks> probe_quirks(const Kvm& kvm);

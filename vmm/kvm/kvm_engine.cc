@@ -388,7 +388,7 @@ EngineStop KvmEngine::run_kvm(Vcpu& vcpu) {
   run.immediate_exit = 0;
   // What KVM is about to deliver belongs to the point behind us: it goes first, and the next kick finds it done. (Entering
   // with immediate_exit set would not deliver it.)
-  if (around_.delivery.any() || may_hide_exception(run.s.regs.events, vcpu.state, platform_.memory)) return EngineStop::limit;
+  if (around_.delivery.any() || may_hide_exception(around_.last_exception, vcpu.state, platform_.memory)) return EngineStop::limit;
   // One more instruction by the soft engine: some hosts do not say that the last was STI, after which no interrupt may come.
   const uint64_t events = platform_.clock.events();
   const EngineStop stop = run_soft(vcpu, 1);

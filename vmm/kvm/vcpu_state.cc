@@ -263,6 +263,7 @@ void from_events(const kvm_vcpu_events& in, CpuState& s, Surroundings& around) {
   }
   d.nmi = in.nmi.injected != 0;
   around.delivery = d;
+  around.last_exception = in.exception.nr;
   s.nmi_pending = in.nmi.pending != 0;
   s.nmi_blocked = in.nmi.masked != 0;
   if ((in.flags & KVM_VCPUEVENT_VALID_SHADOW) == 0) return;

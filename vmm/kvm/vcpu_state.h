@@ -49,6 +49,7 @@ struct Surroundings {
   uint64_t apic_base = 0xfee00900;    // IA32_APIC_BASE; its enable bit shows in CPUID leaf 1
   bool trap_tsc = false;              // CR4.TSD is set in KVM, whatever CpuState has
   Delivery delivery;
+  uint8_t last_exception = 0;         // kvm_vcpu_events::exception.nr, of one that waits or not; see may_hide_exception()
 };
 
 // --- conversions -----------------------------------------------------------------------------------------------------

@@ -54,9 +54,7 @@ bool may_hide(uint8_t before, uint8_t vector, LinearAddr rip = LinearAddr(0x1001
   s.cr0 = cr0::PE;
   s.segment[CS].base = cs_base;
   s.rip = rip.value;
-  kvm_vcpu_events events{};
-  events.exception.nr = vector;
-  return may_hide_exception(events, s, **memory);
+  return may_hide_exception(vector, s, **memory);
 }
 
 TEST(HiddenException, may_wait_directly_behind_int3_and_into_only) {

@@ -342,10 +342,13 @@ TEST(VcpuStateConversion, nmi_state_and_deliveries_under_way_are_kept) {
   EXPECT_TRUE(back.nmi_pending && back.nmi_blocked);
   EXPECT_EQ(seen.delivery, around.delivery);
   EXPECT_TRUE(seen.delivery.any());
+  EXPECT_EQ(seen.last_exception, 14);
   kvm_vcpu_events none{};
+  none.exception.nr = 3;
   none.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
   from_events(none, back, seen);
   EXPECT_FALSE(seen.delivery.any());
+  EXPECT_EQ(seen.last_exception, 3) << "without a word whether it waits";
 }
 
 TEST(VcpuStateConversion, debug_registers_have_their_fixed_bits) {
