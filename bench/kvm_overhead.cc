@@ -25,6 +25,7 @@
 #include "vmm/host/console.h"
 #include "vmm/host/live_boundary.h"
 #include "vmm/kvm/cpuid.h"
+#include "vmm/kvm/kvm_engine.h"
 #include "vmm/kvm/memory_slots.h"
 #include "vmm/kvm/vcpu_state.h"
 #include "vmm/machine/machine.h"
@@ -190,10 +191,11 @@ struct Host {
 MachineConfig kvm_machine(kvm::SystemCalls* calls = nullptr) {
   MachineConfig config;
   config.memory_size = kMemory;
-  config.engine = EngineKind::kvm;
+  kvm::KvmEngineOptions options;
+  options.calls = calls;
+  config.engine = kvm::kvm_engine(options);
   config.positions = PositionUnit::events;
   config.time = TimeSource::events;
-  config.kvm.calls = calls;
   return config;
 }
 

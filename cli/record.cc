@@ -32,13 +32,13 @@ Result<TraceHeader> header_of(const RecordCommand& options, const MachineConfig&
                               const LiveHost& host, uint64_t key_frame_interval) {
   TraceHeader header = make_header(config, images, image_names(options.guest));
   header.tool_version = kVersion;
-  header.engine = config.engine == EngineKind::kvm ? "kvm" : "soft";
+  header.engine = is_kvm(options.guest.engine) ? "kvm" : "soft";
   header.time_mode = host.options.real_time ? TimeMode::real_time : TimeMode::virtual_time;
   header.seed = host.options.seed;
   header.rtc = host.options.wall_clock;
   header.journal_mask = options.journal == "full" ? kJournalFull : options.journal == "none" ? 0 : kJournalDefault;
   // Under KVM the guest takes its exceptions without us.
-  if (config.engine == EngineKind::kvm) header.journal_mask &= ~(mask_of(EventKind::exception) | mask_of(EventKind::exception_lost));
+  if (is_kvm(options.guest.engine)) header.journal_mask &= ~(mask_of(EventKind::exception) | mask_of(EventKind::exception_lost));
   header.digest_detail = options.digest_detail == "sums"   ? DigestDetail::sums
                          : options.digest_detail == "full" ? DigestDetail::full
                                                            : DigestDetail::fields;
@@ -76,14 +76,14 @@ int record_guest(RecordCommand options) {
   config.stop_on_panic = options.live.stop_on_panic || options.report.fail_on_crash;
   if (auto good = try_images(config, *images); !good) return fail(good.error());
 
-  if (config.engine == EngineKind::kvm) say_recording_limits(config.kvm);
+  if (is_kvm(options.guest.engine)) say_recording_limits(options.guest.engine);
   auto host = make_live_host(options.live);
   if (!host) return fail(host.error());
   tell_notices(*host, options.guest, *images);
   RecordOptions how;
   how.sync = options.sync;
   if (!options.key_frames.empty()) {
-    if (config.engine == EngineKind::kvm)
+    if (is_kvm(options.guest.engine))
       return fail({ErrorCode::unsupported, "key frames need --engine=soft; convert the trace to get some", "--key-frames"});
     auto interval = parse_position(options.key_frames, "--key-frames");
     if (!interval) return fail(interval.error());

@@ -52,8 +52,8 @@ Result<void> open_output(const ReplayCommand& options, ShownAt& at) {
 
 ReplayEngine replay_engine(const std::string& name) {
   ReplayEngine engine;
-  if (is_kvm(name, engine.kvm)) engine.kind = EngineKind::kvm;
-  if (engine.kind == EngineKind::kvm) engine.host = host_model();
+  engine.make = engine_factory(name);
+  if (engine.make) engine.host = host_model();
   return engine;
 }
 

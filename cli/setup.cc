@@ -20,6 +20,7 @@
 #include "vmm/boot/multiboot.h"
 #include "vmm/kvm/host_model.h"
 #include "vmm/kvm/kvm_api.h"
+#include "vmm/kvm/kvm_engine.h"
 #include "vmm/kvm/probe.h"
 #include "vmm/kvm/tsc_trap.h"
 
@@ -231,19 +232,31 @@ Result<void> try_images(const MachineConfig& config, const BootImages& images) {
   return {};
 }
 
-void say_recording_limits(const kvm::KvmEngineOptions& options) {
-  using Share = kvm::KvmEngineOptions::Share;
-  if (options.share == Share::stepped) return;  // none of these instructions is KVM's
-  for (const kvm::Hole& hole : kvm::determinism_holes(kvm::probe_kvm()))
-    if (!hole.in_programs || options.share != Share::kernel_only) say("not recorded exactly on this host: {}: {}", hole.what, hole.detail);
-}
+namespace {
 
-bool is_kvm(const std::string& engine, kvm::KvmEngineOptions& options) {
+kvm::KvmEngineOptions kvm_options(const std::string& engine) {
   using Share = kvm::KvmEngineOptions::Share;
+  kvm::KvmEngineOptions options;
   options.share = engine == "kvm,soft" ? Share::kernel_only : engine == "kvm,step" ? Share::stepped : Share::kvm;
   // What unpacks a kernel is the soft engine's, as its programs are.
   options.upper_half_only = options.share == Share::kernel_only;
-  return engine.starts_with("kvm");
+  return options;
+}
+
+}  // namespace
+
+bool is_kvm(const std::string& engine) { return engine.starts_with("kvm"); }
+
+EngineFactory engine_factory(const std::string& engine) {
+  return is_kvm(engine) ? kvm::kvm_engine(kvm_options(engine)) : EngineFactory();
+}
+
+void say_recording_limits(const std::string& engine) {
+  using Share = kvm::KvmEngineOptions::Share;
+  const Share share = kvm_options(engine).share;
+  if (share == Share::stepped) return;  // none of these instructions is KVM's
+  for (const kvm::Hole& hole : kvm::determinism_holes(kvm::probe_kvm()))
+    if (!hole.in_programs || share != Share::kernel_only) say("not recorded exactly on this host: {}: {}", hole.what, hole.detail);
 }
 
 ProcessorModel host_model() { return kvm::host_processor_model(); }
@@ -258,7 +271,7 @@ Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOpt
     RV_TRY(auto device, parse_device(text));
     config.devices.push_back(std::move(device));
   }
-  const bool kvm = is_kvm(guest.engine, config.kvm);
+  const bool kvm = is_kvm(guest.engine);
   if (!guest.processor_model.empty()) {
     if (kvm) {
       return Error{ErrorCode::bad_argument,
@@ -270,7 +283,7 @@ Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOpt
   if (!kvm && live.slowdown != 1)
     return Error{ErrorCode::bad_argument, "only under kvm does guest time follow the host's clock", "--slowdown"};
   if (!kvm) return config;
-  config.engine = EngineKind::kvm;
+  config.engine = engine_factory(guest.engine);
   config.positions = PositionUnit::events;
   config.time = TimeSource::events;
   config.processor_model = kvm::host_processor_model();

@@ -31,12 +31,14 @@ Result<std::unique_ptr<Machine>> make_machine(const MachineConfig& config, Bound
 // Would make_machine() take these images? For looking before an older trace is overwritten.
 Result<void> try_images(const MachineConfig& config, const BootImages& images);
 // Is it one of the kinds of kvm? Then `options` says which.
-bool is_kvm(const std::string& engine, kvm::KvmEngineOptions& options);
+bool is_kvm(const std::string& engine);
+// What makes it; null for the soft engine.
+EngineFactory engine_factory(const std::string& engine);
 
 // Which processor model this host's is; under kvm its answers are what the guest meets.
 ProcessorModel host_model();
 // What of the guest this host keeps out of a trace recorded with --engine=kvm; to be told before the recording starts.
-void say_recording_limits(const kvm::KvmEngineOptions& options);
+void say_recording_limits(const std::string& engine);
 // The machine that the options ask for, but for stop_on_panic. An error if its engine cannot be had here.
 Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOptions& live);
 

@@ -13,6 +13,7 @@
 #include "cli/json.h"
 #include "cli/progress.h"
 #include "cli/say.h"
+#include "vmm/kvm/kvm_engine.h"
 #include "traces/describe.h"
 
 namespace retrovisor::cli {
@@ -55,7 +56,7 @@ void say_summary(const RunSummary& s, Machine& machine, const StateDigest& diges
         grouped(s.trace->digests));
   }
   say("  memory: guest touched {}, {} beside it", bytes_text(memory.guest_bytes), bytes_text(memory.overhead()));
-  for (const auto& [bytes, count] : machine.engine().statistics().unknown_instructions) {
+  for (const auto& [bytes, count] : machine.engine().report().statistics.unknown_instructions) {
     if (bytes.starts_with(kNoMemory)) say("  code ran to where there is {}: raised #UD {} time{}", bytes, count, count == 1 ? "" : "s");
     else say("  unknown instruction {}: raised #UD {} time{}", bytes, count, count == 1 ? "" : "s");
   }
@@ -80,7 +81,7 @@ std::string as_json(const RunSummary& s, Machine& machine, const StateDigest& di
       {"guest_memory_touched_bytes", memory.guest_bytes},
       {"memory_overhead_bytes", memory.overhead()},
       {"state", {{"cpu", json_hex(digest.cpu)}, {"memory", json_hex(digest.memory)}, {"devices", json_hex(digest.devices)}}},
-      {"unknown_instructions", machine.engine().statistics().unknown_instructions},
+      {"unknown_instructions", machine.engine().report().statistics.unknown_instructions},
   };
   if (const auto* kvm = kvm::kvm_statistics(machine.engine()); kvm != nullptr) {
     out["kvm"] = {

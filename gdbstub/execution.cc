@@ -187,10 +187,9 @@ Result<TimelineStop> Execution::show_handler(Result<TimelineStop> stop) {
   for (uint32_t i = 0; i < machine().config().vcpus; ++i) arrival.push_back(pc(VcpuId(i)));
   RV_TRY(timeline()->begin_diversion());
   const Position here = machine().position();
-  Observers observers;
-  observers.breakpoints = breakpoints_.code();
-  std::sort(observers.breakpoints.begin(), observers.breakpoints.end());
-  observers.hit = [&](const Observation& o) {
+  Interest interest;
+  interest.breakpoints = breakpoints_.code();
+  interest.hit = [&](const Observation& o) {
     if (o.position == here && o.address == LinearAddr(arrival[o.vcpu.value])) return false;
     if (o.position == here) {
       entering_ = o.vcpu;
@@ -198,9 +197,10 @@ Result<TimelineStop> Execution::show_handler(Result<TimelineStop> stop) {
     }
     return true;
   };
-  machine().engine().observe(&observers);
-  machine().run_until(here + 1);
-  machine().engine().observe(nullptr);
+  {
+    const Subscription subscription = machine().observers().subscribe(std::move(interest));
+    machine().run_until(here + 1);
+  }
   if (entering_) return stop;
   RV_TRY(timeline()->end_diversion());  // what interrupts here does not come by itself (input): the position alone is told
   return stop;

@@ -56,16 +56,13 @@ Result<TimelineStop> LiveTarget::forward(const StopConditions& conditions, Posit
     out.position = machine_.position();
     return out;
   }
-  Observers observers;
-  observers.breakpoints = conditions.breakpoints;
-  std::sort(observers.breakpoints.begin(), observers.breakpoints.end());
-  observers.breakpoints.erase(std::unique(observers.breakpoints.begin(), observers.breakpoints.end()),
-                              observers.breakpoints.end());
-  observers.watches = conditions.watches;
-  for (const ByteWatch& w : conditions.bytes) observers.physical.push_back({w.bytes.begin, w.bytes.size});
-  observers.resume_from = machine_.position();
+  Interest interest;
+  interest.breakpoints = conditions.breakpoints;
+  interest.watches = conditions.watches;
+  for (const ByteWatch& w : conditions.bytes) interest.physical.push_back({w.bytes.begin, w.bytes.size});
+  interest.resume_from = machine_.position();
   std::optional<Observation> observation;
-  observers.hit = [&](const Observation& o) {
+  interest.hit = [&](const Observation& o) {
     if (!is_hit(conditions, o, machine_)) return false;
     // A store through the address that is watched is told as such, though it wrote the bytes, too.
     const bool instead = observation && observation->kind == Observation::Kind::physical_write &&
@@ -73,14 +70,14 @@ Result<TimelineStop> LiveTarget::forward(const StopConditions& conditions, Posit
     if (!observation || instead) observation = o;
     return true;
   };
-  if (!observers.empty()) machine_.engine().observe(&observers);
+  std::optional<Subscription> subscription = machine_.observers().subscribe(std::move(interest));
   if (conditions.events != 0) {
     events_->arm(conditions);
     listen_(events_.get(), conditions.events);
   }
   stop_wanted_ = false;
   auto run = advance_(limit, [this] { return stop_wanted(); });
-  if (!observers.empty()) machine_.engine().observe(nullptr);
+  subscription.reset();
   if (conditions.events != 0) listen_(nullptr, 0);
   if (!run) return std::move(run).error();
 

@@ -42,7 +42,7 @@ void KeyFrameWriter::write_parts(KeyFrame& frame, const std::vector<uint64_t>& p
 bool KeyFrameWriter::write(const StateDigest& state) {
   if (count_ == kMaxKeyFrames) return false;
   touched_.resize(machine_.memory().page_limit());
-  std::vector<uint64_t> pages = machine_.take_written_pages();
+  std::vector<uint64_t> pages = written_->take();
   for (const uint64_t page : pages) touched_[page] = true;
 
   KeyFrame frame;

@@ -13,7 +13,7 @@ namespace retrovisor {
 // of guest memory.
 class KeyFrameWriter {
  public:
-  KeyFrameWriter(Machine& machine, TraceWriter& writer) : machine_(machine), writer_(writer) {}
+  KeyFrameWriter(Machine& machine, TraceWriter& writer) : machine_(machine), writer_(writer), written_(machine.written_pages()) {}
 
   // The machine has just arrived at its position, and `state` is its digest, which the trace has already. A key frame holds
   // only what changed since the one before, until those changes together are more than a whole state: so to restore one
@@ -27,6 +27,7 @@ class KeyFrameWriter {
 
   Machine& machine_;
   TraceWriter& writer_;
+  std::unique_ptr<WrittenPages::Reader> written_;
   std::vector<bool> touched_;   // pages that have ever been written; all others are zero
   uint64_t count_ = 0;
   uint64_t whole_pages_ = 0;    // in the last whole key frame

@@ -36,7 +36,7 @@ class RecordHook final : public SliceHook {
   // On arrival at a position. An engine may fail at telling the state: such a digest is worth nothing.
   Result<void> digest(bool at_stop = false) {
     const DigestRecord d = capture_.take(at_stop);
-    if (const Error* failure = machine_.engine().failure(); failure != nullptr) return *failure;
+    if (const auto& failure = machine_.engine().report().failure) return *failure;
     last_ = d.state;
     last_position_ = d.position;
     writer_.digest(d);

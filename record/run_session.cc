@@ -24,7 +24,7 @@ Result<RunResult> run_machine(Machine& machine, const RunOptions& options, Slice
       break;
     }
     out.stop = machine.run_until(std::min({options.stop_at, hook.next_position(), now + slice}));
-    if (out.stop.reason == StopReason::engine_failed) return *machine.engine().failure();
+    if (out.stop.reason == StopReason::engine_failed) return *machine.engine().report().failure;
     if (out.stop.reason != StopReason::position) {
       out.on_arrival = false;
       break;

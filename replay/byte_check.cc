@@ -14,6 +14,7 @@ bool is_hit(const StopConditions& conditions, const Observation& o, Machine& mac
     // One that watches reads, too, stops at every access.
     case Observation::Kind::write: return o.changed || conditions.watches[o.index].on_read;
     case Observation::Kind::physical_write: break;
+    default: return true;  // nobody asked for others
   }
   const ByteWatch& w = conditions.bytes[o.index];
   return o.changed && (!w.seen_at || leads_to(machine.vcpu(o.vcpu).state, machine.memory(), *w.seen_at, w.bytes.begin));

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "vmm/journal.h"
-#include "vmm/observer.h"
+#include "vmm/stepper.h"
 
 namespace retrovisor {
 

@@ -43,17 +43,16 @@ Result<std::unique_ptr<ReplaySession>> ReplaySession::open(const std::string& tr
   RV_TRY(out->digests_, TraceReader::open(trace, {.key_frames = TraceReader::KeyFrames::skip}));
 
   RV_TRY(MachineConfig config, machine_config(header));
-  if (engine.kind == EngineKind::kvm && config.positions != PositionUnit::events)
+  if (engine.host && config.positions != PositionUnit::events)
     return Error{ErrorCode::unsupported, "the trace is exact to the instruction, which KVM cannot count; replay it with --engine=soft", "engine"};
   // Its guest has met one vendor's answers; another's processor would give others.
-  if (engine.kind == EngineKind::kvm && engine.host && vendor_of(config.processor_model) != vendor_of(*engine.host))
+  if (engine.host && vendor_of(config.processor_model) != vendor_of(*engine.host))
     return Error{ErrorCode::unsupported,
                  fmt::format("the trace was recorded on a processor of model {}, and this host's is of model {}, which answers "
                              "differently; replay it with --engine=soft",
                              name_of(config.processor_model), name_of(*engine.host)),
                  "engine"};
-  config.engine = engine.kind;
-  config.kvm = engine.kvm;
+  config.engine = engine.make;
   RV_TRY(out->machine_, Machine::create(config, *out->boundary_));
   out->sketch_ = std::make_unique<MemorySketch>(*out->machine_);
   Machine* m = out->machine_.get();
@@ -70,7 +69,7 @@ Result<Position> ReplaySession::start_from(Position p) {
   const auto number = key_frames_.before(p);
   if (!number) return Position(0);
   const std::vector<uint8_t> zeroes(kPageSize);
-  for (const uint64_t page : machine_->take_written_pages()) machine_->restore_page(page, zeroes.data());
+  for (const uint64_t page : machine_->written_pages()->take()) machine_->restore_page(page, zeroes.data());
   const auto restore_page = [this](uint64_t page, const uint8_t* bytes) { machine_->restore_page(page, bytes); };
   RV_TRY(const auto state, key_frames_.read(*number, machine_->memory(), restore_page));
   if (auto restored = machine_->restore_state(state.cpu, state.devices); !restored)

@@ -65,11 +65,12 @@ Result<MachineConfig> machine_config(const TraceHeader& header);
 // `images` with everything that the trace knows by itself put in: command line, module arguments, flat address and mode.
 Result<BootImages> recorded_images(const TraceHeader& header, const BootImages& images);
 
-// Which engine replays. `kvm` can only replay traces whose positions count events.
+// Which engine replays.
 struct ReplayEngine {
-  EngineKind kind = EngineKind::soft;
-  kvm::KvmEngineOptions kvm;
-  std::optional<ProcessorModel> host;  // of the host's processor: under KVM it must be of the recording's vendor
+  EngineFactory make;  // null: the soft engine
+  // If it lets the host's processor execute guest code: that processor's model, which must be of the recording's vendor. It can only
+  // replay traces whose positions count events.
+  std::optional<ProcessorModel> host;
 };
 
 class ReplaySession {

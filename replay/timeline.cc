@@ -58,17 +58,17 @@ TimelineImpl::TimelineImpl(std::unique_ptr<ReplaySession> session, std::unique_p
       digests_(std::move(digests)),
       options_(std::move(options)),
       m_(session_->machine()),
+      machine_pages_(m_.written_pages()),
       set_(budget, m_.memory().page_limit()),
       spacing_(options_.checkpoint_spacing != 0 ? options_.checkpoint_spacing : kSpacing),
       base_(set_.maps()) {
   session_->boundary().on_event([this](const TraceEvent& e) { match(e.event); });
-  m_.engine().track_touched(true);
+  m_.engine().stepper().track_touched(true);
 }
 
 TimelineImpl::~TimelineImpl() {
   session_->boundary().on_event({});
   m_.journal().connect(nullptr, 0);
-  m_.engine().observe(nullptr);
 }
 
 Result<void> TimelineImpl::start() {
@@ -80,7 +80,7 @@ Result<void> TimelineImpl::start() {
 
 // The pages in which memory may differ from base_.
 const std::vector<uint64_t>& TimelineImpl::collect_written() {
-  const std::vector<uint64_t> more = m_.take_written_pages();
+  const std::vector<uint64_t> more = machine_pages_->take();
   if (tracked_from_) tracked_written_.insert(tracked_written_.end(), more.begin(), more.end());
   if (written_.empty()) {
     written_ = more;
@@ -130,7 +130,7 @@ Result<void> TimelineImpl::restore(const Checkpoint& c) {
   base_.differences(c.pages, [&](uint64_t page, PageId, PageId there) { m_.restore_page(page, store.bytes(there)); });
   base_ = c.pages;
   written_.clear();
-  m_.take_written_pages();
+  machine_pages_->take();
   RV_TRY(m_.restore_state(c.cpu, c.devices));
   RV_TRY(session_->boundary().seek(c.boundary));
   seen_ = {c.position, 0};

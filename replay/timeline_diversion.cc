@@ -42,7 +42,7 @@ Result<TimelineStop> TimelineImpl::run_diversion(const StopConditions& condition
   const Position to = start + std::min(instructions, room);
   Search search = make_search(conditions);
   search.stop_at_first = true;
-  search.observers.resume_from = search.from = start;
+  search.interest.resume_from = search.from = start;
   const Installed installed(*this, &search);
   connect_journal(&search, start);
   TimelineStop out;

@@ -55,7 +55,7 @@ class TimelineImpl final : public Timeline, private JournalSink {
   // What a run looks for. Installed in the machine while it lives.
   struct Search {
     const StopConditions* conditions = nullptr;
-    Observers observers;
+    Interest interest;
     bool stop_at_first = false;
     Position from;            // hits before it do not count
     std::optional<Hit> hit;   // the first, or the last so far
@@ -139,6 +139,7 @@ class TimelineImpl final : public Timeline, private JournalSink {
   std::optional<DigestRecord> next_digest_;
   TimelineOptions options_;
   Machine& m_;
+  std::unique_ptr<WrittenPages::Reader> machine_pages_;
   CheckpointSet set_;
 
   Position position_;
@@ -176,7 +177,7 @@ class TimelineImpl::Installed {
 
  private:
   TimelineImpl& timeline_;
-  bool engine_;
+  Subscription subscription_;
 };
 
 }  // namespace retrovisor

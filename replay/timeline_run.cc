@@ -10,28 +10,22 @@
 
 namespace retrovisor {
 
-TimelineImpl::Installed::Installed(TimelineImpl& timeline, Search* search)
-    : timeline_(timeline), engine_(search != nullptr && !search->observers.empty()) {
+TimelineImpl::Installed::Installed(TimelineImpl& timeline, Search* search) : timeline_(timeline) {
   timeline_.search_ = search;
-  if (search == nullptr) return;
-  search->observers.hit = [&t = timeline_](const Observation& o) { return t.observe(o); };
-  if (engine_) timeline_.m_.engine().observe(&search->observers);
+  if (search == nullptr || search->interest.kinds() == 0) return;
+  Interest interest = search->interest;
+  interest.hit = [&t = timeline_](const Observation& o) { return t.observe(o); };
+  subscription_ = timeline_.m_.observers().subscribe(std::move(interest));
 }
 
-TimelineImpl::Installed::~Installed() {
-  timeline_.search_ = nullptr;
-  if (engine_) timeline_.m_.engine().observe(nullptr);
-}
+TimelineImpl::Installed::~Installed() { timeline_.search_ = nullptr; }
 
 TimelineImpl::Search TimelineImpl::make_search(const StopConditions& conditions) const {
   Search s;
   s.conditions = &conditions;
-  s.observers.breakpoints = conditions.breakpoints;
-  auto& b = s.observers.breakpoints;
-  std::sort(b.begin(), b.end());
-  b.erase(std::unique(b.begin(), b.end()), b.end());
-  s.observers.watches = conditions.watches;
-  for (const ByteWatch& w : conditions.bytes) s.observers.physical.push_back({w.bytes.begin, w.bytes.size});
+  s.interest.breakpoints = conditions.breakpoints;
+  s.interest.watches = conditions.watches;
+  for (const ByteWatch& w : conditions.bytes) s.interest.physical.push_back({w.bytes.begin, w.bytes.size});
   return s;
 }
 
@@ -95,7 +89,7 @@ void TimelineImpl::start_tracking(Position target) {
   const Position now = m_.position();
   const Position known_to = set_.lasting_before(now).known_to;
   if (now > known_to || target <= known_to) return;
-  m_.engine().take_touched();
+  m_.engine().stepper().take_touched();
   collect_written();
   tracked_written_.clear();
   tracked_events_ = 0;
@@ -106,7 +100,7 @@ void TimelineImpl::finish_tracking() {
   if (!tracked_from_) return;
   const Position now = m_.position();
   collect_written();
-  StretchPages pages{m_.engine().take_touched(), std::exchange(tracked_written_, {})};
+  StretchPages pages{m_.engine().stepper().take_touched(), std::exchange(tracked_written_, {})};
   std::sort(pages.physical.begin(), pages.physical.end());
   pages.physical.erase(std::unique(pages.physical.begin(), pages.physical.end()), pages.physical.end());
   const Checkpoint& stretch = set_.lasting_before(*tracked_from_);

@@ -66,7 +66,7 @@ Result<TimelineStop> TimelineImpl::forward(const StopConditions& conditions, Pos
     lost_told_ = false;
     Search search = make_search(conditions);
     search.stop_at_first = true;
-    search.observers.resume_from = search.from = position_;
+    search.interest.resume_from = search.from = position_;
     RV_TRY(const auto outcome, run_to(to, &search, {}));
     if (outcome.end == RunEnd::hit) return stand_behind(*search.hit);
     if (outcome.end == RunEnd::interrupted) return stop_here(Reason::interrupted);

@@ -104,7 +104,7 @@ std::string describe(const Stop& stop, const std::vector<ChainedFault>& faults) 
 }
 
 std::vector<ChainedFault> faults_of(const Stop& stop, const Engine& engine) {
-  return stop.reason == StopReason::triple_fault ? engine.fault_chain() : std::vector<ChainedFault>{};
+  return stop.reason == StopReason::triple_fault ? engine.report().fault_chain : std::vector<ChainedFault>{};
 }
 
 std::string describe(const Stop& stop) {

@@ -21,7 +21,7 @@ std::string describe(const Stop& stop);
 // The same of a stop by triple fault, with the exceptions that led to it: "triple fault: #PF at RIP 0x8123 (error code 0x2, CR2
 // 0x1000), then #DF (error code 0x0), then #GP (error code 0x42)". RIP is told once: no instruction comes in between.
 std::string describe(const Stop& stop, const std::vector<ChainedFault>& faults);
-// Of a machine that stopped: what of Engine::fault_chain() belongs to it.
+// Of a machine that stopped: what of EngineReport::fault_chain belongs to it.
 std::vector<ChainedFault> faults_of(const Stop& stop, const Engine& engine);
 // 32 hexadecimal digits.
 std::string to_string(const ImageDigest& digest);

@@ -152,7 +152,7 @@ struct EndRecord {
   StateDigest state;
   uint64_t events = 0;
   uint64_t digests = 0;
-  std::vector<ChainedFault> faults = {};  // Engine::fault_chain()
+  std::vector<ChainedFault> faults = {};  // EngineReport::fault_chain
 };
 
 using TraceItem = std::variant<TraceEvent, DigestRecord, KeyFrame, EndRecord>;

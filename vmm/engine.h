@@ -1,16 +1,17 @@
-// An engine runs one vCPU until a stop. Devices, record, replay and the rest never know which one does.
+// An engine runs one vCPU until a stop. Devices, record, replay and the rest never know which one does. What only some engines do
+// is asked for: vmm/stepper.h, vmm/host_engine.h.
 #pragma once
 
-#include <array>
+#include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "vmm/processor_model.h"
 #include "vmm/user_tsc.h"
-#include "vmm/observer.h"
 #include "vmm/platform.h"
 #include "vmm/result.h"
 #include "vmm/vcpu.h"
@@ -50,64 +51,51 @@ struct EngineStatistics {
   uint64_t cache_bytes = 0;
 };
 
+// What an engine tells of itself. Never part of machine state.
+struct EngineReport {
+  EngineStatistics statistics;
+  // Behind EngineStop::triple_fault: the exceptions, from the one that began it to the one that #DF's delivery ended with. Empty
+  // where a host's processor knows alone.
+  std::vector<ChainedFault> fault_chain;
+  // Why run() returned EngineStop::failed.
+  std::optional<Error> failure;
+};
+
+class HostEngine;
+class Stepper;
+
 class Engine {
  public:
   virtual ~Engine() = default;
   virtual std::string_view name() const = 0;
-  // Where the engine keeps the state of vCPU `id`; Vcpu::state refers to it. Complete and exact outside of run().
+  // Where the engine keeps the state of vCPU `id`; Vcpu::state refers to it. Complete and exact outside of run(), but for what
+  // HostEngine::complete() says.
   virtual CpuState& vcpu_state(VcpuId id) = 0;
   // Runs `vcpu` from the clock's position to at most `limit`. On return the vCPU's state and the clock are complete and exact.
   // Under TimeSource::events it returns behind each instruction with an event.
   virtual EngineStop run(Vcpu& vcpu, Position limit) = 0;
-
-  // --- Engines that let the host's processor execute guest code; the defaults are for those that do not. ---
-  // Finishes the instruction whose event was the last, if it is not finished yet. True: it had another event.
-  virtual bool settle(Vcpu&) { return false; }
-  // Can an interrupt be delivered before the next instruction?
-  virtual bool can_deliver(Vcpu& vcpu) = 0;
-  // Brings parts of the state up to date that run() leaves aside.
-  virtual void complete(Vcpu&) {}
-  // Marks pages dirty that were written unseen, and takes back whatever the engine had put into guest memory.
-  virtual void find_dirty() {}
-  // Whether run() may return EngineStop::kicked.
-  virtual void allow_kicks(bool) {}
-  // The host's count of instructions since the last event; 0: there is none.
-  virtual uint64_t progress() { return 0; }
-  // Exceptions and interrupts delivered since the clock came to its position (traps of the instruction before are no part of
-  // that); 0 from an engine that cannot tell. Forgotten by state_changed().
-  virtual uint64_t deliveries() { return 0; }
-  // run() also returns, with EngineStop::yield, once deliveries() is `count`; 0: it does not.
-  virtual void yield_behind(uint64_t /*count*/) {}
-  // run() for at most `count` instructions, whatever positions count. Asked of a stepper() only.
-  virtual EngineStop run_instructions(Vcpu& vcpu, uint64_t /*count*/) { return run(vcpu, kNoPosition); }
-  // An engine on the same state that takes observers and runs instruction by instruction: this one or its assistant.
-  virtual Engine& stepper() { return *this; }
-  // Why run() returned EngineStop::failed.
-  virtual const Error* failure() const { return nullptr; }
   // The state of `vcpu` was changed from outside (restore, debugger): forget what was derived from it.
   virtual void state_changed(Vcpu& vcpu) = 0;
   // Guest memory was changed behind the engine's back in bulk (restore of a snapshot).
   virtual void memory_changed() = 0;
   // Dirty flags were cleared: the next write to each page must be seen again.
   virtual void memory_protected() = 0;
-  // Installs observers, or removes them (null). The object must outlive its installation; call again after changing it
-  // (`resume_from` may change freely).
-  virtual void observe(const Observers* observers) = 0;
-  // Keeps account of the pages that code touches; off by default.
-  virtual void track_touched(bool on) = 0;
-  // The pages touched since the last call. Never fewer than were.
-  virtual TouchedPages take_touched() = 0;
-  virtual const EngineStatistics& statistics() const = 0;
-  // Behind EngineStop::triple_fault: the exceptions, from the one that began it to the one that #DF's delivery ended with. Empty
-  // where a host's processor knows alone.
-  virtual const std::vector<ChainedFault>& fault_chain() const {
-    static const std::vector<ChainedFault> kNone;
-    return kNone;
-  }
+  // An engine on the same state that runs instruction by instruction: this one or its assistant.
+  virtual Stepper& stepper() = 0;
+  // What this engine has to be asked because it lets the host's processor execute guest code; null if it does not.
+  virtual HostEngine* host() = 0;
+  virtual const EngineReport& report() const = 0;
 };
 
-std::unique_ptr<Engine> make_soft_engine(const Platform& platform, uint32_t vcpus,
-                                         ProcessorModel processor_model = ProcessorModel::model,
-                                         UserTsc user_tsc = UserTsc::direct);
+// What an engine is made for. It depends on these what a run does.
+struct EngineOptions {
+  uint32_t vcpus = 1;
+  ProcessorModel processor_model = ProcessorModel::model;
+  UserTsc user_tsc = UserTsc::direct;
+};
+// Makes the engine of a machine, which gives it its platform.
+using EngineFactory = std::function<Result<std::unique_ptr<Engine>>(const Platform&, const EngineOptions&)>;
+
+std::unique_ptr<Engine> make_soft_engine(const Platform& platform, const EngineOptions& options);
 
 }  // namespace retrovisor

@@ -8,6 +8,7 @@
 #include "vmm/clock.h"
 #include "vmm/journal.h"
 #include "vmm/memory/guest_memory.h"
+#include "vmm/observer.h"
 #include "vmm/types.h"
 
 namespace retrovisor {
@@ -23,8 +24,8 @@ enum class StopReason : uint8_t {
   halted_forever = 6,  // every vCPU is halted and nothing will ever wake one
   stuck = 7,           // the guest takes exceptions forever without retiring an instruction
   host_request = 8,    // the host asked: Ctrl-C, time limit
-  observed = 9,        // an observer's hit() asked to stop (vmm/observer.h)
-  engine_failed = 10,  // the engine cannot go on: Engine::failure() says why
+  observed = 9,        // an observer asked to stop (vmm/observer.h)
+  engine_failed = 10,  // the engine cannot go on: EngineReport::failure says why
 };
 inline constexpr StopReason kLastStopReason = StopReason::engine_failed;
 std::string_view to_string(StopReason reason);
@@ -67,6 +68,7 @@ struct Platform {
   Journal& journal;
   Entropy& entropy;
   MachineControl& control;
+  Observers& observers;
 };
 
 }  // namespace retrovisor

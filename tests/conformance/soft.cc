@@ -55,8 +55,8 @@ struct SoftRunner::Parts {
         journal(clock),
         ports(journal),
         mmio(journal),
-        platform{*memory, ports, mmio, clock, deadlines, journal, entropy, control},
-        engine(make_soft_engine(platform, 1, processor_model)),
+        platform{*memory, ports, mmio, clock, deadlines, journal, entropy, control, observers},
+        engine(make_soft_engine(platform, {.vcpus = 1, .processor_model = processor_model, .user_tsc = UserTsc::direct})),
         vcpu(VcpuId(0), engine->vcpu_state(VcpuId(0))),
         vendor(vendor_of(processor_model)) {}
 
@@ -68,6 +68,7 @@ struct SoftRunner::Parts {
   Deadlines deadlines;
   Entropy entropy;
   NoControl control;
+  Observers observers;
   Platform platform;
   std::unique_ptr<Engine> engine;
   Vcpu vcpu;

@@ -30,7 +30,7 @@ class Board final : public MachineControl {
       vcpus.push_back(std::make_unique<Vcpu>(VcpuId(i)));
       if (i != 0) vcpus[i]->state.activity = Activity::wait_for_sipi;
     }
-    platform_.emplace(Platform{**memory_, ports, mmio, clock, deadlines, journal, entropy_, *this});
+    platform_.emplace(Platform{**memory_, ports, mmio, clock, deadlines, journal, entropy_, *this, observers});
     auto made = retrovisor::Board::create(all_devices(), *platform_, vcpus, {.transmit = [this](EndpointId endpoint, std::span<const uint8_t> bytes) {
       output.push_back(static_cast<uint8_t>(endpoint.value));
       append(output, bytes);
@@ -90,6 +90,7 @@ class Board final : public MachineControl {
 
  private:
   Result<std::unique_ptr<GuestMemory>> memory_;
+  Observers observers;
   Entropy entropy_;
   std::optional<Platform> platform_;
 };

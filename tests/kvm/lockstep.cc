@@ -31,6 +31,7 @@
 #include "vmm/boot/loader.h"
 #include "vmm/kvm/host_model.h"
 #include "vmm/kvm/kvm_api.h"
+#include "vmm/kvm/kvm_engine.h"
 #include "vmm/kvm/probe.h"
 #include "vmm/kvm/tsc_trap.h"
 #include "vmm/machine/machine.h"
@@ -48,6 +49,7 @@ struct Options {
   std::string guest;
   std::string initrd, append;  // of a Linux kernel
   MachineConfig config;
+  kvm::KvmEngineOptions kvm;
   bool landings = false;
   std::string input;
   uint64_t last_turns = 0;
@@ -179,7 +181,7 @@ struct Side {
 
 int report(Machine& soft, Machine& kvm, const std::string& what, const Stop& a, const Stop& b) {
   fmt::print(stderr, "DIFFERENT after event {}: soft {}, kvm {}{}\n{}", soft.position().value, to_string(a.reason),
-             to_string(b.reason), b.reason == StopReason::engine_failed ? ": " + kvm.engine().failure()->text() : "",
+             to_string(b.reason), b.reason == StopReason::engine_failed ? ": " + kvm.engine().report().failure->text() : "",
              what.empty() ? "" : what + "\n");
   if (soft.position() != kvm.position())
     fmt::print(stderr, "  position: soft {}, kvm {}\n", soft.position().value, kvm.position().value);
@@ -230,7 +232,7 @@ int run(const Options& options) {
   Side<LeadingBoundary> kvm(options, decisions);
   Side<FollowingBoundary> soft(options, decisions);
   MachineConfig with_kvm = options.config;
-  with_kvm.engine = EngineKind::kvm;
+  with_kvm.engine = kvm::kvm_engine(options.kvm);
   if (auto ok = soft.start(images, {}); !ok) return fmt::print(stderr, "{}\n", ok.error().text()), 2;
   if (auto ok = kvm.start(images, with_kvm); !ok) return fmt::print(stderr, "{}\n", ok.error().text()), 2;
   Machine &left = *soft.machine, &right = *kvm.machine;
@@ -286,7 +288,7 @@ int skipped(const Options::Use& use, const kvm::KvmProbe& probe) {
 
 bool read_seeds(std::string_view word, Options& options) {
   const size_t dash = word.find('-');
-  return read_number(word.substr(0, dash), options.config.kvm.turns) &&
+  return read_number(word.substr(0, dash), options.kvm.turns) &&
          (dash == std::string_view::npos || read_number(word.substr(dash + 1), options.last_turns));
 }
 
@@ -301,11 +303,11 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
     if (i == 1) options.guest = word;
-    else if (word == "kvm") options.config.kvm.share = Share::kvm;
-    else if (word == "kernel_only") options.config.kvm.share = Share::kernel_only;
-    else if (word == "stepped") options.config.kvm.share = Share::stepped;
-    else if (word == "in_turns") options.config.kvm.share = Share::in_turns;
-    else if (word.starts_with("linux=")) options.initrd = word.substr(6), options.config.kvm.upper_half_only = true;
+    else if (word == "kvm") options.kvm.share = Share::kvm;
+    else if (word == "kernel_only") options.kvm.share = Share::kernel_only;
+    else if (word == "stepped") options.kvm.share = Share::stepped;
+    else if (word == "in_turns") options.kvm.share = Share::in_turns;
+    else if (word.starts_with("linux=")) options.initrd = word.substr(6), options.kvm.upper_half_only = true;
     else if (word.starts_with("append=")) options.append = word.substr(7);
     else if (word == "landings") options.landings = true;
     else if (word.starts_with("apart=")) understood = understood && read_number(word.substr(6), options.apart) && options.apart != 0;
@@ -323,10 +325,10 @@ int main(int argc, char** argv) {
   const kvm::KvmProbe probe = ask ? kvm::probe_kvm() : kvm::KvmProbe{};
   if (const auto* use = not_done(options.needs, probe)) return skipped(*use, probe);
   int code = 0;
-  for (; code == 0; ++options.config.kvm.turns) {
-    if (options.last_turns != 0) fmt::print("seed {}: ", options.config.kvm.turns);
+  for (; code == 0; ++options.kvm.turns) {
+    if (options.last_turns != 0) fmt::print("seed {}: ", options.kvm.turns);
     code = run(options);
-    if (options.config.kvm.turns >= options.last_turns) break;
+    if (options.kvm.turns >= options.last_turns) break;
   }
   const auto* use = not_done(options.without, probe);
   return code == 1 && use != nullptr ? skipped(*use, probe) : code;

@@ -71,22 +71,19 @@ struct Hit {
 class Listener final : public JournalSink {
  public:
   Listener(Machine& machine, const StopConditions& conditions) : machine_(machine), conditions_(conditions) {
-    observers_.breakpoints = conditions.breakpoints;
-    std::sort(observers_.breakpoints.begin(), observers_.breakpoints.end());
-    observers_.breakpoints.erase(std::unique(observers_.breakpoints.begin(), observers_.breakpoints.end()),
-                                 observers_.breakpoints.end());
-    observers_.watches = conditions.watches;
-    observers_.hit = [this](const Observation& o) {
+    Interest interest;
+    interest.breakpoints = conditions.breakpoints;
+    interest.watches = conditions.watches;
+    interest.hit = [this](const Observation& o) {
       const bool breakpoint = o.kind == Observation::Kind::breakpoint;
       if (o.kind == Observation::Kind::write && !o.changed && !conditions_.watches[o.index].on_read) return false;
       add({o.position, breakpoint ? Reason::breakpoint : Reason::watch, o.address.value});
       return false;
     };
-    machine.engine().observe(&observers_);
+    subscription_ = machine.observers().subscribe(std::move(interest));
     machine.journal().connect(this, conditions.events);
   }
   ~Listener() override {
-    machine_.engine().observe(nullptr);
     machine_.journal().connect(nullptr, 0);
   }
   void event(const JournalEvent& e) override {
@@ -105,7 +102,7 @@ class Listener final : public JournalSink {
   static constexpr size_t kMost = 20'000'000;
   Machine& machine_;
   const StopConditions& conditions_;
-  Observers observers_;
+  Subscription subscription_;
 };
 
 void check_positions(Timeline& t, const std::string& trace, const BootImages& images, size_t count, Random& random) {

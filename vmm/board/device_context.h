@@ -28,7 +28,7 @@ struct MmioClaim {
 // What the devices of a machine share, and the lists that their making fills. Board's.
 struct BoardParts {
   BoardParts(const Platform& machine, std::span<const std::unique_ptr<Vcpu>> cpus)
-      : platform(machine), vcpus(cpus), dma(machine.memory, machine.journal) {}
+      : platform(machine), vcpus(cpus), dma(machine) {}
 
   struct Kept {
     virtual ~Kept() = default;

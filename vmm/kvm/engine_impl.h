@@ -13,23 +13,21 @@
 #include "vmm/kvm/progress_counter.h"
 #include "vmm/kvm/tsc_trap.h"
 #include "vmm/kvm/vcpu_state.h"
+#include "vmm/host_engine.h"
 #include "vmm/soft/soft_engine.h"
 
 namespace retrovisor::kvm {
 
-class KvmEngine final : public Engine {
+class KvmEngine final : public Engine, public HostEngine {
  public:
   KvmEngine(const Platform& platform, ProcessorModel flags, UserTsc user_tsc, const KvmEngineOptions& options)
       : platform_(platform),
         options_(options),
-        soft_(platform, 1),
+        soft_(platform, {1, flags, user_tsc}),
         user_tsc_(user_tsc),
         patches_(platform.memory, {.returns = options.share == KvmEngineOptions::Share::kernel_only,
                                    .cr4 = user_tsc == UserTsc::by_exception}),
-        turn_(options.turns) {
-    soft_.set_processor_model(flags);
-    soft_.set_user_tsc(user_tsc);
-  }
+        turn_(options.turns) {}
   ~KvmEngine() override;
   Result<void> start(SystemCalls& calls);
 
@@ -39,18 +37,15 @@ class KvmEngine final : public Engine {
   void state_changed(Vcpu& vcpu) override;
   void memory_changed() override { soft_.memory_changed(); }
   void memory_protected() override { soft_.memory_protected(); }
-  void observe(const Observers* observers) override;
-  void track_touched(bool on) override;
-  TouchedPages take_touched() override { return {}; }
-  const EngineStatistics& statistics() const override { return soft_.statistics(); }
+  Stepper& stepper() override { return soft_; }
+  HostEngine* host() override { return this; }
+  const EngineReport& report() const override;
   bool settle(Vcpu& vcpu) override;
   bool can_deliver(Vcpu& vcpu) override;
   void complete(Vcpu& vcpu) override;
   void find_dirty() override;
   void allow_kicks(bool on) override;
   uint64_t progress() override;
-  Engine& stepper() override;
-  const Error* failure() const override { return failure_ ? &*failure_ : nullptr; }
 
   const KvmStatistics& kvm_statistics() const;
 
@@ -131,6 +126,7 @@ class KvmEngine final : public Engine {
   uint64_t turn_event_ = UINT64_MAX;
   bool soft_turn_ = false;
   std::optional<Error> failure_;
+  mutable EngineReport report_;   // made when somebody asks
   mutable KvmStatistics counts_;  // `progress` and `soft` are read when somebody asks
   InstructionNames names_;
   PlainCode plain_;

@@ -38,11 +38,13 @@ bool in_upper_half(uint64_t linear) { return linear >> 63 != 0; }
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> make_kvm_engine(const Platform& platform, ProcessorModel flags, UserTsc user_tsc,
-                                                const KvmEngineOptions& options) {
-  auto engine = std::make_unique<KvmEngine>(platform, flags, user_tsc, options);
-  RV_TRY(engine->start(options.calls != nullptr ? *options.calls : system_calls()));
-  return std::unique_ptr<Engine>(std::move(engine));
+EngineFactory kvm_engine(const KvmEngineOptions& options) {
+  return [options](const Platform& platform, const EngineOptions& machine) -> Result<std::unique_ptr<Engine>> {
+    RV_ASSERT(machine.vcpus == 1);
+    auto engine = std::make_unique<KvmEngine>(platform, machine.processor_model, machine.user_tsc, options);
+    RV_TRY(engine->start(options.calls != nullptr ? *options.calls : system_calls()));
+    return std::unique_ptr<Engine>(std::move(engine));
+  };
 }
 
 const KvmStatistics* kvm_statistics(const Engine& engine) {
@@ -210,13 +212,10 @@ void KvmEngine::collect_written() {
   if (!collected) memory_changed();
 }
 
-Engine& KvmEngine::stepper() {
-  find_dirty();
-  return soft_;
+const EngineReport& KvmEngine::report() const {
+  report_ = {soft_.report().statistics, {}, failure_};
+  return report_;
 }
-
-void KvmEngine::observe(const Observers* observers) { RV_ASSERT(observers == nullptr); }
-void KvmEngine::track_touched(bool on) { RV_ASSERT(!on); }
 
 void KvmEngine::allow_kicks(bool on) {
   kicker_.reset();

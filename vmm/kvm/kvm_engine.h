@@ -41,10 +41,9 @@ struct KvmStatistics {
   std::map<std::string, uint64_t> assisted;  // how often each, by mnemonic or bytes in hex
 };
 
-// The platform's clock counts events. `flags`: as the processor sets them on which the guest runs.
-Result<std::unique_ptr<Engine>> make_kvm_engine(const Platform& platform, ProcessorModel flags, UserTsc user_tsc,
-                                                const KvmEngineOptions& options = {});
-// The statistics of an engine that make_kvm_engine() made; null for any other.
+// Makes engines for machines of one vCPU whose clock counts events, and whose processor model is the host's.
+EngineFactory kvm_engine(const KvmEngineOptions& options = {});
+// The statistics of an engine that kvm_engine() made; null for any other.
 const KvmStatistics* kvm_statistics(const Engine& engine);
 
 }  // namespace retrovisor::kvm

@@ -9,18 +9,11 @@
 
 #include "vmm/board/board.h"
 #include "vmm/boot/loader.h"
+#include "vmm/cpu/x87_pointers.h"
 #include "vmm/machine/page_hashes.h"
 
 namespace retrovisor {
 namespace {
-
-// How often a running machine looks for console input, in guest time. Part of the machine model.
-constexpr uint64_t kInputPollNs = 1'000'000;
-// What is taken of a stream at once, and how long a packet can be: more than any Ethernet frame with offloads.
-constexpr size_t kMostPolled = 64, kLongestPacket = 65'562;
-// HLT with interrupts off while timers go on ticking: only an NMI could end it. A guest that none has reached in this
-// time counts as halted for ever.
-constexpr uint64_t kDeadHaltNs = 10'000'000'000;
 
 // Lets a failed assertion say where the machine was.
 class AssertionContext {
@@ -58,199 +51,150 @@ Result<std::unique_ptr<Machine>> Machine::create(const MachineConfig& config, Bo
     return Error{ErrorCode::bad_argument, "a machine has 1 to 16 vCPUs", "vcpus"};
   if (config.time == TimeSource::events && config.vcpus != 1)
     return Error{ErrorCode::unsupported, "a machine that the kvm engine runs, or ran, has one vCPU", "vcpus"};
-  RV_ASSERT(config.engine == EngineKind::soft || config.positions == PositionUnit::events);
-  RV_ASSERT(config.turns.instructions != 0);
   RV_ASSERT(config.positions == PositionUnit::instructions || config.time == TimeSource::events);
   std::unique_ptr<Machine> machine(new Machine(config, boundary));
   RV_TRY(machine->build());
   return machine;
 }
 
-Result<std::unique_ptr<Engine>> Machine::make_engine() {
-  if (config_.engine == EngineKind::soft) return make_soft_engine(*platform_, config_.vcpus, config_.processor_model, config_.user_tsc);
-  return kvm::make_kvm_engine(*platform_, config_.processor_model, config_.user_tsc, config_.kvm);
-}
-
 Result<void> Machine::build() {
   RV_TRY(memory_, GuestMemory::create(config_.memory_size));
   hashes_ = std::make_unique<PageHashes>(memory_->page_limit());
-  platform_ = std::make_unique<Platform>(Platform{*memory_, ports_, mmio_, clock_, deadlines_, journal_, entropy_, *this});
-  RV_TRY(engine_, make_engine());
-  engine_->allow_kicks(boundary_.lands());
+  written_ = std::make_unique<WrittenPages>(memory_->page_limit(), [this] { collect_dirty(); });
+  unhashed_ = written_->reader();
+  platform_ = std::make_unique<Platform>(
+      Platform{*memory_, ports_, mmio_, clock_, deadlines_, journal_, entropy_, *this, observers_});
+  const EngineFactory& make_engine = config_.engine ? config_.engine : make_soft_engine;
+  RV_TRY(engine_, make_engine(*platform_, {config_.vcpus, config_.processor_model, config_.user_tsc}));
+  host_ = engine_->host();
+  if (host_ != nullptr) {
+    RV_ASSERT(config_.positions == PositionUnit::events);
+    host_->allow_kicks(boundary_.lands());
+    observers_.offer(kMachineKinds);
+  } else {
+    observers_.on_change([this] { engine_->stepper().observe(observers_); });
+  }
   for (uint32_t i = 0; i < config_.vcpus; ++i) {
     vcpus_.push_back(std::make_unique<Vcpu>(VcpuId(i), engine_->vcpu_state(VcpuId(i))));
     if (i != 0) vcpus_.back()->state.mtrr_def_type = kFirmwareMtrrDefType;  // an INIT leaves it
   }
+  RV_TRY(board_, Board::create(config_.devices, *platform_, vcpus_, outside()));
+  boundary_.connect(board_->endpoints());
+  deadlines_.set_observer([this](Deadlines::Timer timer, VirtualTime when) { journal_.log(EventKind::timer, timer, when.value); });
+  turns_ = std::make_unique<Turns>(config_.scheduler ? config_.scheduler() : make_round_robin(), vcpus_);
+  time_ = std::make_unique<TimeKeeping>(clock_, deadlines_, boundary_, *board_, vcpus_);
+  if (config_.time == TimeSource::events) {
+    const auto memory_sum = [this] {
+      hash_written_pages();
+      return hashes_->sum();
+    };
+    landings_ = std::make_unique<Landings>(*platform_, boundary_, *engine_, *time_,
+                                           Landings::Sums{memory_sum, [this] { return common_cpu_state(); }});
+  }
+
+  board_->reset({.wall_clock = boundary_.wall_clock(moment())});
+  std::array<uint64_t, 4> seed{};
+  boundary_.entropy(moment(), std::span(reinterpret_cast<uint8_t*>(seed.data()), sizeof seed));
+  if (seed == std::array<uint64_t, 4>{}) seed[0] = 1;  // the generator's one bad state
+  entropy_.seed(seed);
+  return {};
+}
+
+// What the board has to do with the world.
+Outside Machine::outside() {
   Outside outside;
   outside.transmit = [this](EndpointId endpoint, std::span<const uint8_t> bytes) {
-    boundary_.transmit({position(), now()}, endpoint, bytes);
+    boundary_.transmit(moment(), endpoint, bytes);
     if (board_->endpoints()[endpoint.value].console && panic_watch_.see(bytes) && config_.stop_on_panic)
       request_stop({StopReason::guest_panic, 0});
   };
   outside.read_blocks = [this](EndpointId endpoint, uint64_t offset, std::span<uint8_t> out) {
-    return boundary_.read_blocks({position(), now()}, endpoint, offset, out);
+    return boundary_.read_blocks(moment(), endpoint, offset, out);
   };
-  RV_TRY(board_, Board::create(config_.devices, *platform_, vcpus_, std::move(outside)));
-  boundary_.connect(board_->endpoints());
-  deadlines_.set_observer([this](Deadlines::Timer timer, VirtualTime when) { journal_.log(EventKind::timer, timer, when.value); });
-
-  const Moment start{position(), now()};
-  board_->reset({.wall_clock = boundary_.wall_clock(start)});
-  std::array<uint64_t, 4> seed{};
-  boundary_.entropy(start, std::span(reinterpret_cast<uint8_t*>(seed.data()), sizeof seed));
-  if (seed == std::array<uint64_t, 4>{}) seed[0] = 1;  // the generator's one bad state
-  entropy_.seed(seed);
-  next_poll_ = VirtualTime(kInputPollNs);
-  return {};
+  return outside;
 }
 
 void Machine::request_stop(Stop stop) {
   if (!stop_request_) stop_request_ = stop;
 }
 
-// The vCPUs run one at a time, in turn, for turn_length() instructions each; none if none can.
-std::optional<uint32_t> Machine::next_turn() const {
-  // A turn ends at slice_end_ exactly, or when the vCPU halts: never where a run happens to be cut.
-  if (position() < slice_end_ && has_work(*vcpus_[current_])) return current_;
-  for (uint32_t i = 1; i <= config_.vcpus; ++i) {
-    const uint32_t next = (current_ + i) % config_.vcpus;
-    if (has_work(*vcpus_[next])) return next;
-  }
-  return std::nullopt;
-}
-
-// Of a turn that begins here.
-uint64_t Machine::turn_length() const {
-  if (config_.turns.seed == 0) return config_.turns.instructions;
-  const uint64_t key[] = {config_.turns.seed, position().value};
-  return 1 + XXH3_64bits(key, sizeof key) % config_.turns.instructions;
-}
-
-Vcpu* Machine::schedule() {
-  if (config_.vcpus == 1) return has_work(*vcpus_[0]) ? vcpus_[0].get() : nullptr;
-  const auto next = next_turn();
-  if (!next) return nullptr;
-  if (*next != current_ || position() >= slice_end_) {
-    if (*next != current_) journal_.log(EventKind::vcpu_switch, *next);
-    current_ = *next;
-    slice_end_ = position() + turn_length();
-  }
-  return vcpus_[*next].get();
-}
-
-bool Machine::runnable() const {
-  return std::any_of(vcpus_.begin(), vcpus_.end(), [](const auto& v) { return has_work(*v); });
-}
-
-void Machine::poll_input() {
-  next_poll_ = now() + kInputPollNs;
-  for (uint32_t i = 0; i < board_->endpoints().size(); ++i) {
-    const EndpointId id(i);
-    const bool packets = board_->endpoints()[i].kind == EndpointKind::packets;
-    const size_t room = std::min(board_->room(id), packets ? kLongestPacket : kMostPolled);
-    if (room == 0) continue;
-    std::array<uint8_t, kLongestPacket> buffer;
-    const size_t n = boundary_.receive({position(), now()}, id, std::span(buffer).first(room));
-    RV_ASSERT(n <= room);
-    if (n != 0) board_->receive(id, std::span<const uint8_t>(buffer).first(n));
-  }
-}
-
-bool Machine::input_wanted() const {
-  for (uint32_t i = 0; i < board_->endpoints().size(); ++i)
-    if (board_->room(EndpointId(i)) != 0) return true;
-  return false;
+void Machine::synchronous_event() {
+  // An engine that makes several accesses at once, the elements of a string, say: what happens behind each of them, but for
+  // interrupts, happens here.
+  if (landings_->undecided()) time_->run_due();
+  time_->pass_event();
+  landings_->undecide();
 }
 
 Stop Machine::run_until(Position target, VirtualTime time) {
   const AssertionContext context(clock_, *engine_);
-  VirtualTime idle_since = kNever;
+  time_->runs();
   for (;;) {
-    if ((stop_request_ || position() >= target) && engine_->settle(*vcpus_[current_])) continue;
-    if (stop_request_) {
-      const Stop stop = *stop_request_;
-      stop_request_.reset();
-      return stop;
-    }
-    if (position() >= target && (now() >= time || runnable())) return {};
-    deadlines_.run_due(now());
-    if (now() >= next_poll_) poll_input();
+    if ((stop_request_ || position() >= target) && settle()) continue;
+    if (stop_request_) return *std::exchange(stop_request_, std::nullopt);
+    if (position() >= target && (now() >= time || turns_->anybody())) return {};
+    time_->run_due();
     if (stop_request_) continue;
 
-    Vcpu* vcpu = schedule();
+    Vcpu* vcpu = turns_->take(*platform_);
+    if (stop_request_) continue;
     if (vcpu == nullptr) {
-      if (idle_since == kNever) idle_since = now();
-      const VirtualTime due = deadlines_.next();
-      const uint64_t ns = due == kNever ? UINT64_MAX : due - now();
-      const bool wanted = input_wanted() && wakeable();
-      if (due == kNever && !wanted) return {StopReason::halted_forever, 0};
-      if (!wakeable() && now() - idle_since > kDeadHaltNs) return {StopReason::halted_forever, 0};
-      const IdleWait wait = boundary_.idle_wait({position(), now()}, ns, wanted);
-      if (wait.waited_ns == UINT64_MAX) return {StopReason::halted_forever, 0};
-      RV_ASSERT(wait.waited_ns <= ns);
-      clock_.pass(wait.waited_ns);
-      idle_ns_ += wait.waited_ns;
-      undecided_ = true;
-      deadlines_.run_due(now());
-      if (wait.waited_ns < ns) poll_input();
-      if (wait.host_wants_control) return {StopReason::host_request, 0};
+      const auto stop = time_->idle();
+      if (landings_ != nullptr) landings_->undecide();
+      if (stop) return *stop;
       continue;
     }
-    idle_since = kNever;
-    std::optional<Landing> landing;
-    uint64_t deliveries = 0;
-    if (config_.time == TimeSource::events) {
-      if (!delivery_decided(*vcpu)) continue;
-      landing = boundary_.next_landing({position(), now()});
-      if (landing && landing->by_state) {
-        if (engine_->settle(*vcpu)) continue;
-        if (landing->position == position() + 1 && run_to(*landing, *vcpu)) land(*landing);
-        else if (!stop_request_) boundary_.landing_missed({position(), now()}, *landing);
-        continue;
-      }
-      if (landing && landing->position == position()) {
-        if (engine_->deliveries() >= landing->deliveries) {
-          land(*landing);
-          continue;
-        }
-        deliveries = landing->deliveries;
-        landing.reset();
-      }
-    }
-    Position limit = std::min({target, clock_.position_of(deadlines_.next()), clock_.position_of(next_poll_)});
-    if (landing) limit = std::min(limit, landing->position);
-    if (config_.vcpus > 1) limit = std::min(limit, slice_end_);
+    time_->runs();
+    Position limit = std::min({target, time_->next(), turns_->end()});
+    if (landings_ != nullptr && !landings_->may_run(*vcpu, limit)) continue;
     if (limit <= position()) continue;
-    last_vcpu_ = vcpu->id;
-    journal_.set_vcpu(vcpu->id);
-    engine_->yield_behind(deliveries);
-    switch (engine_->run(*vcpu, limit)) {
-      case EngineStop::limit:
-      case EngineStop::yield:
-      case EngineStop::halted: break;
-      case EngineStop::observed: return {StopReason::observed, 0};
-      case EngineStop::triple_fault: return {StopReason::triple_fault, 0};
-      case EngineStop::stuck: return {StopReason::stuck, 0};
-      case EngineStop::failed: return {StopReason::engine_failed, 0};
-      case EngineStop::kicked:
-        if (boundary_.landing_wanted({position(), now()}, deadlines_.next()) ||
-            (vcpu->intr && engine_->can_deliver(*vcpu)))
-          land(landing_here(*vcpu));
-        break;
-    }
+    if (const auto stop = run_engine(*vcpu, limit)) return *stop;
   }
 }
 
-// Can an interrupt wake any vCPU? A HLT with interrupts off, or a shutdown, ends only by NMI, INIT or reset.
-bool Machine::wakeable() const {
-  return std::any_of(vcpus_.begin(), vcpus_.end(), [](const auto& v) { return interrupts_wake(*v); });
+std::optional<Stop> Machine::run_engine(Vcpu& vcpu, Position limit) {
+  last_vcpu_ = vcpu.id;
+  journal_.set_vcpu(vcpu.id);
+  switch (engine_->run(vcpu, limit)) {
+    case EngineStop::limit:
+    case EngineStop::yield:
+    case EngineStop::halted: break;
+    case EngineStop::observed: return Stop{StopReason::observed, 0};
+    case EngineStop::triple_fault: return Stop{StopReason::triple_fault, 0};
+    case EngineStop::stuck: return Stop{StopReason::stuck, 0};
+    case EngineStop::failed: return Stop{StopReason::engine_failed, 0};
+    case EngineStop::kicked: landings_->kicked(vcpu); break;
+  }
+  return std::nullopt;
+}
+
+void Machine::complete() const {
+  if (host_ == nullptr) return;
+  for (const auto& v : vcpus_) host_->complete(*v);
 }
 
 std::vector<uint8_t> Machine::save_cpu_state() const {
-  for (const auto& v : vcpus_) engine_->complete(*v);
+  complete();
   StateWriter out;
   clock_.save(out);
   for (const auto& v : vcpus_) v->state.save(out, v->id);
+  return out.take();
+}
+
+// The vCPU's registers as all engines agree on them: without what only one of them counts.
+std::vector<uint8_t> Machine::common_cpu_state() const {
+  complete();
+  StateWriter out;
+  clock_.save_common(out);
+  for (const auto& v : vcpus_) {
+    CpuState state = v->state;
+    // In real mode, and until CS is loaded again after it, its type means nothing; processors disagree about it.
+    if ((state.segment[CS].attributes & seg::type_mask) == 3) state.segment[CS].attributes |= seg::code;
+    // Nothing is defined of a vCPU that has shut down; RF is what differs.
+    if (state.activity == Activity::shutdown) state.rflags &= ~flag::RF;
+    x87_pointers_through_memory(vendor_of(config_.processor_model), state.x87);  // KVM shows them so (kvm/vcpu_state.h)
+    state.save(out, v->id);
+  }
   return out.take();
 }
 
@@ -259,10 +203,9 @@ std::vector<uint8_t> Machine::save_device_state() const {
   deadlines_.save(out);
   entropy_.save(out);
   out.section("machine");
-  out.u64("next_poll_ns", next_poll_.value);
-  out.u32("current_vcpu", current_);
-  out.u64("slice_end", slice_end_.value);
-  if (config_.time == TimeSource::events) out.boolean("undecided", undecided_);
+  time_->save(out);
+  turns_->save(out);
+  if (landings_ != nullptr) landings_->save(out);
   panic_watch_.save(out);
   board_->save(out);
   return out.take();
@@ -276,7 +219,7 @@ Result<void> Machine::restore_state(std::span<const uint8_t> cpu, std::span<cons
   StateReader in(devices);
   restore_devices(in);
   RV_TRY(in.finish());
-  last_vcpu_ = VcpuId(current_);
+  last_vcpu_ = turns_->current();
   journal_.set_vcpu(last_vcpu_);
   if (!cpu_in.at_end() || !in.at_end()) return Error{ErrorCode::bad_trace, "machine state has more fields than this machine", ""};
   for (const auto& v : vcpus_) engine_->state_changed(*v);
@@ -291,12 +234,9 @@ void Machine::restore_devices(StateReader& in) {
   deadlines_.restore(in);
   entropy_.restore(in);
   in.section("machine");
-  in.u64("next_poll_ns", next_poll_.value);
-  in.u32("current_vcpu", current_);
-  in.u64("slice_end", slice_end_.value);
-  in.check("current_vcpu", current_ < config_.vcpus);
-  current_ %= config_.vcpus;
-  if (config_.time == TimeSource::events) in.boolean("undecided", undecided_);
+  time_->restore(in);
+  turns_->restore(in);
+  if (landings_ != nullptr) landings_->restore(in);
   panic_watch_.restore(in);
   board_->restore(in);
   deadlines_.restore(deadlines_in);
@@ -314,26 +254,15 @@ void Machine::memory_changed() {
   engine_->memory_protected();
 }
 
-// Distributes the dirty pages to all who want to know of them.
+// Tells all who want to know of them of the dirty pages.
 void Machine::collect_dirty() {
-  engine_->find_dirty();
+  if (host_ != nullptr) host_->find_dirty();
   bool any = false;
   memory_->take_dirty([&](uint64_t page) {
     any = true;
-    uint8_t& flags = memory_->flags(page);
-    if ((flags & page_flag::unhashed) == 0) unhashed_.push_back(page);
-    if ((flags & page_flag::written) == 0) written_.push_back(page);
-    flags |= page_flag::unhashed | page_flag::written;
+    written_->note(page);
   });
   if (any) engine_->memory_protected();
-}
-
-std::vector<uint64_t> Machine::take_written_pages() {
-  collect_dirty();
-  std::vector<uint64_t> pages = std::exchange(written_, {});
-  std::sort(pages.begin(), pages.end());
-  for (const uint64_t page : pages) memory_->flags(page) = static_cast<uint8_t>(memory_->flags(page) & ~page_flag::written);
-  return pages;
 }
 
 void Machine::restore_page(uint64_t page, const uint8_t* bytes) {
@@ -354,13 +283,9 @@ void Machine::restore_page(uint64_t page, const uint8_t* bytes) {
 }
 
 void Machine::hash_written_pages() {
-  collect_dirty();
-  for (const uint64_t page : unhashed_) {
-    memory_->flags(page) = static_cast<uint8_t>(memory_->flags(page) & ~page_flag::unhashed);
-    hashes_->update(page, memory_->host(PhysAddr(page << kPageShift)));
-  }
-  hashed_.insert(hashed_.end(), unhashed_.begin(), unhashed_.end());
-  unhashed_.clear();
+  const std::vector<uint64_t> pages = unhashed_->take();
+  for (const uint64_t page : pages) hashes_->update(page, memory_->host(PhysAddr(page << kPageShift)));
+  hashed_.insert(hashed_.end(), pages.begin(), pages.end());
 }
 
 StateDigest Machine::digest() {
@@ -369,7 +294,7 @@ StateDigest Machine::digest() {
   std::sort(last_dirty_.begin(), last_dirty_.end());
   last_dirty_.erase(std::unique(last_dirty_.begin(), last_dirty_.end()), last_dirty_.end());
   StateDigest d;
-  const auto cpu = config_.time == TimeSource::events ? common_cpu_state() : save_cpu_state();
+  const auto cpu = landings_ != nullptr ? common_cpu_state() : save_cpu_state();
   const auto devices = save_device_state();
   d.cpu = XXH3_64bits(cpu.data(), cpu.size());
   d.devices = XXH3_64bits(devices.data(), devices.size());

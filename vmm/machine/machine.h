@@ -7,46 +7,39 @@
 #include <vector>
 
 #include "vmm/boundary.h"
-#include "vmm/processor_model.h"
-#include "vmm/user_tsc.h"
 #include "vmm/devices/pc.h"
 #include "vmm/digest.h"
 #include "vmm/engine.h"
-#include "vmm/kvm/kvm_engine.h"
+#include "vmm/machine/landings.h"
 #include "vmm/machine/panic_watch.h"
+#include "vmm/machine/scheduler.h"
+#include "vmm/machine/time_keeping.h"
+#include "vmm/machine/turns.h"
+#include "vmm/machine/written_pages.h"
 #include "vmm/model.h"
 #include "vmm/platform.h"
+#include "vmm/processor_model.h"
 #include "vmm/result.h"
+#include "vmm/user_tsc.h"
 #include "vmm/vcpu.h"
 
 namespace retrovisor {
 
-enum class EngineKind : uint8_t { soft, kvm };
-
-// How long vCPUs' turns are. Part of the machine model, and in no trace: others than these are for tests of what happens where
-// turns end.
-struct Turns {
-  uint64_t instructions = 100'000;
-  uint64_t seed = 0;  // not zero: each lasts 1 to `instructions`, by a hash of this and the position at which it begins
-};
-
 struct MachineConfig {
   uint64_t memory_size = uint64_t{512} << 20;
   uint32_t vcpus = 1;
-  Turns turns;
+  SchedulerFactory scheduler;  // null: make_round_robin(), which is part of the machine model. No trace names another
   DeviceList devices = pc_devices();
   bool stop_on_panic = false;  // stop when the guest's console says it has panicked
-  EngineKind engine = EngineKind::soft;
-  kvm::KvmEngineOptions kvm;
-  // What positions count and what moves time on; under EngineKind::kvm both are events. The soft engine can do either: events
-  // to be the same run as one under kvm, time by events alone to know such a run to the instruction.
+  EngineFactory engine;        // null: the soft engine
+  // What positions count and what moves time on; with an engine that has a HostEngine both are events. The soft engine can do either:
+  // events to be the same run as one under KVM, time by events alone to know such a run to the instruction.
   PositionUnit positions = PositionUnit::instructions;
   TimeSource time = TimeSource::instructions;
   ProcessorModel processor_model = ProcessorModel::model;  // under KVM: those of the host
   UserTsc user_tsc = UserTsc::direct;                      // under KVM: by_exception where the host can
 };
 
-class Board;  // the devices (vmm/board/board.h)
 class PageHashes;
 struct BootImages;
 struct LoadedGuest;
@@ -64,9 +57,11 @@ class Machine final : public MachineControl {
   Vcpu& vcpu(VcpuId id) { return *vcpus_[id.value]; }
   // The vCPU that executes the instruction at position(), unless what is due there (a timer, say) first wakes another whose
   // turn it then is. If none can run, the one that ran last.
-  VcpuId next_vcpu() const { return VcpuId(next_turn().value_or(current_)); }
+  VcpuId next_vcpu() const { return turns_->next(position()).value_or(turns_->current()); }
   Journal& journal() { return journal_; }
   Deadlines& deadlines() { return deadlines_; }
+  // Who observes this machine. An engine with a HostEngine offers kMachineKinds only.
+  Observers& observers() { return observers_; }
   Engine& engine() { return *engine_; }
   Board& board() { return *board_; }
   // Whose instruction was executed last; before the first since the start or a restore: whose turn it was.
@@ -93,8 +88,8 @@ class Machine final : public MachineControl {
   // Gives a page of RAM (by number) other contents, kPageSize bytes. Only bytes that differ are written, so that the engine
   // keeps what it made of the others.
   void restore_page(uint64_t page, const uint8_t* bytes);
-  // Pages (numbers, ascending) written since the last call of this: by the guest, a device, a debugger, restore_page().
-  std::vector<uint64_t> take_written_pages();
+  // Pages written by the guest, a device, a debugger, restore_page(). The machine outlives the reader.
+  std::unique_ptr<WrittenPages::Reader> written_pages() { return written_->reader(); }
 
   // Digest of the whole state. Memory is hashed incrementally: only pages written since the last call.
   StateDigest digest();
@@ -107,30 +102,22 @@ class Machine final : public MachineControl {
   bool stop_requested() const override { return stop_request_.has_value(); }
   void synchronous_event() override;
   // Counts since the start, for summaries.
-  uint64_t idle_ns() const { return idle_ns_; }
+  uint64_t idle_ns() const { return time_->idle_ns(); }
   // Instructions that the engine counted; 0 for one that cannot.
   Position retired() const { return clock_.retired(); }
 
  private:
   Machine(const MachineConfig& config, Boundary& boundary);
-  Result<std::unique_ptr<Engine>> make_engine();
   Result<void> build();
-  void poll_input();
-  bool input_wanted() const;
-  Vcpu* schedule();
-  std::optional<uint32_t> next_turn() const;
-  uint64_t turn_length() const;
-  bool runnable() const;
-  bool wakeable() const;
+  Outside outside();
+  Moment moment() const { return {position(), now()}; }
+  bool settle() { return host_ != nullptr && host_->settle(vcpu(turns_->current())); }
+  void complete() const;
+  std::optional<Stop> run_engine(Vcpu& vcpu, Position limit);
   void restore_devices(StateReader& in);
   void collect_dirty();
   void hash_written_pages();
   std::vector<uint8_t> common_cpu_state() const;
-  bool delivery_decided(Vcpu& vcpu);
-  Landing landing_here(const Vcpu& vcpu);
-  bool stands_at(const Landing& landing, const Vcpu& vcpu);
-  bool run_to(Landing& landing, Vcpu& vcpu);
-  void land(const Landing& landing);
 
   MachineConfig config_;
   Boundary& boundary_;
@@ -140,26 +127,23 @@ class Machine final : public MachineControl {
   PortBus ports_{journal_};
   MmioBus mmio_{journal_};
   Entropy entropy_;
+  Observers observers_;
   std::unique_ptr<GuestMemory> memory_;
-  std::vector<std::unique_ptr<Vcpu>> vcpus_;
+  Vcpus vcpus_;
   std::unique_ptr<Platform> platform_;
   std::unique_ptr<Board> board_;
   std::unique_ptr<Engine> engine_;
-  VirtualTime next_poll_;  // when to look for console input; idle waits do not end for it
-  uint32_t current_ = 0;  // the vCPU whose turn it is, and when that ends
-  Position slice_end_;
+  HostEngine* host_ = nullptr;
+  std::unique_ptr<TimeKeeping> time_;
+  std::unique_ptr<Turns> turns_;
+  std::unique_ptr<Landings> landings_;  // null: time is not by events
   VcpuId last_vcpu_;
   PanicWatch panic_watch_;
   std::optional<Stop> stop_request_;
-  // Time by events: an event has happened, and whether a waiting interrupt is delivered behind it has not been asked yet.
-  bool undecided_ = false;
-  uint64_t idle_ns_ = 0;
 
   std::unique_ptr<PageHashes> hashes_;
-  // Pages written since they were last hashed, and since they were last taken by take_written_pages(): each flagged in
-  // GuestMemory, in no order.
-  std::vector<uint64_t> unhashed_;
-  std::vector<uint64_t> written_;
+  std::unique_ptr<WrittenPages> written_;
+  std::unique_ptr<WrittenPages::Reader> unhashed_;
   std::vector<uint64_t> last_dirty_;
   std::vector<uint64_t> hashed_;  // since the last digest()
 };

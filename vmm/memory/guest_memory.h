@@ -23,13 +23,10 @@ inline constexpr uint64_t kMaxRam = uint64_t{64} << 30;
 namespace page_flag {
 inline constexpr uint8_t dirty = 1;  // written since take_dirty()
 inline constexpr uint8_t code = 2;   // holds decoded code: writes must be reported to the engine
-// Of Machine: the page was dirty and has not been hashed, or not been taken as written, since.
-inline constexpr uint8_t unhashed = 4;
-inline constexpr uint8_t written = 8;
 // Of the engine: translations in use were read from this page. `table`: from entries that map 4 KiB pages; `table_upper`: from others.
 inline constexpr uint8_t table = 16;
 inline constexpr uint8_t table_upper = 32;
-// Of the engine: somebody wants to know of writes to this page (Observers::physical).
+// Of the engine: somebody wants to know of writes to this page (Interest::physical).
 inline constexpr uint8_t watched = 64;
 // Writes by others than the engine must be reported to it.
 inline constexpr uint8_t guarded = code | table | table_upper | watched;

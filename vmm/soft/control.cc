@@ -51,6 +51,7 @@ bool write_cr3(SoftCpu& cpu, uint64_t value) {
   cpu.platform->journal.log(EventKind::cr3_write, value, s.cr3);
   const uint64_t old = std::exchange(s.cr3, value);
   cpu.engine->cr3_loaded(cpu, old);
+  cpu.engine->tell(cpu, Observation::Kind::address_space, s.rip, 0, old, value);
   return true;
 }
 

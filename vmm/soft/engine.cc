@@ -12,12 +12,8 @@
 
 namespace retrovisor {
 
-std::unique_ptr<Engine> make_soft_engine(const Platform& platform, uint32_t vcpus, ProcessorModel processor_model,
-                                         UserTsc user_tsc) {
-  auto engine = std::make_unique<soft::SoftEngine>(platform, vcpus);
-  engine->set_processor_model(processor_model);
-  engine->set_user_tsc(user_tsc);
-  return engine;
+std::unique_ptr<Engine> make_soft_engine(const Platform& platform, const EngineOptions& options) {
+  return std::make_unique<soft::SoftEngine>(platform, options);
 }
 
 namespace soft {
@@ -49,9 +45,13 @@ constexpr uint8_t kFirstStamp = 1;  // generation 0 is never current, so an empt
 
 }  // namespace
 
-SoftEngine::SoftEngine(const Platform& platform, uint32_t vcpus)
-    : platform_(platform), cache_(platform.memory, kCacheLimit), scratch_{} {
-  for (uint32_t i = 0; i < vcpus; ++i) {
+SoftEngine::SoftEngine(const Platform& platform, const EngineOptions& options)
+    : platform_(platform),
+      cache_(platform.memory, kCacheLimit),
+      scratch_{},
+      observers_(&platform.observers),
+      processor_model_(options.processor_model) {
+  for (uint32_t i = 0; i < options.vcpus; ++i) {
     auto context = std::make_unique<Context>();
     clear_translations(context->translations);
     context->translations.generation[0] = context->translations.generation[1] = kFirstStamp;
@@ -59,29 +59,17 @@ SoftEngine::SoftEngine(const Platform& platform, uint32_t vcpus)
     context->cpu.translations = &context->translations;
     context->cpu.platform = &platform_;
     context->cpu.engine = this;
-    context->cpu.vcpus = vcpus;
+    context->cpu.vcpus = options.vcpus;
+    context->cpu.user_tsc = options.user_tsc;
+    context->cpu.processor_model = vendor_of(processor_model_);
+    // AMD's processors have MXCSR.MM, misaligned SSE (APM 1 4.2.2). No CPUID bit of ours offers it.
+    context->cpu.mxcsr_mask = vendor_of(processor_model_) == ProcessorModel::amd ? 0x2ffff : 0xffff;
     contexts_.push_back(std::move(context));
   }
   platform.memory.set_observer(this);
 }
 
 SoftEngine::~SoftEngine() { platform_.memory.set_observer(nullptr); }
-
-void SoftEngine::set_processor_model(ProcessorModel how) {
-  if (how == processor_model_) return;
-  processor_model_ = how;
-  // AMD's processors have MXCSR.MM, misaligned SSE (APM 1 4.2.2). No CPUID bit of ours offers it.
-  for (const auto& context : contexts_) {
-    context->cpu.mxcsr_mask = vendor_of(how) == ProcessorModel::amd ? 0x2ffff : 0xffff;
-    context->cpu.processor_model = vendor_of(how);
-  }
-  cache_.flush();  // it is in the handlers of decoded code
-  forget_jumps();
-}
-
-void SoftEngine::set_user_tsc(UserTsc how) {
-  for (const auto& context : contexts_) context->cpu.user_tsc = how;
-}
 
 void SoftEngine::state_changed(Vcpu& vcpu) {
   SoftCpu& cpu = contexts_[vcpu.id.value]->cpu;
@@ -101,9 +89,9 @@ void SoftEngine::memory_protected() {
       for (TlbEntry& e : tlb.entry) e.write_tag = kNoTag;
 }
 
-const EngineStatistics& SoftEngine::statistics() const {
-  statistics_.cache_bytes = cache_.bytes();
-  return statistics_;
+const EngineReport& SoftEngine::report() const {
+  report_.statistics.cache_bytes = cache_.bytes();
+  return report_;
 }
 
 void SoftEngine::forget_jumps() {
@@ -146,8 +134,8 @@ void SoftEngine::count_unknown(SoftCpu& cpu, uint64_t rip) {
   }
   // Code that went astray: there is nothing to execute.
   if (hex.empty()) hex = fmt::format("{}{:#x}", kNoMemory, phys);
-  if (statistics_.unknown_instructions.size() < kMaxUnknown || statistics_.unknown_instructions.contains(hex))
-    ++statistics_.unknown_instructions[hex];
+  auto& unknown = report_.statistics.unknown_instructions;
+  if (unknown.size() < kMaxUnknown || unknown.contains(hex)) ++unknown[hex];
 }
 
 // --- finding code ---------------------------------------------------------------------------------------------------
@@ -227,7 +215,7 @@ Block* SoftEngine::find_block(SoftCpu& cpu) {
     hold_back_writes(phys);
     if (fresh.phys2 != Block::kOnePage) hold_back_writes(fresh.phys2);
     bind_last(*block, block->ops());
-    ++statistics_.blocks_decoded;
+    ++report_.statistics.blocks_decoded;
   }
   if (!flat) return block->size - 1u <= cpu.s.segment[CS].limit - cpu.s.rip ? block : nullptr;
   if (block->phys2 == Block::kOnePage && !breakpoint_offset(phys)) jump = {cpu.s.rip, cpu.jump_stamp[cpu.s.rip >> 63], block};
@@ -441,6 +429,7 @@ SoftEngine::Interrupt SoftEngine::take_interrupt(SoftCpu& cpu, uint64_t position
     }
   }
   platform_.journal.log(EventKind::interrupt, vector, static_cast<uint64_t>(source));
+  tell(cpu, Observation::Kind::interrupt, s.rip, vector, 0, 0);
   return deliver_interrupt(cpu, vector, EventType::external) ? Interrupt::delivered : Interrupt::triple_fault;
 }
 
@@ -552,7 +541,7 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
     }
 
     cpu.one_iteration = breakpoint_offset(s.mode64() ? s.rip : s.segment[CS].base + s.rip);
-    if (breakpoints_on_ && at_breakpoint(cpu, position, position != disturbed)) [[unlikely]] return EngineStop::observed;
+    if (code_observed_ && at_observed_code(cpu, position, position != disturbed)) [[unlikely]] return EngineStop::observed;
 
     if (cpu.slow) [[unlikely]] {
       step_slowly(cpu, shadowed);
@@ -634,8 +623,6 @@ EngineStop SoftEngine::raise(Vcpu& vcpu, uint8_t vector, std::optional<uint32_t>
   vcpu.state.rflags = get_rflags(cpu);
   return running ? EngineStop::limit : EngineStop::triple_fault;
 }
-
-bool SoftEngine::can_deliver(Vcpu& vcpu) { return vcpu.state.interruptible(); }
 
 // --- op.h -----------------------------------------------------------------------------------------------------------
 

@@ -282,6 +282,7 @@ bool deliver_next(SoftCpu& cpu) {
       cpu.engine->chain().clear();
       entered_handler(cpu);
       cpu.platform->journal.log(EventKind::exception, first.vector, first.error, first.vector == vec::PF ? cpu.s.cr2 : 0);
+      cpu.engine->tell(cpu, Observation::Kind::exception, e.rip, first.vector, 0, first.error);
       return true;
     }
     const Fault second = cpu.fault;

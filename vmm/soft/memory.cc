@@ -35,7 +35,7 @@ bool overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) {
 // Is any byte of the page watched by an observer? Such pages are held back in the TLB.
 bool page_watched(const SoftCpu& cpu, uint64_t page) {
   if (cpu.observers == nullptr) return false;
-  for (const Watch& w : cpu.observers->watches)
+  for (const Watch& w : cpu.observers->wanted().watches)
     if (overlap(page, kPageSize, w.begin.value, w.size)) return true;
   return false;
 }
@@ -200,7 +200,7 @@ bool access_parts(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsig
 // The watches that an access touches, told to the observers around it.
 bool access_watched(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, unsigned size, Access access, Translations::Kind kind,
                     bool implicit) {
-  const auto& watches = cpu.observers->watches;
+  const auto& watches = cpu.observers->wanted().watches;
   const bool write = access == Access::write;
   const auto touched = [&](const Watch& w) {
     return (write ? w.on_write : w.on_read) && overlap(linear, size, w.begin.value, w.size);
@@ -235,7 +235,8 @@ bool access_watched(SoftCpu& cpu, const Op& op, uint64_t linear, void* data, uns
     o.old_value = touch.before;
     o.new_value = watched_value(cpu, watches[touch.index]);
     o.changed = touch.changes;
-    if (cpu.observers->hit && cpu.observers->hit(o)) {
+    o.data = {static_cast<const uint8_t*>(data), size};
+    if (cpu.observers->tell(o)) {
       cpu.observed_stop = true;
       leave_after_block(cpu);
     }

@@ -20,24 +20,47 @@ void SoftEngine::hold_back_translations() {
   }
 }
 
-void SoftEngine::observe(const Observers* observers) {
-  observers_ = observers != nullptr && !observers->empty() ? observers : nullptr;
-  breakpoints_on_ = observers_ != nullptr && !observers_->breakpoints.empty();
+void SoftEngine::observe(Observers& observers) {
+  observers_ = &observers;
+  const Observers::Wanted& wanted = observers.wanted();
+  const bool every = observers.wants(Observation::Kind::instruction);
+  // Blocks that were made for the eyes of somebody are too short for anybody else.
+  if (every_instruction_ && !every) {
+    cache_.flush();
+    forget_jumps();
+  }
+  every_instruction_ = every;
+  code_observed_ = every || !wanted.breakpoints.empty();
   breakpoint_offsets_.reset();
-  if (breakpoints_on_) {
-    for (const uint64_t address : observers_->breakpoints) breakpoint_offsets_.set(address & ~kPageMask);
+  if (code_observed_) {
+    if (every) breakpoint_offsets_.set();
+    for (const uint64_t address : wanted.breakpoints) breakpoint_offsets_.set(address & ~kPageMask);
     cache_.cut_at(breakpoint_offsets_);
     forget_jumps();
   }
   flag_watched_pages(false);
-  if (observers_ != nullptr && !observers_->physical.empty()) flag_watched_pages(true);
-  const bool accesses = observers_ != nullptr && !(observers_->watches.empty() && observers_->physical.empty());
-  const Observers* watching = accesses ? observers_ : nullptr;
+  if (!wanted.physical.empty()) flag_watched_pages(true);
   for (auto& c : contexts_) {
-    c->cpu.observers = watching;
+    c->cpu.observers = wanted.watches.empty() && wanted.physical.empty() ? nullptr : observers_;
     c->cpu.observed_stop = false;
   }
-  if (observers_ != nullptr && !observers_->watches.empty()) hold_back_translations();
+  if (!wanted.watches.empty()) hold_back_translations();
+}
+
+void SoftEngine::tell(SoftCpu& cpu, Observation::Kind kind, uint64_t rip, uint8_t number, uint64_t before, uint64_t now) {
+  if (!observers_->wants(kind)) [[likely]] return;
+  Observation o;
+  o.kind = kind;
+  o.vcpu = cpu.vcpu->id;
+  o.position = platform_.clock.retired();
+  o.rip = rip;
+  o.cpl = static_cast<uint8_t>(cpu.s.cpl());
+  o.cr3 = cpu.s.cr3;
+  o.address = cpu.s.linear_rip();
+  o.number = number;
+  o.old_value = before;
+  o.new_value = now;
+  if (observers_->tell(o)) cpu.observed_stop = true;
 }
 
 // --- physical bytes -------------------------------------------------------------------------------------------------
@@ -49,7 +72,7 @@ void SoftEngine::flag_watched_pages(bool on) {
     memory.flags(page) = static_cast<uint8_t>(memory.flags(page) & ~page_flag::watched);
   watched_pages_.clear();
   if (!on) return;
-  for (const PhysicalWatch& w : observers_->physical) {
+  for (const PhysicalWatch& w : observers_->wanted().physical) {
     const uint64_t last = w.begin.value + std::min(w.size - 1, UINT64_MAX - w.begin.value);
     for (uint64_t page = w.begin.value >> kPageShift; w.size != 0 && page <= last >> kPageShift; ++page) {
       if (page >= memory.page_limit()) break;
@@ -79,8 +102,7 @@ uint64_t value_of(const GuestMemory& memory, const PhysicalWatch& w) {
 }  // namespace
 
 bool SoftEngine::watched_bytes(uint64_t phys, uint64_t size) const {
-  if (observers_ == nullptr) return false;
-  const auto& all = observers_->physical;
+  const auto& all = observers_->wanted().physical;
   return std::any_of(all.begin(), all.end(), [&](const PhysicalWatch& w) { return meet(w, phys, size); });
 }
 
@@ -95,8 +117,8 @@ void SoftEngine::write_observed(Observation o, std::span<const uint8_t> data) {
   const GuestMemory& memory = platform_.memory;
   uint8_t* const host = memory.host(o.bytes.begin);
   const uint64_t phys = o.bytes.begin.value;
-  for (size_t i = 0; observers_ != nullptr && i < observers_->physical.size(); ++i) {
-    const PhysicalWatch& w = observers_->physical[i];
+  for (size_t i = 0; i < observers_->wanted().physical.size(); ++i) {
+    const PhysicalWatch& w = observers_->wanted().physical[i];
     if (!meet(w, phys, data.size())) continue;
     const uint64_t first = std::max(w.begin.value, phys) - phys;
     const uint64_t end = std::min<uint64_t>(w.size - (phys + first - w.begin.value), data.size() - first) + first;
@@ -106,9 +128,10 @@ void SoftEngine::write_observed(Observation o, std::span<const uint8_t> data) {
   for (const Touch& touch : touches) {
     o.index = touch.index;
     o.old_value = touch.before;
-    o.new_value = value_of(memory, observers_->physical[touch.index]);
+    o.new_value = value_of(memory, observers_->wanted().physical[touch.index]);
     o.changed = touch.changes;
-    if (!observers_->hit || !observers_->hit(o) || running_ == nullptr) continue;
+    o.data = data;
+    if (!observers_->tell(o) || running_ == nullptr) continue;
     running_->observed_stop = true;
     // Where code is being fetched, the block that comes has not taken its part of the budget yet: there the stop comes late.
     if (running_->observed != nullptr) leave_after_block(*running_);
@@ -170,12 +193,10 @@ void SoftEngine::watched_write(PhysAddr addr, std::span<const uint8_t> data, boo
 // --- breakpoints ----------------------------------------------------------------------------------------------------
 
 // The instruction at CS:RIP is about to run. True: an observer asked to stop before it.
-bool SoftEngine::at_breakpoint(SoftCpu& cpu, uint64_t position, bool on_arrival) {
+bool SoftEngine::at_observed_code(SoftCpu& cpu, uint64_t position, bool on_arrival) {
   CpuState& s = cpu.s;
   const uint64_t linear = s.linear_rip().value;
-  if (!breakpoint_offset(linear) || position == observers_->resume_from.value) return false;
-  const auto& all = observers_->breakpoints;
-  if (!std::binary_search(all.begin(), all.end(), linear) || !observers_->hit) return false;
+  if (!breakpoint_offset(linear) || !observers_->wants_code(linear, Position(position))) return false;
   platform_.clock.set_retired(Position(position));
   s.rflags = get_rflags(cpu);
   settle_shadow(cpu, position);
@@ -186,7 +207,9 @@ bool SoftEngine::at_breakpoint(SoftCpu& cpu, uint64_t position, bool on_arrival)
   o.address = LinearAddr(linear);
   o.rip = s.rip;
   o.on_arrival = on_arrival;
-  const bool stop = observers_->hit(o);
+  bool stop = observers_->tell(o);
+  o.kind = Observation::Kind::instruction;
+  if (every_instruction_) stop = observers_->tell(o) || stop;
   set_rflags(cpu, s.rflags);
   return stop;
 }

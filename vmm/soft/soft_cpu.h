@@ -116,7 +116,7 @@ struct alignas(64) SoftCpu {
   bool address_fault = false;       // ea_slow() failed: the kFaultAddress it returned is not the guest's
   bool event_delivered = false;     // the instruction was INT n, SYSCALL or the like: TF's new value decides about a trap
   uint32_t debug_hits = 0;          // DR6 bits of data and I/O breakpoints hit by the present instruction
-  const Observers* observers = nullptr;  // null unless some watch accesses
+  Observers* observers = nullptr;   // null unless somebody watches accesses
   const struct ObservedAccess* observed = nullptr;  // while observers watch: the access being made
   uint64_t end_rip = 0;             // while in_end: address of the instruction, which may have moved s.rip on (call_end)
   bool in_end = false;

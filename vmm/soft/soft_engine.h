@@ -13,38 +13,35 @@
 #include "vmm/soft/insn.h"
 #include "vmm/soft/soft_cpu.h"
 #include "vmm/soft/touched.h"
+#include "vmm/stepper.h"
 
 namespace retrovisor::soft {
 
-class SoftEngine final : public Engine, public GuardedWriteObserver {
+class SoftEngine final : public Engine, public Stepper, public GuardedWriteObserver {
  public:
-  SoftEngine(const Platform& platform, uint32_t vcpus);
+  SoftEngine(const Platform& platform, const EngineOptions& options);
   ~SoftEngine() override;
 
   std::string_view name() const override { return "soft"; }
   CpuState& vcpu_state(VcpuId id) override { return contexts_[id.value]->cpu.s; }
   EngineStop run(Vcpu& vcpu, Position limit) override;
-  bool can_deliver(Vcpu& vcpu) override;
   EngineStop run_instructions(Vcpu& vcpu, uint64_t count) override;
   // Delivers an exception (not #DB) of the instruction at RIP, which something else has executed so far. A page fault's address
   // is in CR2 already. Returns EngineStop::limit or EngineStop::triple_fault.
   EngineStop raise(Vcpu& vcpu, uint8_t vector, std::optional<uint32_t> error);
   // Whether run() returns EngineStop::kicked where an interrupt that waits, and may not be delivered yet, could be.
   void stop_at_window(bool on) { stop_at_window_ = on; }
-  // How code sets flags that are undefined. What a run does depends on it: for before it begins.
-  void set_processor_model(ProcessorModel how);
-  // The same of programs' RDTSC.
-  void set_user_tsc(UserTsc how);
   uint64_t deliveries() override;
   void yield_behind(uint64_t count) override { yield_behind_ = count; }
   void state_changed(Vcpu& vcpu) override;
   void memory_changed() override;
   void memory_protected() override;
-  void observe(const Observers* observers) override;
+  void observe(Observers& observers) override;
   void track_touched(bool on) override;
   TouchedPages take_touched() override;
-  const EngineStatistics& statistics() const override;
-  const std::vector<ChainedFault>& fault_chain() const override { return fault_chain_; }
+  Stepper& stepper() override { return *this; }
+  HostEngine* host() override { return nullptr; }
+  const EngineReport& report() const override;
 
   void guarded_write(PhysRange range) override;
   void watched_write(PhysAddr addr, std::span<const uint8_t> data, bool walk) override;
@@ -61,7 +58,9 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
   // Changes whenever cached code is written.
   uint64_t code_changes() const { return cache_.invalidations(); }
   // For deliver_fault(): the exceptions whose delivery failed, one after the other.
-  std::vector<ChainedFault>& chain() { return fault_chain_; }
+  std::vector<ChainedFault>& chain() { return report_.fault_chain; }
+  // Tells who wants to know of an exception (error code: `now`), an interrupt, or a CR3 that was `before` and is `now`.
+  void tell(SoftCpu& cpu, Observation::Kind kind, uint64_t rip, uint8_t number, uint64_t before, uint64_t now);
   // exec_undefined: the instruction at `rip` is not known.
   void count_unknown(SoftCpu& cpu, uint64_t rip);
 
@@ -100,8 +99,8 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
   void forget_tables();
   // Observers: may the block at this address be entered without passing the run loop? (Page offsets of linear and
   // physical addresses agree, which makes the answer good for all aliases of the code.)
-  bool breakpoint_offset(uint64_t address) const { return breakpoints_on_ && breakpoint_offsets_[address & ~kPageMask]; }
-  bool at_breakpoint(SoftCpu& cpu, uint64_t position, bool on_arrival);
+  bool breakpoint_offset(uint64_t address) const { return code_observed_ && breakpoint_offsets_[address & ~kPageMask]; }
+  bool at_observed_code(SoftCpu& cpu, uint64_t position, bool on_arrival);
   void note_executed(SoftCpu& cpu) {
     if (touched_ == nullptr) return;
     touched_->executed.note(cpu.s.linear_rip().value >> kPageShift);
@@ -118,8 +117,9 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
   ScratchBlock scratch_;
   std::vector<uint64_t> tables_;        // pages flagged as page tables
   uint64_t idle_table_writes_ = 0;      // writes to them that were harmless
-  const Observers* observers_ = nullptr;
-  bool breakpoints_on_ = false;
+  Observers* observers_;                // whom to tell; wanted() says what
+  bool code_observed_ = false;           // somebody wants to know of breakpoints or instructions
+  bool every_instruction_ = false;
   std::vector<uint64_t> watched_pages_;  // flagged page_flag::watched
   SoftCpu* running_ = nullptr;           // between entering and leaving run_instructions()
   bool stop_at_window_ = false;
@@ -129,11 +129,10 @@ class SoftEngine final : public Engine, public GuardedWriteObserver {
   uint64_t deliveries_ = 0;
   uint64_t yield_behind_ = 0;
   ProcessorModel processor_model_ = ProcessorModel::model;
-  std::vector<ChainedFault> fault_chain_;
   bool built_string_ = false;  // the instruction that build() decoded last is a repeated string instruction
   std::bitset<kPageSize> breakpoint_offsets_;
   std::unique_ptr<TouchedLog> touched_;  // null: nobody asks
-  mutable EngineStatistics statistics_;
+  mutable EngineReport report_;
 };
 
 // Makes `op` out of `insn`: asks the emitter groups in turn. `fpu`: what CR0 and CR4 have to allow first.

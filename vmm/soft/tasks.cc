@@ -3,6 +3,7 @@
 #include <array>
 
 #include "vmm/soft/memory.h"
+#include "vmm/soft/soft_engine.h"
 #include "vmm/soft/system.h"
 
 namespace retrovisor::soft {
@@ -140,6 +141,7 @@ bool task_switch(SoftCpu& cpu, const Op& op, uint16_t selector, Descriptor tss, 
   s.dr7 &= ~uint64_t{0x155};  // local breakpoints (SDM 3B 17.2.4)
   if (new_layout.cr3 != 0 && s.paging()) {
     cpu.platform->journal.log(EventKind::cr3_write, image.cr3, s.cr3);
+    cpu.engine->tell(cpu, Observation::Kind::address_space, s.rip, 0, s.cr3, image.cr3);
     s.cr3 = image.cr3;
     if (s.pae_paging() && !load_pdptes(cpu, s.cr3)) return raise(cpu, vec::TS, selector_error(selector));
     tlb_flush(cpu);

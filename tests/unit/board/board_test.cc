@@ -25,7 +25,7 @@ std::string error_of(const DeviceList& devices) {
   Entropy entropy;
   std::vector<std::unique_ptr<Vcpu>> vcpus;
   vcpus.push_back(std::make_unique<Vcpu>(VcpuId(0)));
-  const Platform platform{*memory, bare.ports, bare.mmio, bare.clock, bare.deadlines, bare.journal, entropy, bare.control};
+  const Platform platform{*memory, bare.ports, bare.mmio, bare.clock, bare.deadlines, bare.journal, entropy, bare.control, bare.observers};
   const auto board = retrovisor::Board::create(devices, platform, vcpus, {});
   return board.ok() ? "" : board.error().text();
 }
@@ -178,7 +178,9 @@ TEST(Dma, reaches_ram_alone_marks_pages_and_is_told) {
     std::vector<JournalEvent> events;
   } sink;
   b.journal.connect(&sink, kJournalFull);
-  DmaPort dma(*memory, b.journal);
+  Entropy entropy;
+  const Platform platform{*memory, b.ports, b.mmio, b.clock, b.deadlines, b.journal, entropy, b.control, b.observers};
+  DmaPort dma(platform);
   const std::vector<uint8_t> bytes(6000, 7);
   ASSERT_TRUE(dma.write(PhysAddr(0x1800), bytes));
   std::vector<uint64_t> dirty;

@@ -46,6 +46,7 @@ class BareBoard {
   PortBus ports{journal};
   MmioBus mmio{journal};
   FakeControl control;
+  Observers observers;
 };
 
 // Remembers the level of each line and counts rising edges.
@@ -66,7 +67,7 @@ class Board : public BareBoard {
       vcpus.push_back(std::make_unique<Vcpu>(VcpuId(i)));
       if (i != 0) vcpus[i]->state.activity = Activity::wait_for_sipi;
     }
-    platform_.emplace(Platform{*memory_.value(), ports, mmio, clock, deadlines, journal, entropy_, control});
+    platform_.emplace(Platform{*memory_.value(), ports, mmio, clock, deadlines, journal, entropy_, control, observers});
     auto made = retrovisor::Board::create(devices, *platform_, vcpus, {.transmit = [this](EndpointId endpoint, std::span<const uint8_t> bytes) {
       (endpoint == kPcConsole ? serial : debug).append(bytes.begin(), bytes.end());
     }, .read_blocks = {}});

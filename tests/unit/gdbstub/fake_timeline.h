@@ -157,7 +157,7 @@ class FakeTimeline : public Timeline, private JournalSink {
 
   TimelineStop run(const StopConditions& conditions, Position limit) { return run(conditions, limit, machine_->position()); }
   TimelineStop run(const StopConditions& conditions, Position limit, Position resume_from) {
-    Observers observers;
+    Interest observers;
     observers.breakpoints = conditions.breakpoints;
     observers.watches = conditions.watches;
     for (const ByteWatch& w : conditions.bytes) observers.physical.push_back({w.bytes.begin, w.bytes.size});
@@ -170,11 +170,11 @@ class FakeTimeline : public Timeline, private JournalSink {
     };
     event_.reset();
     conditions_ = &conditions;
-    machine_->engine().observe(&observers);
+    std::optional<Subscription> subscription = machine_->observers().subscribe(std::move(observers));
     machine_->journal().connect(this, conditions.events);
     machine_->run_until(limit);
     machine_->journal().connect(nullptr, 0);
-    machine_->engine().observe(nullptr);
+    subscription.reset();
     TimelineStop stop = at(machine_->position() >= end() && !diverted_ ? Reason::end : Reason::position);
     if (hit) {
       stop.reason = hit->kind == Observation::Kind::breakpoint ? Reason::breakpoint : Reason::watch;

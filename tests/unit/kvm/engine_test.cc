@@ -73,15 +73,17 @@ class FixedBoundary final : public Boundary {
   uint64_t time_passed(Moment) override { return 20'000; }
 };
 
-MachineConfig kvm_machine(SystemCalls* calls) {
+constexpr auto kInTurns = KvmEngineOptions::Share::in_turns;
+
+MachineConfig kvm_machine(SystemCalls* calls, KvmEngineOptions::Share share) {
   MachineConfig config;
   config.memory_size = kMinRam;
-  config.engine = EngineKind::kvm;
+  KvmEngineOptions options;
+  options.share = share;
+  options.calls = calls;
+  config.engine = kvm_engine(options);
   config.positions = PositionUnit::events;
   config.time = TimeSource::events;
-  // All of the state goes back and forth all the time.
-  config.kvm.share = KvmEngineOptions::Share::in_turns;
-  config.kvm.calls = calls;
   return config;
 }
 
@@ -92,7 +94,8 @@ class FailingRecording : public ::testing::Test {
   }
   // Counts, and failures, begin once the machine stands ready.
   Result<RecordResult> record_guest() {
-    const MachineConfig config = kvm_machine(&calls);
+    // All of the state goes back and forth all the time.
+    const MachineConfig config = kvm_machine(&calls, kInTurns);
     TraceHeader header = make_header(config, guest_images(), {.kernel = "guest", .initrd = {}, .modules = {}});
     header.engine = "kvm";
     header.digest_interval = 16;
@@ -215,8 +218,7 @@ TEST(UncheckedMsrs, kept_in_sregs_are_written_by_the_engine) {
   BootImages images = guest_images();
   images.kernel = code;
   AllWritesExit calls;
-  MachineConfig config = kvm_machine(&calls);
-  config.kvm.share = KvmEngineOptions::Share::kvm;
+  const MachineConfig config = kvm_machine(&calls, KvmEngineOptions::Share::kvm);
   FixedBoundary boundary;
   auto machine = Machine::create(config, boundary);
   ASSERT_TRUE(machine.ok()) << machine.error().text();
@@ -226,7 +228,7 @@ TEST(UncheckedMsrs, kept_in_sregs_are_written_by_the_engine) {
   const Stop stop = m.run_until(Position(100));
   EXPECT_EQ(stop.reason, StopReason::debug_exit);
   EXPECT_EQ(stop.detail, 7U) << "#GP of the last write";
-  m.engine().complete(vcpu);
+  m.engine().host()->complete(vcpu);
   EXPECT_EQ(vcpu.state.efer, efer::SCE);
   EXPECT_EQ(vcpu.state.segment[FS].base, 0x500U);
   EXPECT_EQ(vcpu.state.segment[GS].base, 0U);
@@ -240,7 +242,7 @@ TEST(UncheckedMsrs, kept_in_sregs_are_written_by_the_engine) {
 struct MachineWithout : ::testing::Test {
   std::string error() {
     FixedBoundary boundary;
-    const auto machine = Machine::create(kvm_machine(&fake), boundary);
+    const auto machine = Machine::create(kvm_machine(&fake, kInTurns), boundary);
     EXPECT_FALSE(machine.ok());
     EXPECT_TRUE(fake.open_files.empty() && fake.maps.empty());
     return machine.ok() ? "" : machine.error().text();
@@ -277,7 +279,7 @@ TEST_F(MachineWithout, any_call_that_succeeds_is_an_error_that_names_it) {
   {
     FakeKvm whole;
     FixedBoundary boundary;
-    ASSERT_TRUE(Machine::create(kvm_machine(&whole), boundary).ok());
+    ASSERT_TRUE(Machine::create(kvm_machine(&whole, kInTurns), boundary).ok());
     requests = whole.requests;
   }
   for (size_t n = 0; n < requests.size(); ++n) {

@@ -416,8 +416,9 @@ TEST_F(KvmHost, states_of_the_soft_engine_survive_a_visit_to_kvm) {
   Deadlines deadlines;
   Entropy entropy;
   NoControl control;
-  const Platform platform{*parts->memory, ports, mmio, clock, deadlines, journal, entropy, control};
-  const auto engine = make_soft_engine(platform, 1);
+  Observers observers;
+  const Platform platform{*parts->memory, ports, mmio, clock, deadlines, journal, entropy, control, observers};
+  const auto engine = make_soft_engine(platform, {});
   Vcpu cpu(VcpuId(0), engine->vcpu_state(VcpuId(0)));
   // Arithmetic, flags, x87 and SSE, in a loop; every visit begins at another instruction.
   code(0x3000, {0x48, 0x01, 0xd8, 0x48, 0xd1, 0xc3,               // add rax, rbx; rol rbx, 1

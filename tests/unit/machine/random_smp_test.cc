@@ -1,8 +1,6 @@
 // STI, MOV SS, HLT, NMI and IPIs on several processors whose turns end anywhere, compared with a plain model of the rules; and
 // the loops that operating systems wait in, which must not lose a wake-up.
 #include <gtest/gtest.h>
-#include <xxhash.h>
-
 #include <algorithm>
 #include <array>
 #include <bitset>
@@ -121,7 +119,7 @@ void assemble(Program& p, SmpBench& bench) {
 
 class Model {
  public:
-  Model(const Program& program, Turns turns) : program_(program), turns_(turns), cpus_(program.start.size()) {
+  Model(const Program& program, HashedTurns turns) : program_(program), turns_(turns), cpus_(program.start.size()) {
     for (size_t i = 0; i < cpus_.size(); ++i) cpus_[i].at = program.start[i];
     cpus_[0].enabled = true;  // by the firmware
   }
@@ -162,11 +160,7 @@ class Model {
   uint64_t deliveries() const { return deliveries_; }
 
  private:
-  uint64_t turn_length() const {
-    if (turns_.seed == 0) return turns_.instructions;
-    const uint64_t key[] = {turns_.seed, position_};
-    return 1 + XXH3_64bits(key, sizeof key) % turns_.instructions;
-  }
+  uint64_t turn_length() const { return turns_.length(position_); }
   static int highest(const std::bitset<256>& set) {
     for (int v = 255; v >= 0; --v)
       if (set[static_cast<size_t>(v)]) return v;
@@ -236,7 +230,7 @@ class Model {
   }
 
   const Program& program_;
-  const Turns turns_;
+  const HashedTurns turns_;
   std::vector<Cpu> cpus_;
   size_t current_ = 0;
   uint64_t position_ = 0, turn_end_ = 0, deliveries_ = 0;
@@ -268,7 +262,7 @@ TEST(RandomSmp, processors_follow_the_plain_model_wherever_turns_end) {
   for (uint64_t seed = 1; seed <= programs; ++seed) {
     Random r(seed);
     const auto vcpus = static_cast<uint32_t>(2 + r.below(3));
-    const Turns turns{1 + r.below(12), r.below(3) == 0 ? 0 : seed};
+    const HashedTurns turns{1 + r.below(12), r.below(3) == 0 ? 0 : seed};
     SmpBench bench(vcpus, turns);
     Program program = random_program(r, vcpus);
     assemble(program, bench);
@@ -304,7 +298,7 @@ TEST(RandomSmp, no_wake_up_is_lost_behind_sti) {
     Random r(round + 1);
     const auto vcpus = static_cast<uint32_t>(2 + r.below(3));
     const uint64_t each = 20'000;
-    SmpBench bench(vcpus, Turns{1 + r.below(12), r.below(3) == 0 ? 0 : round + 1});
+    SmpBench bench(vcpus, HashedTurns{1 + r.below(12), r.below(3) == 0 ? 0 : round + 1});
     SmpCode handler(0xf000);
     handler.store(SmpBench::kEoi, 0);
     handler.iret();

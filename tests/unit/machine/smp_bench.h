@@ -2,6 +2,8 @@
 // tests of what happens where vCPUs' turns end.
 #pragma once
 
+#include <xxhash.h>
+
 #include <cstring>
 #include <initializer_list>
 #include <memory>
@@ -12,17 +14,45 @@
 
 namespace retrovisor {
 
+// Turns of a length each: `instructions`, or with a seed, which is not zero, 1 to `instructions` by a hash of it and of where the turn
+// begins.
+struct HashedTurns {
+  uint64_t instructions = 1;
+  uint64_t seed = 0;
+  uint64_t length(uint64_t position) const {
+    if (seed == 0) return instructions;
+    const uint64_t key[] = {seed, position};
+    return 1 + XXH3_64bits(key, sizeof key) % instructions;
+  }
+};
+
+// One vCPU after the other, for such turns.
+class HashedScheduler final : public Scheduler {
+ public:
+  explicit HashedScheduler(HashedTurns turns) : turns_(turns) {}
+  Turn next(Position now, VcpuId last, Runnable runnable, uint32_t vcpus) const override {
+    for (uint32_t i = 1; i <= vcpus; ++i) {
+      const VcpuId id((last.value + i) % vcpus);
+      if (runnable.has(id)) return {id, turns_.length(now.value)};
+    }
+    return {last, 1};
+  }
+
+ private:
+  HashedTurns turns_;
+};
+
 class SmpBench {
  public:
   static constexpr uint32_t kIdt = 0x1000, kGdt = 0x2000, kData = 0x4000, kDataSize = 0x100, kStacks = 0x200000, kStackSize = 0x40000;
   static constexpr uint16_t kCodeSelector = 8, kDataSelector = 16;
   static constexpr uint32_t kIcrLow = 0xfee00300, kIcrHigh = 0xfee00310, kEoi = 0xfee000b0, kSvr = 0xfee000f0;
 
-  explicit SmpBench(uint32_t vcpus, Turns turns) {
+  explicit SmpBench(uint32_t vcpus, HashedTurns turns) {
     MachineConfig config;
     config.memory_size = kMinRam;
     config.vcpus = vcpus;
-    config.turns = turns;
+    config.scheduler = [turns] { return std::make_unique<HashedScheduler>(turns); };
     auto created = Machine::create(config, boundary_);
     RV_ASSERT(created.ok());
     machine = std::move(created).value();

@@ -66,7 +66,7 @@ class Lander final : public Passing {
       return (*known_)[done_].landing;
     }
     if (!next_ || next_->position < at.position) next_ = plan(at.position + 300 + events_ * 104729 % 1009, 0);
-    if (next_->position == at.position && machine->engine().deliveries() >= next_->deliveries) look();
+    if (next_->position == at.position && machine->engine().stepper().deliveries() >= next_->deliveries) look();
     return next_;
   }
   void landed(Moment at, const Landing& landing) override {

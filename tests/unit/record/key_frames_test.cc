@@ -121,10 +121,10 @@ TEST(KeyFrames, stops_of_a_debugger_do_not_make_them_wrong) {
   setup.digest_interval = behind_write.value;
   size_t stops = 0;
   setup.drive = [&](Machine& m, TraceWriter& writer) -> Result<RecordResult> {
-    Observers observers;
-    observers.watches.push_back({ticks, 4, false, true});
-    observers.hit = [](const Observation&) { return true; };
-    m.engine().observe(&observers);
+    Interest interest;
+    interest.watches.push_back({ticks, 4, false, true});
+    interest.hit = [](const Observation&) { return true; };
+    std::optional<Subscription> subscription = m.observers().subscribe(std::move(interest));
     auto recording = Recording::begin(m, writer, setup.options);
     if (!recording) return recording.error();
     for (;;) {
@@ -134,7 +134,7 @@ TEST(KeyFrames, stops_of_a_debugger_do_not_make_them_wrong) {
         ++stops;
         continue;
       }
-      m.engine().observe(nullptr);
+      subscription.reset();
       return (*recording)->finish(*run);
     }
   };

@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <set>
+#include <utility>
 
 #include "tests/unit/record/timelines.h"
 
@@ -28,18 +30,18 @@ class Bare {
     images.flat_address = kCode;
     images.flat_mode = FlatMode::protected32;
     EXPECT_TRUE(m().load(images).ok());
-    observers.hit = [this](const Observation& o) {
+    interest.hit = [this](const Observation& o) {
       seen.push_back(o);
       return stop;
     };
   }
-  ~Bare() { m().engine().observe(nullptr); }
   Machine& m() { return *machine_; }
   CpuState& cpu() { return m().vcpu(VcpuId(0)).state; }
   void run(uint64_t to) { last = m().run_until(Position(to)); }
-  void install() { m().engine().observe(&observers); }
+  void install() { subscription_ = m().observers().subscribe(interest); }
+  void remove() { subscription_ = {}; }
 
-  Observers observers;
+  Interest interest;
   std::vector<Observation> seen;
   bool stop = false;
   Stop last;
@@ -47,12 +49,13 @@ class Bare {
  private:
   TimedBoundary boundary_;
   std::unique_ptr<Machine> machine_;
+  Subscription subscription_;
 };
 
 TEST(Observers, breakpoint_in_the_middle_of_straight_code_is_seen_before_its_instruction) {
   Bare g({0x40, 0x40, 0x40, 0x40, 0xeb, 0xfa});  // four times INC EAX, JMP
   g.run(100);  // as one block, linked to itself
-  g.observers.breakpoints = {kCode + 2};
+  g.interest.breakpoints = {kCode + 2};
   g.install();
   g.stop = true;
   g.run(200);
@@ -62,10 +65,11 @@ TEST(Observers, breakpoint_in_the_middle_of_straight_code_is_seen_before_its_ins
   ASSERT_EQ(g.seen.size(), 1u);
   EXPECT_EQ(g.seen[0].position, Position(102));
   EXPECT_TRUE(g.seen[0].on_arrival);
-  g.observers.resume_from = Position(102);
+  g.interest.resume_from = Position(102);
+  g.install();
   g.run(200);
   EXPECT_EQ(g.m().position(), Position(107));
-  g.m().engine().observe(nullptr);
+  g.remove();
   g.run(200);
   EXPECT_EQ(g.last.reason, StopReason::position);
 }
@@ -74,7 +78,7 @@ TEST(Observers, breakpoint_on_a_string_operation_is_seen_at_each_iteration_howev
   for (const uint64_t cut : {uint64_t{1000}, uint64_t{7}}) {
     // MOV EDI, kData; MOV ECX, 20; MOV AL, 1; REP STOSB; JMP $
     Bare g({0xbf, 0, 0, 0x20, 0, 0xb9, 20, 0, 0, 0, 0xb0, 1, 0xf3, 0xaa, 0xeb, 0xfe});
-    g.observers.breakpoints = {kCode + 12};
+    g.interest.breakpoints = {kCode + 12};
     g.install();
     while (g.m().position() < Position(60)) g.run(std::min<uint64_t>(60, g.m().position().value + cut));
     ASSERT_EQ(g.seen.size(), 20u);
@@ -84,7 +88,7 @@ TEST(Observers, breakpoint_on_a_string_operation_is_seen_at_each_iteration_howev
 
 TEST(Observers, watch_sees_each_iteration_of_a_string_operation_that_touches_it) {
   Bare g({0xbf, 0, 0, 0x20, 0, 0xb9, 20, 0, 0, 0, 0xb0, 1, 0xf3, 0xaa, 0xeb, 0xfe});
-  g.observers.watches = {{LinearAddr(kData + 5), 3, false, true}};
+  g.interest.watches = {{LinearAddr(kData + 5), 3, false, true}};
   g.install();
   g.run(60);
   ASSERT_EQ(g.seen.size(), 3u);
@@ -101,7 +105,7 @@ TEST(Observers, watch_sees_each_iteration_of_a_string_operation_that_touches_it)
 TEST(Observers, watch_tells_reads_writes_and_writes_of_the_same_value_apart) {
   // MOV EBX, kData; then MOV [EBX], 5; MOV EAX, [EBX]; MOV [EBX], 5; ADD [EBX], 1; JMP $
   Bare g({0xbb, 0, 0, 0x20, 0, 0xc7, 0x03, 5, 0, 0, 0, 0x8b, 0x03, 0xc7, 0x03, 5, 0, 0, 0, 0x83, 0x03, 1, 0xeb, 0xfe});
-  g.observers.watches = {{LinearAddr(kData), 4, true, true}, {LinearAddr(kData + 3), 1, false, true}};
+  g.interest.watches = {{LinearAddr(kData), 4, true, true}, {LinearAddr(kData + 3), 1, false, true}};
   g.install();
   g.run(20);
   using Kind = Observation::Kind;
@@ -126,7 +130,7 @@ TEST(Observers, watch_tells_reads_writes_and_writes_of_the_same_value_apart) {
 TEST(Observers, watch_stop_comes_right_behind_the_instruction) {
   // MOV EBX, kData; NOP; MOV [EBX], 5; NOP; NOP; JMP $
   Bare g({0xbb, 0, 0, 0x20, 0, 0x90, 0xc7, 0x03, 5, 0, 0, 0, 0x90, 0x90, 0xeb, 0xfe});
-  g.observers.watches = {{LinearAddr(kData), 1, false, true}};
+  g.interest.watches = {{LinearAddr(kData), 1, false, true}};
   g.stop = true;
   g.install();
   g.run(20);
@@ -138,9 +142,9 @@ TEST(Observers, watch_stop_comes_right_behind_the_instruction) {
 TEST(Observers, long_and_many_watches_see_changes_anywhere_in_them) {
   // MOV EBX, kData + 0x123; MOV BYTE [EBX], 7; JMP $
   Bare g({0xbb, 0x23, 1, 0x20, 0, 0xc6, 0x03, 7, 0xeb, 0xfe});
-  for (uint64_t i = 0; i < 100; ++i) g.observers.watches.push_back({LinearAddr(kData - i), 0x2000, false, true});
-  g.observers.watches.push_back({LinearAddr(kData + 0x124), UINT64_MAX - kData - 0x124, false, true});
-  g.observers.watches.push_back({LinearAddr(kData + 0x123), 0, false, true});
+  for (uint64_t i = 0; i < 100; ++i) g.interest.watches.push_back({LinearAddr(kData - i), 0x2000, false, true});
+  g.interest.watches.push_back({LinearAddr(kData + 0x124), UINT64_MAX - kData - 0x124, false, true});
+  g.interest.watches.push_back({LinearAddr(kData + 0x123), 0, false, true});
   g.install();
   g.run(5);
   ASSERT_EQ(g.seen.size(), 100u);
@@ -152,7 +156,7 @@ TEST(Observers, a_watched_run_is_the_same_run) {
   const TempFile file;
   record_guest(file.path(), {});
   PlainRun plain(file.path()), watched(file.path());
-  Observers observers;
+  Interest observers;
   uint64_t hits = 0;
   observers.hit = [&](const Observation&) {
     ++hits;
@@ -161,15 +165,142 @@ TEST(Observers, a_watched_run_is_the_same_run) {
   observers.watches = {{LinearAddr(0x190000), 4, true, true}, {LinearAddr(0x200000), 0x8000, true, true},
                        {LinearAddr(0x9e000), 0x1000, true, true}};
   for (uint64_t a = kCode; a < kCode + 0x100; a += 3) observers.breakpoints.push_back(a);
-  watched.machine().engine().track_touched(true);
+  watched.machine().engine().stepper().track_touched(true);
   for (uint64_t p = 0; p < 200'000; p += 20'000) {
-    if (p % 40'000 == 0) watched.machine().engine().observe(&observers);
-    else watched.machine().engine().observe(nullptr);
-    watched.machine().engine().take_touched();
+    Subscription subscription;
+    if (p % 40'000 == 0) subscription = watched.machine().observers().subscribe(observers);
+    watched.machine().engine().stepper().take_touched();
     ASSERT_EQ(watched.digest_at(Position(p)), plain.digest_at(Position(p))) << p;
   }
-  watched.machine().engine().observe(nullptr);
   EXPECT_GT(hits, 1000u);
+}
+
+TEST(Observers, two_at_once_are_told_what_each_wants) {
+  // INC EAX; MOV [kData], EAX; JMP
+  Bare g({0x40, 0xa3, 0, 0, 0x20, 0, 0xeb, 0xf8});
+  struct Log {
+    std::vector<Observation> seen;
+    Interest interest(Interest i, bool stop = false) {
+      i.hit = [this, stop](const Observation& o) { return seen.push_back(o), stop; };
+      return i;
+    }
+  } debugger, coverage;
+  Interest watch, count;
+  watch.watches = {{LinearAddr(kData), 4, false, true}};
+  count.breakpoints = {kCode};
+  count.watches = {{LinearAddr(kData + 0x1000), 4, true, true}, {LinearAddr(kData + 2), 2, false, true}};
+  {
+    const Subscription second = g.m().observers().subscribe(coverage.interest(count));
+    {
+      const Subscription first = g.m().observers().subscribe(debugger.interest(watch, true));
+      g.run(100);
+      EXPECT_EQ(g.last.reason, StopReason::observed);
+      EXPECT_EQ(g.m().position(), Position(2));
+    }
+    g.run(30);
+  }
+  g.run(60);
+  ASSERT_EQ(debugger.seen.size(), 1u);
+  EXPECT_EQ(debugger.seen[0].index, 0u);
+  EXPECT_EQ(debugger.seen[0].new_value, 1u);
+  ASSERT_EQ(coverage.seen.size(), 20u) << "breakpoint and write in each of ten rounds";
+  EXPECT_EQ(coverage.seen[1].kind, Observation::Kind::write);
+  EXPECT_EQ(coverage.seen[1].index, 1u);
+  EXPECT_EQ(coverage.seen[1].new_value, 0u) << "of its own watch";
+}
+
+TEST(Observers, are_told_of_interrupts_exceptions_and_address_spaces) {
+  // AND AX, F000H; MOV CR3, EAX; UD2, of which the handler counts: ADD EAX, 1000H; ADD [ESP], 2; IRET
+  Bare g({0x66, 0x25, 0x00, 0xf0, 0x0f, 0x22, 0xd8, 0x0f, 0x0b, 0xeb, 0xf5,
+          0x05, 0x00, 0x10, 0, 0, 0x83, 0x04, 0x24, 2, 0xcf});
+  constexpr uint32_t kIdt = 0x1000, kHandler = kCode + 11;
+  const std::array<uint16_t, 4> gate = {kHandler & 0xffff, g.cpu().segment[CS].selector, 0x8e00, kHandler >> 16};
+  g.m().memory().write(PhysAddr(kIdt + 6 * 8), std::span(reinterpret_cast<const uint8_t*>(gate.data()), sizeof gate));
+  g.cpu().idtr = {kIdt, 0x7ff};
+  g.cpu().gpr[RSP] = 0x9000;
+  g.m().memory_changed();
+  g.m().engine().state_changed(g.m().vcpu(VcpuId(0)));
+  using Kind = Observation::Kind;
+  g.interest.events = mask_of(Kind::exception) | mask_of(Kind::address_space) | mask_of(Kind::interrupt);
+  g.install();
+  g.run(6 * 10);
+  ASSERT_EQ(g.seen.size(), 20u);
+  const uint64_t eax = g.seen[0].new_value;
+  for (size_t i = 0; i < g.seen.size(); i += 2) {
+    EXPECT_EQ(g.seen[i].kind, Kind::address_space);
+    EXPECT_EQ(g.seen[i].new_value, eax + i / 2 * 0x1000);
+    EXPECT_EQ(g.seen[i].rip, kCode + 4);
+    EXPECT_EQ(g.seen[i].position, Position(i / 2 * 6 + 1));
+    EXPECT_EQ(g.seen[i + 1].kind, Kind::exception);
+    EXPECT_EQ(g.seen[i + 1].number, 6);
+    EXPECT_EQ(g.seen[i + 1].rip, kCode + 7);
+    EXPECT_EQ(g.seen[i + 1].position, Position(i / 2 * 6 + 2));
+  }
+
+  const TempFile file;
+  record_guest(file.path(), {});
+  struct Journaled final : JournalSink {
+    void event(const JournalEvent& e) override { seen.emplace_back(e.position.value, e.a); }
+    std::vector<std::pair<uint64_t, uint64_t>> seen;
+  } journal, told;
+  PlainRun run(file.path());
+  Interest interest;
+  interest.events = mask_of(Kind::interrupt);
+  interest.hit = [&](const Observation& o) { return told.seen.emplace_back(o.position.value, o.number), false; };
+  const Subscription subscription = run.machine().observers().subscribe(interest);
+  run.machine().journal().connect(&journal, mask_of(EventKind::interrupt));
+  run.run_to(Position(200'000));
+  run.machine().journal().connect(nullptr, 0);
+  EXPECT_GT(told.seen.size(), 5u);
+  EXPECT_EQ(told.seen, journal.seen);
+}
+
+// The machine, one instruction at a time, says what the code is; memory as an array says what the accesses are: each read gives what
+// the array has, and the writes make the array into memory.
+TEST(Observers, a_trace_of_every_instruction_and_access_is_that_of_single_steps) {
+  const TempFile file;
+  record_guest(file.path(), {});
+  PlainRun steps(file.path()), traced(file.path());
+  constexpr uint64_t kEnd = 30'000;
+  std::vector<uint64_t> stepped;
+  for (uint64_t p = 0; p < kEnd; ++p) {
+    steps.run_to(Position(p));
+    stepped.push_back(steps.machine().vcpu(VcpuId(0)).state.rip);
+  }
+
+  std::vector<uint64_t> arrived;
+  std::vector<uint8_t> shadow(kMinRam);
+  GuestMemory& memory = traced.machine().memory();
+  for (uint64_t a = 0; a < kMinRam; ++a) shadow[a] = memory.is_ram(PhysAddr(a)) ? *memory.host(PhysAddr(a)) : 0;
+  uint64_t reads = 0, writes = 0, wrong = 0;
+  Interest interest;
+  interest.events = mask_of(Observation::Kind::instruction) | mask_of(Observation::Kind::interrupt);
+  interest.watches = {{LinearAddr(0), UINT64_MAX, true, true}};
+  interest.hit = [&](const Observation& o) {
+    if (o.kind == Observation::Kind::instruction || o.kind == Observation::Kind::interrupt) {
+      if (o.position.value == arrived.size()) arrived.push_back(o.rip);  // not the handler that is entered there
+      return false;
+    }
+    const uint64_t at = o.address.value;  // no paging
+    if (at + o.data.size() > kMinRam || !memory.is_ram(PhysAddr(at))) return false;
+    if (o.kind == Observation::Kind::write) {
+      std::copy(o.data.begin(), o.data.end(), shadow.begin() + static_cast<std::ptrdiff_t>(at));
+      ++writes;
+    } else {
+      wrong += std::equal(o.data.begin(), o.data.end(), shadow.begin() + static_cast<std::ptrdiff_t>(at)) ? 0 : 1;
+      ++reads;
+    }
+    return false;
+  };
+  const Subscription subscription = traced.machine().observers().subscribe(interest);
+  traced.run_to(Position(kEnd));
+  EXPECT_EQ(arrived, stepped);
+  EXPECT_GT(reads, 1000u);
+  EXPECT_GT(writes, 1000u);
+  EXPECT_EQ(wrong, 0u);
+  for (uint64_t a = 0; a < kMinRam; ++a) {
+    if (memory.is_ram(PhysAddr(a)) && shadow[a] != *memory.host(PhysAddr(a))) FAIL() << "memory at " << std::hex << a;
+  }
 }
 
 TEST(TouchedPages, hold_every_page_that_single_steps_and_digests_show) {
@@ -177,10 +308,10 @@ TEST(TouchedPages, hold_every_page_that_single_steps_and_digests_show) {
   record_guest(file.path(), {});
   PlainRun steps(file.path()), tracked(file.path());
   constexpr uint64_t kBegin = 60'000;
-  tracked.machine().engine().track_touched(true);
+  tracked.machine().engine().stepper().track_touched(true);
   for (uint64_t begin = kBegin; begin < kBegin + 40'000; begin += 4000) {
     tracked.run_to(Position(begin));
-    tracked.machine().engine().take_touched();
+    tracked.machine().engine().stepper().take_touched();
     steps.digest_at(Position(begin));
     std::set<uint64_t> executed;
     for (uint64_t i = 0; i < 4000; ++i) {
@@ -190,7 +321,7 @@ TEST(TouchedPages, hold_every_page_that_single_steps_and_digests_show) {
     steps.machine().digest();
     const auto written = steps.machine().last_dirty_pages();  // without paging, physical pages are linear ones
     tracked.run_to(Position(begin + 4000));
-    const TouchedPages touched = tracked.machine().engine().take_touched();
+    const TouchedPages touched = tracked.machine().engine().stepper().take_touched();
     EXPECT_TRUE(std::includes(touched.executed.begin(), touched.executed.end(), executed.begin(), executed.end()));
     EXPECT_TRUE(std::includes(touched.written.begin(), touched.written.end(), written.begin(), written.end()));
     const auto& accessed = touched.accessed;
@@ -204,15 +335,16 @@ TEST(TouchedPages, hold_every_page_that_single_steps_and_digests_show) {
 TEST(MachinePages, written_pages_and_digests_are_told_apart) {
   Bare g({0xc7, 0x05, 0, 0, 0x20, 0, 5, 0, 0, 0, 0xfe, 0x05, 0, 0x10, 0x20, 0, 0xeb, 0xf8});
   g.run(1);
+  const auto pages = g.m().written_pages(), later = g.m().written_pages();
   const auto contains = [](const std::vector<uint64_t>& pages, uint64_t page) {
     return std::find(pages.begin(), pages.end(), page) != pages.end();
   };
   g.m().digest();
   EXPECT_TRUE(contains(g.m().last_dirty_pages(), kData >> kPageShift));
-  EXPECT_TRUE(contains(g.m().take_written_pages(), kData >> kPageShift));
-  EXPECT_TRUE(g.m().take_written_pages().empty());
+  EXPECT_TRUE(contains(pages->take(), kData >> kPageShift));
+  EXPECT_TRUE(pages->take().empty());
   g.run(2);
-  EXPECT_EQ(g.m().take_written_pages(), std::vector<uint64_t>{(kData >> kPageShift) + 1});
+  EXPECT_EQ(pages->take(), std::vector<uint64_t>{(kData >> kPageShift) + 1});
   g.m().digest();
   EXPECT_EQ(g.m().last_dirty_pages(), std::vector<uint64_t>{(kData >> kPageShift) + 1});
   const StateDigest before = g.m().digest();
@@ -222,7 +354,11 @@ TEST(MachinePages, written_pages_and_digests_are_told_apart) {
   other[77] = 1;
   g.m().restore_page(kData >> kPageShift, other.data());
   EXPECT_NE(g.m().digest().memory, before.memory);
-  EXPECT_EQ(g.m().take_written_pages(), std::vector<uint64_t>{kData >> kPageShift});
+  EXPECT_EQ(pages->take(), std::vector<uint64_t>{kData >> kPageShift});
+  const auto all = later->take();
+  EXPECT_TRUE(contains(all, kCode >> kPageShift)) << "written before there was a reader";
+  EXPECT_TRUE(contains(all, kData >> kPageShift) && contains(all, (kData >> kPageShift) + 1)) << "taken by another reader";
+  EXPECT_TRUE(later->take().empty());
   g.m().restore_page(kData >> kPageShift, page.data());
   EXPECT_EQ(g.m().digest(), before);
 }

@@ -139,7 +139,7 @@ TEST_F(ExceptionTest, triple_fault_shuts_the_processor_down) {
 // Vectors and error codes of the chain, as "6 13:32".
 std::string chain_text(const Engine& engine) {
   std::string out;
-  for (const ChainedFault& f : engine.fault_chain()) {
+  for (const ChainedFault& f : engine.report().fault_chain) {
     if (!out.empty()) out += ' ';
     if (f.interrupt) out += 'i';
     out += std::to_string(f.vector);
@@ -156,7 +156,7 @@ TEST_F(ExceptionTest, triple_fault_tells_its_chain) {
   code({0x89, 0x03});  // mov [rbx], eax
   EXPECT_EQ(run(), EngineStop::triple_fault);
   EXPECT_EQ(chain_text(*engine), "14:2 14:0 8:0 14:0");
-  const auto& chain = engine->fault_chain();
+  const auto& chain = engine->report().fault_chain;
   EXPECT_EQ(chain[0].rip, kCode);
   EXPECT_EQ(chain[0].address, kMissing + 0x1234);
   EXPECT_EQ(chain[1].address, kMissing + 14 * 16);
@@ -182,7 +182,7 @@ TEST_F(ExceptionTest, a_double_fault_that_is_handled_leaves_no_chain) {
   put<uint64_t>(kIdt + vec::PF * 16, 0);
   s().gpr[RBX] = kMissing;
   expect_fault({0x89, 0x03}, vec::DF);
-  EXPECT_TRUE(engine->fault_chain().empty());
+  EXPECT_TRUE(engine->report().fault_chain.empty());
   ASSERT_EQ(logged.events.size(), 3u);
   EXPECT_EQ(logged.events[0].kind, EventKind::exception_lost);
   EXPECT_EQ(logged.events[1].a, vec::GP);
@@ -201,11 +201,11 @@ TEST_F(ExceptionTest, what_raises_ud_everywhere_is_no_unknown_instruction) {
     run();
     EXPECT_EQ(s().rip, handler(vec::UD)) << unsigned{text[0]} << " " << unsigned{text.back()};
   }
-  EXPECT_TRUE(engine->statistics().unknown_instructions.empty());
+  EXPECT_TRUE(engine->report().statistics.unknown_instructions.empty());
   enter_long(0);
   expect_fault({0xc5, 0xf8, 0x77}, vec::UD);  // VZEROUPPER
-  ASSERT_EQ(engine->statistics().unknown_instructions.size(), 1u);
-  EXPECT_TRUE(engine->statistics().unknown_instructions.begin()->first.starts_with("c5f877"));
+  ASSERT_EQ(engine->report().statistics.unknown_instructions.size(), 1u);
+  EXPECT_TRUE(engine->report().statistics.unknown_instructions.begin()->first.starts_with("c5f877"));
 }
 
 TEST_F(ExceptionTest, code_outside_of_memory_is_told_as_that) {
@@ -213,8 +213,8 @@ TEST_F(ExceptionTest, code_outside_of_memory_is_told_as_that) {
   s().rip = 0xa0000;
   run();
   EXPECT_EQ(s().rip, handler(vec::UD));
-  ASSERT_EQ(engine->statistics().unknown_instructions.size(), 1u);
-  EXPECT_EQ(engine->statistics().unknown_instructions.begin()->first, "no memory at 0xa0000");
+  ASSERT_EQ(engine->report().statistics.unknown_instructions.size(), 1u);
+  EXPECT_EQ(engine->report().statistics.unknown_instructions.begin()->first, "no memory at 0xa0000");
 }
 
 TEST_F(ExceptionTest, tss_too_short_for_any_stack_ends_in_shutdown) {

@@ -20,7 +20,7 @@ struct Case {
 class ProcessorModelFlagsTest : public SystemMachine {
  protected:
   static constexpr uint64_t kFxsave = 0x18000;
-  void set(ProcessorModel how) { static_cast<SoftEngine&>(*engine).set_processor_model(how); }
+  void set(ProcessorModel how) { set_processor_model(how); }
   void start(const Case& c) {
     s().gpr[RAX] = c.rax;
     s().gpr[RCX] = c.rcx;

@@ -14,7 +14,7 @@ constexpr ProcessorModel kModels[] = {ProcessorModel::model, ProcessorModel::amd
 
 class RepResume : public SystemMachine, public ::testing::WithParamInterface<ProcessorModel> {
  protected:
-  RepResume() { static_cast<SoftEngine&>(*engine).set_processor_model(GetParam()); }
+  RepResume() { set_processor_model(GetParam()); }
   bool amd() const { return GetParam() == ProcessorModel::amd; }
   bool intel() const { return GetParam() == ProcessorModel::intel; }
   uint64_t rf() { return s().rflags & flag::RF; }

@@ -30,8 +30,8 @@ class SseMachine {
     RV_ASSERT(created.ok());
     memory_ = std::move(created).value();
     platform_ =
-        std::make_unique<Platform>(Platform{*memory_, ports_, mmio_, clock_, deadlines_, journal_, entropy_, control_});
-    engine_ = std::make_unique<SoftEngine>(*platform_, 1);
+        std::make_unique<Platform>(Platform{*memory_, ports_, mmio_, clock_, deadlines_, journal_, entropy_, control_, observers_});
+    engine_ = std::make_unique<SoftEngine>(*platform_, EngineOptions{});
     translations_ = std::make_unique<Translations>();
     cpu_ = std::make_unique<SoftCpu>();
 
@@ -141,6 +141,7 @@ class SseMachine {
   Deadlines deadlines_;
   Entropy entropy_;
   NoControl control_;
+  Observers observers_;
   std::unique_ptr<GuestMemory> memory_;
   std::unique_ptr<Platform> platform_;
   std::unique_ptr<SoftEngine> engine_;  // keeps the account of page tables

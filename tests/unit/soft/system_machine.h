@@ -68,12 +68,18 @@ class SystemMachine : public ::testing::Test {
     RV_ASSERT(created.ok());
     memory = std::move(created).value();
     RV_ASSERT(ports.map({.first = 0x100, .count = 16, .device = &device, .width = 4}).ok());
-    platform = std::make_unique<Platform>(Platform{*memory, ports, mmio, clock, deadlines, journal, entropy, control});
-    engine = make_soft_engine(*platform, 1);
-    vcpu = std::make_unique<Vcpu>(VcpuId(0), engine->vcpu_state(VcpuId(0)));
-    apic.vcpu = vcpu.get();
-    vcpu->interrupts = &apic;
+    platform = std::make_unique<Platform>(Platform{*memory, ports, mmio, clock, deadlines, journal, entropy, control, observers});
+    make_engine(ProcessorModel::model);
     journal.connect(&logged, mask_of(EventKind::exception) | mask_of(EventKind::rdrand) | mask_of(EventKind::tsc_read));
+  }
+
+  // Another engine takes the place of the one there is, in the same state.
+  void set_processor_model(ProcessorModel how) {
+    const CpuState state = s();
+    vcpu.reset();
+    engine.reset();
+    make_engine(how);
+    s() = state;
   }
 
   CpuState& s() { return vcpu->state; }
@@ -205,6 +211,13 @@ class SystemMachine : public ::testing::Test {
   // The error code on top of the handler's stack.
   uint32_t error() { return at<uint32_t>(s().gpr[RSP]); }
 
+  void make_engine(ProcessorModel how) {
+    engine = retrovisor::make_soft_engine(*platform, {.vcpus = 1, .processor_model = how, .user_tsc = UserTsc::direct});
+    vcpu = std::make_unique<Vcpu>(VcpuId(0), engine->vcpu_state(VcpuId(0)));
+    apic.vcpu = vcpu.get();
+    vcpu->interrupts = &apic;
+  }
+
   std::unique_ptr<GuestMemory> memory;
   Clock clock;
   Deadlines deadlines;
@@ -213,6 +226,7 @@ class SystemMachine : public ::testing::Test {
   MmioBus mmio{journal};
   Entropy entropy;
   Control control;
+  Observers observers;
   Ports device;
   Apic apic;
   Logged logged;
