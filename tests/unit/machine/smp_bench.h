@@ -48,11 +48,12 @@ class SmpBench {
   static constexpr uint16_t kCodeSelector = 8, kDataSelector = 16;
   static constexpr uint32_t kIcrLow = 0xfee00300, kIcrHigh = 0xfee00310, kEoi = 0xfee000b0, kSvr = 0xfee000f0;
 
-  explicit SmpBench(uint32_t vcpus, HashedTurns turns) {
+  SmpBench(uint32_t vcpus, HashedTurns turns) : SmpBench(vcpus, [turns] { return std::make_unique<HashedScheduler>(turns); }) {}
+  SmpBench(uint32_t vcpus, SchedulerFactory scheduler) {
     MachineConfig config;
     config.memory_size = kMinRam;
     config.vcpus = vcpus;
-    config.scheduler = [turns] { return std::make_unique<HashedScheduler>(turns); };
+    config.scheduler = std::move(scheduler);
     auto created = Machine::create(config, boundary_);
     RV_ASSERT(created.ok());
     machine = std::move(created).value();
