@@ -8,19 +8,11 @@
 
 #include "vmm/boot/loader.h"
 #include "vmm/machine/machine.h"
+#include "vmm/quiet_boundary.h"
 #include "vmm/soft/insn.h"
 
 namespace retrovisor {
 namespace {
-
-class QuietBoundary final : public Boundary {
- public:
-  uint64_t wall_clock(Moment) override { return 0; }
-  void entropy(Moment, std::span<uint8_t> out) override { std::memset(out.data(), 1, out.size()); }
-  size_t receive(Moment, EndpointId, std::span<uint8_t>) override { return 0; }
-  IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
-  void transmit(Moment, EndpointId, std::span<const uint8_t>) override {}
-};
 
 struct FlatGuest {
   explicit FlatGuest(const std::vector<uint8_t>& code) {

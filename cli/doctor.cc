@@ -18,6 +18,7 @@
 #include "cli/setup.h"
 #include "cli/version.h"
 #include "vmm/kvm/probe.h"
+#include "vmm/quiet_boundary.h"
 
 namespace retrovisor::cli {
 namespace {
@@ -50,15 +51,6 @@ std::string probe_pmu() {
   return counts ? "" : "the counter stands still";
 }
 
-class NoBoundary final : public Boundary {
- public:
-  uint64_t wall_clock(Moment) override { return 0; }
-  void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{0}); }
-  size_t receive(Moment, EndpointId, std::span<uint8_t>) override { return 0; }
-  IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns}; }
-  void transmit(Moment, EndpointId, std::span<const uint8_t>) override {}
-};
-
 // Millions of instructions per second of a loop of loads, stores, arithmetic and branches.
 Result<double> measure_soft() {
   BootImages images;
@@ -76,7 +68,7 @@ Result<double> measure_soft() {
       0x75, 0xe7,                    //       jnz next
       0xeb, 0xe5,                    //       jmp next
   };
-  NoBoundary boundary;
+  QuietBoundary boundary;
   MachineConfig config;
   config.memory_size = kMinRam;
   RV_TRY(auto machine, make_machine(config, boundary, images));

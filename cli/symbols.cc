@@ -17,6 +17,7 @@
 #include "vmm/boot/elf_image.h"
 #include "vmm/boot/gzip.h"
 #include "vmm/boot/multiboot.h"
+#include "vmm/quiet_boundary.h"
 
 namespace retrovisor::cli {
 namespace {
@@ -26,16 +27,6 @@ struct SymbolsCommand {
   ImageNames images;
   std::string output;
   std::string kaslr;
-};
-
-// A kernel image unpacks itself and sets itself up, in a machine that nothing comes into.
-class NothingOutside final : public Boundary {
- public:
-  uint64_t wall_clock(Moment) override { return 0; }
-  void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{1}); }
-  size_t receive(Moment, EndpointId, std::span<uint8_t>) override { return 0; }
-  IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
-  void transmit(Moment, EndpointId, std::span<const uint8_t>) override {}
 };
 
 constexpr uint64_t kMemory = uint64_t{512} << 20;
@@ -75,7 +66,7 @@ Result<KernelSymbols> symbols_of_kernel(const SymbolsCommand& options) {
   // A vmlinux carries the tables in its file.
   if (auto found = decode_kallsyms(images.kernel)) return found;
   images.command_line = "nokaslr";
-  NothingOutside boundary;
+  QuietBoundary boundary;
   MachineConfig config;
   config.memory_size = kMemory;
   RV_TRY(auto machine, make_machine(config, boundary, images));

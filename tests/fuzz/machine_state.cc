@@ -2,7 +2,7 @@
 // to single fields of a good one, which get past the framing.
 #include <memory>
 
-#include "tests/fuzz/quiet_boundary.h"
+#include "tests/fuzz/brief_boundary.h"
 #include "tests/fuzz/target.h"
 #include "vmm/machine/machine.h"
 #include "vmm/state_io.h"
@@ -26,7 +26,7 @@ constexpr uint8_t kGuest[] = {
     0xba, 0xf9, 0x03, 0xb0, 0x0f, 0xee, 0xfb, 0xf4, 0xeb, 0xfd};             // UART: all interrupts; sti; hlt; jmp
 constexpr uint8_t kHandler[] = {0x50, 0xb0, 0x20, 0xe6, 0x20, 0xe4, 0x40, 0x58, 0xcf};
 
-std::unique_ptr<Machine> make_machine(QuietBoundary& boundary, uint32_t vcpus) {
+std::unique_ptr<Machine> make_machine(BriefBoundary& boundary, uint32_t vcpus) {
   MachineConfig config;
   config.memory_size = kMinRam;
   config.vcpus = vcpus;
@@ -51,7 +51,7 @@ const State& good_state(uint32_t vcpus) {
   static std::array<std::unique_ptr<const State>, 3> all;
   auto& state = all[vcpus];
   if (state == nullptr) {
-    QuietBoundary boundary(kIdleWaits);
+    BriefBoundary boundary(kIdleWaits);
     const auto m = make_machine(boundary, vcpus);
     m->run_until(Position(200));
     state = std::make_unique<const State>(save(*m));
@@ -124,7 +124,7 @@ void run(std::span<const uint8_t> data) {
   } else {
     state = change(good_state(vcpus), in);
   }
-  QuietBoundary boundary1(kIdleWaits), boundary2(kIdleWaits);
+  BriefBoundary boundary1(kIdleWaits), boundary2(kIdleWaits);
   const auto first = make_machine(boundary1, vcpus);
   const auto restored = first->restore_state(state.cpu, state.devices);
   if (!restored) {

@@ -4,7 +4,7 @@
 #include <memory>
 #include <set>
 
-#include "tests/fuzz/quiet_boundary.h"
+#include "tests/fuzz/brief_boundary.h"
 #include "tests/fuzz/target.h"
 #include "vmm/machine/machine.h"
 
@@ -182,7 +182,7 @@ void load(Machine& m, const Guest& g) {
   s.lstar = s.cstar = kHandlers;
 }
 
-std::unique_ptr<Machine> make_machine(QuietBoundary& boundary) {
+std::unique_ptr<Machine> make_machine(BriefBoundary& boundary) {
   MachineConfig config;
   config.memory_size = kRam;
   auto m = Machine::create(config, boundary);
@@ -199,7 +199,7 @@ struct Outcome {
 };
 
 Outcome run_whole(const Guest& guest) {
-  QuietBoundary boundary(kIdleWaits);
+  BriefBoundary boundary(kIdleWaits);
   const auto m = make_machine(boundary);
   load(*m, guest);
   m->engine().state_changed(m->vcpu(VcpuId(0)));
@@ -218,7 +218,7 @@ Outcome run_whole(const Guest& guest) {
 enum class At : uint8_t { nothing, forgets_translations, moves };
 
 Outcome run_in_pieces(const Guest& guest, uint64_t cuts, At at_cuts) {
-  QuietBoundary boundary(kIdleWaits);
+  BriefBoundary boundary(kIdleWaits);
   auto m = make_machine(boundary);
   load(*m, guest);
   m->engine().state_changed(m->vcpu(VcpuId(0)));

@@ -35,6 +35,7 @@
 #include "vmm/kvm/probe.h"
 #include "vmm/kvm/tsc_trap.h"
 #include "vmm/machine/machine.h"
+#include "vmm/quiet_boundary.h"
 
 namespace retrovisor {
 namespace {
@@ -70,17 +71,14 @@ struct Decisions {
 };
 
 // Each event takes the same time; the rest depends on the guest.
-class FixedBoundary : public Boundary {
+class FixedBoundary : public QuietBoundary {
  public:
   FixedBoundary(const Options& options, Decisions& decisions) : options_(options), decisions_(decisions) {}
-  uint64_t wall_clock(Moment) override { return 1'700'000'000; }
-  void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{0x5a}); }
   size_t receive(Moment, EndpointId, std::span<uint8_t> out) override {
     if (++polls_ % kInputPolls != 0 || typed_ == options_.input.size()) return 0;
     out[0] = static_cast<uint8_t>(options_.input[typed_++]);
     return 1;
   }
-  IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
   void transmit(Moment, EndpointId, std::span<const uint8_t> bytes) override {
     console.append(bytes.begin(), bytes.end());
   }

@@ -8,17 +8,9 @@
 #include <utility>
 
 #include "replay/timeline.h"
+#include "vmm/quiet_boundary.h"
 
 namespace retrovisor::gdb {
-
-class FixedBoundary final : public Boundary {
- public:
-  uint64_t wall_clock(Moment) override { return 1'700'000'000; }
-  void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{0x5a}); }
-  size_t receive(Moment, EndpointId, std::span<uint8_t>) override { return 0; }
-  IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
-  void transmit(Moment, EndpointId, std::span<const uint8_t>) override {}
-};
 
 // Counts to 100 in ECX and stores each number at kCounter; calls a function that doubles it.
 inline constexpr uint64_t kStart = 0x100000, kAgain = 0x10000c, kStore = 0x10000e, kTwice = 0x100023, kTwiceEnd = 0x100028,
@@ -192,7 +184,7 @@ class FakeTimeline : public Timeline, private JournalSink {
     machine_->request_stop({StopReason::observed, 0});
   }
 
-  FixedBoundary boundary_;
+  QuietBoundary boundary_;
   BootImages images_;
   uint32_t vcpus_;
   Position end_;

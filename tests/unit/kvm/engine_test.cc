@@ -12,6 +12,7 @@
 #include "tests/unit/kvm/fake_kvm.h"
 #include "tests/unit/traces/trace_files.h"
 #include "vmm/kvm/kvm_engine.h"
+#include "vmm/quiet_boundary.h"
 
 namespace retrovisor::kvm {
 namespace {
@@ -63,13 +64,8 @@ class FailingCalls final : public SystemCalls {
   SystemCalls& real_ = system_calls();
 };
 
-class FixedBoundary final : public Boundary {
+class FixedBoundary final : public QuietBoundary {
  public:
-  uint64_t wall_clock(Moment) override { return 1'700'000'000; }
-  void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{0x5a}); }
-  size_t receive(Moment, EndpointId, std::span<uint8_t>) override { return 0; }
-  IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
-  void transmit(Moment, EndpointId, std::span<const uint8_t>) override {}
   uint64_t time_passed(Moment) override { return 20'000; }
 };
 

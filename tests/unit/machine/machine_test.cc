@@ -6,16 +6,13 @@
 #include <cstring>
 
 #include "vmm/boot/loader.h"
+#include "vmm/quiet_boundary.h"
 
 namespace retrovisor {
 namespace {
 
-class QuietBoundary : public Boundary {
+class Console : public QuietBoundary {
  public:
-  uint64_t wall_clock(Moment) override { return 1'700'000'000; }
-  void entropy(Moment, std::span<uint8_t> out) override { std::memset(out.data(), 3, out.size()); }
-  size_t receive(Moment, EndpointId, std::span<uint8_t>) override { return 0; }
-  IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
   void transmit(Moment, EndpointId, std::span<const uint8_t> bytes) override { console.append(bytes.begin(), bytes.end()); }
   std::string console;
 };
@@ -23,7 +20,7 @@ class QuietBoundary : public Boundary {
 struct Guest {
   explicit Guest(std::vector<uint8_t> code, MachineConfig config = {}) { start(std::move(code), boundary, config); }
   Guest(std::vector<uint8_t> code, Boundary& other, MachineConfig config) { start(std::move(code), other, config); }
-  QuietBoundary boundary;
+  Console boundary;
   std::unique_ptr<Machine> machine;
 
  private:
@@ -158,7 +155,7 @@ TEST(Machine, search_for_a_landing_ends_when_the_boundary_says_so) {
 }
 
 TEST(Machine, refuses_impossible_configurations) {
-  QuietBoundary boundary;
+  Console boundary;
   MachineConfig config;
   config.vcpus = kMaxVcpus + 1;
   EXPECT_FALSE(Machine::create(config, boundary).ok());

@@ -11,6 +11,7 @@
 
 #include "vmm/boot/loader.h"
 #include "vmm/machine/machine.h"
+#include "vmm/quiet_boundary.h"
 
 namespace retrovisor {
 
@@ -95,15 +96,7 @@ class SmpBench {
   std::unique_ptr<Machine> machine;
 
  private:
-  class NoHost final : public Boundary {
-   public:
-    uint64_t wall_clock(Moment) override { return 0; }
-    void entropy(Moment, std::span<uint8_t> out) override { std::memset(out.data(), 1, out.size()); }
-    size_t receive(Moment, EndpointId, std::span<uint8_t>) override { return 0; }
-    IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns, false}; }
-    void transmit(Moment, EndpointId, std::span<const uint8_t>) override {}
-  };
-  NoHost boundary_;
+  QuietBoundary boundary_;
 };
 
 // Assembles the few instructions these tests are made of.

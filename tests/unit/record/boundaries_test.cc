@@ -8,6 +8,7 @@
 #include "replay/replay_boundary.h"
 #include "tests/unit/traces/trace_files.h"
 #include "vmm/devices/pc.h"
+#include "vmm/quiet_boundary.h"
 
 namespace retrovisor {
 namespace {
@@ -15,14 +16,12 @@ namespace {
 Moment at(uint64_t position, uint64_t time) { return {Position(position), VirtualTime(time)}; }
 
 // A live boundary that answers from a list.
-class ScriptedBoundary final : public Boundary {
+class ScriptedBoundary final : public QuietBoundary {
  public:
   std::deque<std::string> input;
   std::deque<IdleWait> waits;
   std::string shown;
 
-  uint64_t wall_clock(Moment) override { return 1'700'000'000; }
-  void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{0xab}); }
   size_t receive(Moment, EndpointId, std::span<uint8_t> out) override {
     if (input.empty()) return 0;
     const std::string text = input.front();

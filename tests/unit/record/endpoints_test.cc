@@ -9,6 +9,7 @@
 #include "tests/unit/board/led.h"
 #include "tests/unit/record/sessions.h"
 #include "vmm/board/board.h"
+#include "vmm/quiet_boundary.h"
 
 namespace retrovisor {
 namespace {
@@ -94,20 +95,17 @@ BootImages gadget_guest() {
 }
 
 // Everything is made of how often it was asked.
-class Busy final : public Boundary {
+class Busy final : public QuietBoundary {
  public:
   std::vector<Endpoint> endpoints;
   uint32_t asked = 0, blocks = 0;
   void connect(std::span<const Endpoint> all) override { endpoints.assign(all.begin(), all.end()); }
-  uint64_t wall_clock(Moment) override { return 1'700'000'000; }
-  void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{3}); }
   size_t receive(Moment, EndpointId id, std::span<uint8_t> out) override {
     const size_t n = ++asked % 5 == 0 ? 0 : endpoints[id.value].kind == EndpointKind::packets ? 60 + asked % 900 : 1 + asked % 3;
     if (endpoints[id.value].console || n > out.size()) return 0;
     std::fill_n(out.begin(), n, static_cast<uint8_t>(asked * 37));
     return n;
   }
-  void transmit(Moment, EndpointId, std::span<const uint8_t>) override {}
   Result<void> read_blocks(Moment, EndpointId id, uint64_t offset, std::span<uint8_t> out) override {
     EXPECT_EQ(endpoints[id.value].name, "gadget-blocks");
     EXPECT_EQ(offset % 512, 0u);
@@ -115,7 +113,6 @@ class Busy final : public Boundary {
     std::fill(out.begin(), out.end(), static_cast<uint8_t>(blocks));
     return {};
   }
-  IdleWait idle_wait(Moment, uint64_t ns, bool) override { return {ns}; }
 };
 
 struct Recorded {

@@ -12,11 +12,12 @@
 #include "replay/replay_session.h"
 #include "tests/unit/record/session_guest.h"
 #include "tests/unit/traces/trace_files.h"
+#include "vmm/quiet_boundary.h"
 
 namespace retrovisor {
 
 // Virtual time; each key arrives at its guest time.
-class TimedBoundary final : public Boundary {
+class TimedBoundary final : public QuietBoundary {
  public:
   struct Key {
     uint64_t time;

@@ -5,16 +5,14 @@
 
 #include "tests/fuzz/target.h"
 #include "vmm/boundary.h"
+#include "vmm/quiet_boundary.h"
 
 namespace retrovisor::fuzz {
 
-class QuietBoundary final : public Boundary {
+class BriefBoundary final : public QuietBoundary {
  public:
-  explicit QuietBoundary(unsigned idle_waits) : idle_waits_(idle_waits) {}
+  explicit BriefBoundary(unsigned idle_waits) : idle_waits_(idle_waits) {}
 
-  uint64_t wall_clock(Moment) override { return 1'700'000'000; }
-  void entropy(Moment, std::span<uint8_t> out) override { std::fill(out.begin(), out.end(), uint8_t{0x5a}); }
-  size_t receive(Moment, EndpointId, std::span<uint8_t>) override { return 0; }
   IdleWait idle_wait(Moment, uint64_t ns, bool) override {
     if (idle_waits_ == 0) return {0, true};
     --idle_waits_;
