@@ -285,13 +285,14 @@ void Machine::restore_page(uint64_t page, const uint8_t* bytes) {
 void Machine::hash_written_pages() {
   const std::vector<uint64_t> pages = unhashed_->take();
   for (const uint64_t page : pages) hashes_->update(page, memory_->host(PhysAddr(page << kPageShift)));
-  hashed_.insert(hashed_.end(), pages.begin(), pages.end());
+  if (hashed_.empty()) hashed_ = pages;
+  else hashed_.insert(hashed_.end(), pages.begin(), pages.end());
 }
 
 StateDigest Machine::digest() {
   hash_written_pages();
   last_dirty_ = std::exchange(hashed_, {});
-  std::sort(last_dirty_.begin(), last_dirty_.end());
+  if (!std::is_sorted(last_dirty_.begin(), last_dirty_.end())) std::sort(last_dirty_.begin(), last_dirty_.end());
   last_dirty_.erase(std::unique(last_dirty_.begin(), last_dirty_.end()), last_dirty_.end());
   StateDigest d;
   const auto cpu = landings_ != nullptr ? common_cpu_state() : save_cpu_state();
