@@ -9,7 +9,9 @@
 #include <span>
 #include <vector>
 
-#include "vmm/soft/insn.h"
+#include "vmm/soft/decode.h"
+#include "vmm/soft/emit_sse.h"
+#include "vmm/soft/emit_x87.h"
 #include "vmm/soft/soft_cpu.h"
 #include "vmm/soft/soft_engine.h"
 
