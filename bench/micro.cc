@@ -9,7 +9,7 @@
 #include "vmm/boot/loader.h"
 #include "vmm/machine/machine.h"
 #include "vmm/quiet_boundary.h"
-#include "vmm/soft/insn.h"
+#include "vmm/soft/decode.h"
 
 namespace retrovisor {
 namespace {
@@ -76,6 +76,28 @@ void decode_instructions(benchmark::State& state) {
   state.SetItemsProcessed(static_cast<int64_t>(state.iterations()) * 3);
 }
 BENCHMARK(decode_instructions);
+
+// Decodes and emits 64 blocks of eight instructions each, runs each once, and throws them away; the rate is blocks.
+void build_blocks(benchmark::State& state) {
+  constexpr size_t kBlocks = 64;
+  // mov rax, [rbx]; add rax, [rbx+rcx*8+16]; lea rdx, [rax+rcx]; mov [rbx+8], rdx; shl rdx, 3; movzx esi, dl; cmp rsi, rax; je
+  // to what is next anyway
+  const std::vector<uint8_t> block = {0x48, 0x8b, 0x03, 0x48, 0x03, 0x44, 0xcb, 0x10, 0x48, 0x8d, 0x14, 0x08, 0x48, 0x89, 0x53, 0x08,
+                                      0x48, 0xc1, 0xe2, 0x03, 0x0f, 0xb6, 0xf2, 0x48, 0x39, 0xc6, 0x74, 0x00};
+  std::vector<uint8_t> code;
+  for (size_t i = 0; i < kBlocks; ++i) code.insert(code.end(), block.begin(), block.end());
+  const auto back = -static_cast<int32_t>(code.size()) - 5;
+  code.push_back(0xe9);  // jmp to the first
+  for (unsigned i = 0; i < 4; ++i) code.push_back(static_cast<uint8_t>(static_cast<uint32_t>(back) >> 8 * i));
+  FlatGuest guest(code);
+  const uint64_t round = kBlocks * 8 + 1;
+  for (auto _ : state) {
+    guest.machine->memory().write(PhysAddr(0x100000), code);
+    guest.machine->run_until(guest.machine->position() + round);
+  }
+  state.SetItemsProcessed(static_cast<int64_t>(state.iterations()) * static_cast<int64_t>(kBlocks));
+}
+BENCHMARK(build_blocks);
 
 // A digest after state.range(0) pages were written.
 void digest(benchmark::State& state) {

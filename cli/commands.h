@@ -16,5 +16,6 @@ void add_trace_dump(CLI::App& trace, Action& action);  // `trace dump`; added by
 void add_gdb(CLI::App& app, Action& action);
 void add_symbols(CLI::App& app, Action& action);
 void add_doctor(CLI::App& app, Action& action);
+void add_dev(CLI::App& app, Action& action);
 
 }  // namespace retrovisor::cli

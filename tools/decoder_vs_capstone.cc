@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "tools/elf_sections.h"
-#include "vmm/soft/insn.h"
+#include "vmm/soft/decode.h"
 #include "vmm/soft/soft_cpu.h"
 
 namespace {

@@ -5,7 +5,7 @@
 #include <tuple>
 
 #include "tests/fuzz/target.h"
-#include "vmm/soft/insn.h"
+#include "vmm/soft/decode.h"
 #include "vmm/soft/soft_cpu.h"
 
 namespace retrovisor::fuzz {

@@ -1,4 +1,6 @@
 // ADD OR ADC SBB AND SUB XOR CMP TEST, INC DEC NOT NEG, in all forms. (SDM 2, opcode map A-2)
+#include "vmm/soft/alu.h"
+
 #include "vmm/soft/pick.h"
 
 namespace retrovisor::soft {

@@ -1,4 +1,6 @@
 // BT BTS BTR BTC, BSF BSR, XADD, CMPXCHG, CMPXCHG8B CMPXCHG16B, BOUND.
+#include "vmm/soft/bits.h"
+
 #include "vmm/soft/pick.h"
 
 namespace retrovisor::soft {

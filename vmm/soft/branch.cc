@@ -1,6 +1,8 @@
 // Near branches: Jcc, JMP, CALL, RET, LOOPcc, JrCXZ. Flat modes have fast forms that go straight to the next block.
 #include "vmm/soft/branch.h"
 
+#include "vmm/soft/alu.h"
+#include "vmm/soft/insn_facts.h"
 #include "vmm/soft/pick.h"
 #include "vmm/soft/stack.h"
 
@@ -225,10 +227,12 @@ RV_HANDLER op_fallthrough(SoftCpu* cpu, const Op* op) {
   RV_FOLLOW(self, 1);
 }
 
-bool fuse_compare_branch(const Insn& before, Op& op, const Insn& branch) {
-  if (branch.mode != block_mode::code64) return false;
+bool fuses(const Insn& compare, const Insn& branch) {
+  return branch.mode == block_mode::code64 && branch.flat && is_conditional(branch) && compare_of(compare).has_value();
+}
+
+void fuse_compare_branch(const Insn& before, const Insn& branch, Op& op) {
   const auto compare = compare_of(before);
-  if (!compare) return false;
   if (compare->immediate) op.disp = static_cast<int32_t>(op.imm);
   op.fn = pick_condition(branch.opcode & 15, [&]<unsigned C>() -> Handler {
     const auto by_size = [&]<class T>() -> Handler {
@@ -239,7 +243,6 @@ bool fuse_compare_branch(const Insn& before, Op& op, const Insn& branch) {
     if (compare->size == 4) return by_size.template operator()<uint32_t>();
     return by_size.template operator()<uint64_t>();
   });
-  return true;
 }
 
 Emit emit_branch(const Insn& insn, Op& op) {

@@ -1,11 +1,24 @@
-// How a handler that ends a block goes on with the next one.
+// Near branches, and how a handler that ends a block goes on with the next one.
 #pragma once
 
 #include "vmm/cpu/canonical.h"
 #include "vmm/soft/code_cache.h"
+#include "vmm/soft/emit.h"
 #include "vmm/soft/soft_engine.h"
 
 namespace retrovisor::soft {
+
+// Jcc JMP CALL RET LOOPcc JrCXZ.
+Emit emit_branch(const Insn& insn, Op& op);
+
+// Do these two, one behind the other, become one op? They do in 64-bit code if the first is a CMP or TEST that compare_of() knows
+// and the second a Jcc.
+bool fuses(const Insn& compare, const Insn& branch);
+// Makes `op`, which was made of the comparison, into one of both.
+void fuse_compare_branch(const Insn& compare, const Insn& branch, Op& op);
+
+// Ends a block that does not end in a branch: moves RIP behind it and goes on with the next block (op.imm: the Block).
+RV_HANDLER op_fallthrough(SoftCpu* cpu, const Op* op);
 
 // Enters `block`, unless it has more instructions than the limit leaves.
 #define RV_ENTER(block_) \

@@ -13,8 +13,6 @@
 
 namespace retrovisor::soft {
 
-inline constexpr unsigned kMaxBlockInsns = 48;
-
 // A run of instructions that is entered at its start only. Ops follow the header directly.
 struct Block {
   uint64_t phys = 0;         // of the first byte

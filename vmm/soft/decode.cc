@@ -1,8 +1,9 @@
 // The instruction decoder. Source: SDM 2A chapter 2 and 3.1.1, SDM 2D appendix A; APM 3 chapter 1.
+#include "vmm/soft/decode.h"
+
 #include <algorithm>
 
 #include "vmm/soft/decode_tables.h"
-#include "vmm/soft/insn.h"
 #include "vmm/soft/soft_cpu.h"
 
 namespace retrovisor::soft {

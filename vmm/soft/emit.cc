@@ -1,7 +1,19 @@
 // From a decoded instruction to an Op: addressing fields, the emitter groups, and the checks of CR0 and CR4.
+#include "vmm/soft/emit.h"
+
+#include "vmm/soft/alu.h"
+#include "vmm/soft/bits.h"
+#include "vmm/soft/branch.h"
 #include "vmm/soft/decode_tables.h"
-#include "vmm/soft/pick.h"
-#include "vmm/soft/soft_engine.h"
+#include "vmm/soft/emit_sse.h"
+#include "vmm/soft/emit_system.h"
+#include "vmm/soft/emit_x87.h"
+#include "vmm/soft/move.h"
+#include "vmm/soft/multiply.h"
+#include "vmm/soft/shift.h"
+#include "vmm/soft/soft_cpu.h"
+#include "vmm/soft/stack.h"
+#include "vmm/soft/string.h"
 
 namespace retrovisor::soft {
 namespace {
@@ -68,6 +80,8 @@ void prepare_op(const Insn& insn, unsigned ip_offset, Op& op) {
   }
 }
 
+namespace {
+
 Emit emit_integer(const Insn& insn, Op& op) {
   for (const auto group : {emit_alu, emit_move, emit_branch, emit_stack, emit_shift, emit_multiply, emit_bits, emit_string}) {
     const Op before = op;
@@ -77,6 +91,8 @@ Emit emit_integer(const Insn& insn, Op& op) {
   }
   return Emit::unknown;
 }
+
+}  // namespace
 
 Emit emit(const Insn& insn, FpuClass& fpu, Op& op) {
   fpu = FpuClass::none;

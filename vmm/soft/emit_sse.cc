@@ -1,4 +1,6 @@
 // Entry to the MMX and SSE groups.
+#include "vmm/soft/emit_sse.h"
+
 #include "vmm/cpu/canonical.h"
 #include "vmm/soft/sse_common.h"
 

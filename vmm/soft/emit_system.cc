@@ -1,5 +1,6 @@
 // Chooses the Execs of the system group (system.h) and packs what they need into the Op.
-#include "vmm/soft/insn.h"
+#include "vmm/soft/emit_system.h"
+
 #include "vmm/soft/system.h"
 
 namespace retrovisor::soft {

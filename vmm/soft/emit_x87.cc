@@ -1,7 +1,8 @@
 // Chooses the handlers of D8-DF and 9B. Source: SDM 2 appendix A.5 (escape opcodes), AMD APM 3 appendix A.4.
 // Encodings that the manuals leave out but that all processors since the 387 execute as aliases are here, too:
 // FCOM2, FCOMP3, FCOMP5, FXCH4, FXCH7, FSTP1, FSTP8, FSTP9 and FFREEP.
-#include "vmm/soft/insn.h"
+#include "vmm/soft/emit_x87.h"
+
 #include "vmm/soft/x87_exec.h"
 #include "vmm/soft/soft_cpu.h"
 

@@ -231,24 +231,23 @@ void SoftEngine::hold_back_writes(uint64_t phys) {
         if (e.write_tag != kNoTag && e.write_tag + e.addend == host) e.write_tag = kNoTag;
 }
 
-// Decodes the instruction at `offset` of a block at CS:RIP. False: cpu.fault is set (only for offset 0), or the block has
-// to end before it (offset != 0).
-bool SoftEngine::decode_at(SoftCpu& cpu, uint64_t phys, unsigned offset, Insn& insn, Block& block, DecodeStatus& status) {
-  const uint8_t code = cpu.mode & block_mode::code_mask;
+// Decodes the block at CS:RIP into decoded_, up to `max_insns` instructions. False: cpu.fault is set.
+bool SoftEngine::decode_code(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Block& block) {
+  const CodeContext context{.mode = cpu.mode, .processor_model = processor_model_};
   GuestMemory& memory = platform_.memory;
-  const uint64_t at = phys + offset;
   // Bytes to the end of the page, and never beyond the code segment's limit (SDM 3A 5.3).
-  const uint64_t in_page = kPageSize - (at & ~kPageMask);
+  const uint64_t in_page = kPageSize - (phys & ~kPageMask);
   const uint64_t within_limit =
-      cpu.s.mode64() ? kPageSize : uint64_t{cpu.s.segment[CS].limit} + 1 - std::min<uint64_t>(cpu.s.rip + offset, uint64_t{cpu.s.segment[CS].limit} + 1);
+      cpu.s.mode64() ? kPageSize : uint64_t{cpu.s.segment[CS].limit} + 1 - std::min<uint64_t>(cpu.s.rip, uint64_t{cpu.s.segment[CS].limit} + 1);
   const uint64_t available = std::min(in_page, within_limit);
   uint8_t buffer[2 * kMaxInsnLength];
   std::memset(buffer, 0xff, sizeof buffer);  // what nobody answers reads as ones
   const bool ram = memory.is_ram(PhysAddr(phys));
-  const uint8_t* bytes = ram ? memory.host(PhysAddr(at)) : buffer;
-  status = decode(bytes, std::min<uint64_t>(available, kMaxInsnLength), code, insn);
-  if (status == DecodeStatus::truncated && available < kMaxInsnLength) {
-    if (offset != 0) return false;
+  const uint8_t* bytes = ram ? memory.host(PhysAddr(phys)) : buffer;
+  const uint64_t readable = ram ? available : std::min<uint64_t>(available, sizeof buffer);
+  const Cuts cuts(*this, phys);
+  decode_block({{bytes, readable}, static_cast<unsigned>(in_page)}, context, max_insns, &cuts, decoded_);
+  if (decoded_.empty() && decoded_.end() == BlockEnd::bytes_end && available < kMaxInsnLength) {
     if (within_limit <= in_page) return raise_gp(cpu, 0);
     // The instruction goes on in the next page.
     if (ram) std::memcpy(buffer, bytes, available);
@@ -259,30 +258,13 @@ bool SoftEngine::decode_at(SoftCpu& cpu, uint64_t phys, unsigned offset, Insn& i
     if (!fetch_page(cpu, linear, phys2)) return false;
     const uint64_t rest = std::min<uint64_t>(kMaxInsnLength, within_limit - available);
     if (memory.is_ram(PhysAddr(phys2))) std::memcpy(buffer + available, memory.host(PhysAddr(phys2)), rest);
-    status = decode(buffer, std::min<uint64_t>(available + rest, kMaxInsnLength), code, insn);
+    const uint64_t both = std::min<uint64_t>(available + rest, kMaxInsnLength);
+    decode_block({{buffer, both}, static_cast<unsigned>(in_page)}, context, max_insns, &cuts, decoded_);
     block.phys2 = phys2;
   }
-  if (status == DecodeStatus::ok || status == DecodeStatus::invalid) return true;
   // Longer than 15 bytes, or running into the segment's limit.
-  return offset == 0 ? raise_gp(cpu, 0) : false;
+  return !decoded_.empty() || raise_gp(cpu, 0);
 }
-
-namespace {
-
-// Branches with a fast form: the relative ones.
-bool is_conditional(const Insn& insn) {
-  return (insn.map == OpMap::one_byte && insn.opcode >> 4 == 7) || (insn.map == OpMap::map_0f && insn.opcode >> 4 == 8);
-}
-
-bool exec_invalid(SoftCpu& cpu, const Op&) { return raise_ud(cpu); }
-
-// INS, OUTS, MOVS, CMPS, STOS, LODS, SCAS with a REP prefix.
-bool is_repeated_string(const Insn& insn) {
-  const unsigned row = insn.opcode & 0xfcu;
-  return insn.map == OpMap::one_byte && insn.rep != 0 && (row == 0x6c || row == 0xa4 || (insn.opcode >= 0xaa && insn.opcode <= 0xaf));
-}
-
-}  // namespace
 
 // Decodes from CS:RIP (at guest-physical `phys`) until something ends the block. Returns the number of ops; 0 with
 // cpu.exit == fault if the first instruction cannot be fetched.
@@ -290,63 +272,10 @@ unsigned SoftEngine::build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Bloc
   block = Block{};
   block.phys = phys;
   block.mode = cpu.mode;
-  const uint64_t in_page = phys & ~kPageMask;
-  const bool flat = (cpu.mode & block_mode::flat) != 0;
-  unsigned count = 0, n = 0, offset = 0;
-  Emit kind = Emit::next;
-  Insn previous;  // what ops[n - 1] was made of
-  while (kind == Emit::next) {
-    Insn insn;
-    DecodeStatus status{};
-    if (!decode_at(cpu, phys, offset, insn, block, status)) {
-      if (count == 0) return 0;
-      break;
-    }
-    built_string_ = status == DecodeStatus::ok && is_repeated_string(insn);
-    Op& op = ops[n];
-    if (n > 0 && status == DecodeStatus::ok && flat && count < max_insns && is_conditional(insn) &&
-        fuse_compare_branch(previous, ops[n - 1], insn)) {
-      kind = Emit::branch;
-    } else {
-      insn.flat = flat;
-      insn.processor_model = vendor_of(processor_model_);
-      insn.scans_keep_flags = processor_model_ == ProcessorModel::amd_zen3;
-      prepare_op(insn, offset, op);
-      op.remaining = static_cast<uint8_t>(count);  // turned round below
-      FpuClass fpu = FpuClass::none;
-      kind = status == DecodeStatus::ok ? emit(insn, fpu, op) : Emit::unknown;
-      const bool own_doing = kind == Emit::unknown && platform_.memory.is_ram(PhysAddr(phys)) && undefined_everywhere(insn);
-      if (kind == Emit::unknown) op.fn = own_doing ? op_call<exec_invalid> : op_call<exec_undefined>;
-      ++n;
-      if (fpu != FpuClass::none && (cpu.mode & block_mode::fpu_trap) != 0) {  // the check goes first
-        ops[n] = op;
-        op.fn = fpu_check_handler(fpu);
-        ++n;
-      }
-    }
-    previous = insn;
-    offset += insn.length;
-    ++count;
-    if (kind == Emit::branch) block.target = static_cast<int64_t>(offset) + insn.imm;
-    const bool page_done = in_page + offset >= kPageSize;
-    if (count == max_insns || page_done || cache_.ends_block(phys + ops[n - 1].ip_offset) || breakpoint_offset(phys + offset)) break;
-  }
-  block.size = static_cast<uint16_t>(offset);
-  block.count = static_cast<uint16_t>(count);
-  for (unsigned i = 0; i < n; ++i) ops[i].remaining = static_cast<uint8_t>(count - ops[i].remaining);
-  if (kind == Emit::next) {
-    Op& last = ops[n++];
-    last = Op{};
-    last.fn = op_fallthrough;
-    last.ip_offset = static_cast<uint16_t>(offset);
-  }
-  block.bound = kind == Emit::branch || kind == Emit::next;
-  block.ops_count = static_cast<uint8_t>(n);
-  if (flat && block.phys2 == Block::kOnePage) {
-    if (kind == Emit::branch && static_cast<uint64_t>(static_cast<int64_t>(in_page) + block.target) < kPageSize) block.linkable |= 1;
-    if (in_page + offset < kPageSize) block.linkable |= 2;
-  }
-  return n;
+  if (!decode_code(cpu, phys, max_insns, block)) return 0;
+  const unsigned count = make_ops(decoded_, platform_.memory.is_ram(PhysAddr(phys)), block, ops);
+  built_string_ = decoded_.end() != BlockEnd::undefined && is_repeated_string(decoded_.last().insn);
+  return count;
 }
 
 // --- running --------------------------------------------------------------------------------------------------------
@@ -641,11 +570,6 @@ bool call_end(SoftCpu& cpu, const Op& op, Exec f) {
   cpu.in_end = false;
   if (!done) cpu.budget += op.remaining;
   return done;
-}
-
-bool exec_undefined(SoftCpu& cpu, const Op& op) {
-  cpu.engine->count_unknown(cpu, instruction_rip(cpu, op));
-  return raise_ud(cpu);
 }
 
 }  // namespace soft

@@ -1,4 +1,4 @@
-// A decoded instruction, before it becomes an Op: the decoder's output and the emitters' input.
+// A decoded instruction: what the decoder makes of bytes.
 #pragma once
 
 #include <cstddef>
@@ -6,7 +6,6 @@
 
 #include "vmm/cpu/registers.h"
 #include "vmm/processor_model.h"
-#include "vmm/soft/op.h"
 
 namespace retrovisor::soft {
 
@@ -20,9 +19,9 @@ inline constexpr uint8_t kRipBase = 0xfe;  // Insn::base of a RIP-relative opera
 struct Insn {
   uint8_t length = 0;          // bytes, prefixes included
   uint8_t mode = 0;            // block_mode::code16, code32, code64
-  bool flat = false;           // set by the engine: block_mode::flat
-  ProcessorModel processor_model = ProcessorModel::model;  // set by the engine: the vendor's (vendor_of)
-  bool scans_keep_flags = false;  // set by the engine: BSF and BSR change ZF only (ProcessorModel::amd_zen3)
+  bool flat = false;           // set by the builder of blocks: block_mode::flat
+  ProcessorModel processor_model = ProcessorModel::model;  // likewise: the vendor's (vendor_of)
+  bool scans_keep_flags = false;  // likewise: BSF and BSR change ZF only (ProcessorModel::amd_zen3)
   OpMap map = OpMap::one_byte;
   uint8_t opcode = 0;          // last opcode byte
   uint8_t operand_size = 0;    // 2, 4 or 8 after prefixes, REX.W and mode; 8 where 64-bit mode forces or defaults it (push, near jumps, ...)
@@ -51,39 +50,5 @@ struct Insn {
   uint8_t reg_field() const { return modrm >> 3 & 7; }  // opcode extension (/digit)
   uint8_t rm_field() const { return modrm & 7; }
 };
-
-enum class DecodeStatus : uint8_t {
-  ok,
-  truncated,  // more bytes are needed than there are (fewer than kMaxInsnLength were given)
-  too_long,   // more than 15 bytes: #GP(0)
-  invalid,    // no such opcode: #UD; `length` holds what was read
-};
-
-// Decodes one instruction from the `available` bytes at `bytes`. `mode`: block_mode::code16, code32 or code64.
-// Knows every defined one-, two- and three-byte opcode's format (so lengths are right even for instructions that the
-// engine then answers with #UD, such as VEX-coded ones).
-DecodeStatus decode(const uint8_t* bytes, size_t available, uint8_t mode, Insn& out);
-
-// What an emitter made of an instruction.
-enum class Emit : uint8_t {
-  unknown,  // not of this group, or no such form: #UD
-  next,     // execution falls through to the next Op
-  end,      // ends the block
-  branch,   // ends the block; the handler gets the Block in op.imm and finds the branch target in Block::target
-};
-
-// What CR0 and CR4 have to allow before the instruction runs.
-enum class FpuClass : uint8_t { none, x87, wait, mmx, sse, fxsave };  // fxsave: FXSAVE and FXRSTOR, #NM for EM or TS
-
-// Emitters choose the handler. When they are called, op's addressing fields (base, index, scale, ea, disp, seg_off),
-// length, ip_offset and remaining are filled, r0 and r1 hold insn.reg and insn.rm as slot_of() offsets, imm holds
-// insn.imm. They may change any of r0, r1, imm, base, index if the form does not use them.
-Emit emit_integer(const Insn& insn, Op& op);                    // integer, control flow, string; also flags
-Emit emit_system(const Insn& insn, Op& op);                     // far transfers, segments, control registers, I/O, ...
-Emit emit_x87(const Insn& insn, Op& op, FpuClass& fpu);         // D8-DF, 9B
-Emit emit_sse(const Insn& insn, Op& op, FpuClass& fpu);         // MMX, SSE-SSE4.2, FXSAVE/XSAVE, and what shares their opcodes
-
-// Raises #UD and counts the instruction's bytes in the statistics.
-bool exec_undefined(SoftCpu& cpu, const Op& op);
 
 }  // namespace retrovisor::soft

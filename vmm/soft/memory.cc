@@ -400,8 +400,7 @@ void forget_jumps(SoftCpu& cpu, unsigned half) {
   cpu.jump_stamp[half] = t.generation[half] << 8 | (cpu.s.cpl() == 3 ? 0x80u : 0u) | cpu.mode;
 }
 
-void mode_changed(SoftCpu& cpu) {
-  const CpuState& s = cpu.s;
+uint8_t block_mode_of(const CpuState& s) {
   uint8_t mode;
   if (s.mode64()) {
     mode = block_mode::code64 | block_mode::flat;
@@ -412,6 +411,12 @@ void mode_changed(SoftCpu& cpu) {
     if (mode % 4 == block_mode::code32 && cs.base == 0 && cs.limit == 0xffffffff) mode |= block_mode::flat;
   }
   if ((s.cr0 & (cr0::EM | cr0::TS)) != 0 || (s.cr4 & cr4::OSFXSR) == 0) mode |= block_mode::fpu_trap;
+  return mode;
+}
+
+void mode_changed(SoftCpu& cpu) {
+  const CpuState& s = cpu.s;
+  const uint8_t mode = block_mode_of(s);
   cpu.mode = mode;
 
   const bool user = s.cpl() == 3;

@@ -1,4 +1,6 @@
 // MOV LEA MOVZX MOVSX MOVSXD XCHG CMOVcc SETcc BSWAP XLAT, sign extensions, flag moves and no-operations.
+#include "vmm/soft/move.h"
+
 #include "vmm/soft/pick.h"
 
 namespace retrovisor::soft {

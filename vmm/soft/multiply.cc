@@ -1,4 +1,6 @@
 // MUL IMUL DIV IDIV, and the decimal adjustments.
+#include "vmm/soft/multiply.h"
+
 #include <limits>
 
 #include "vmm/soft/pick.h"

@@ -1,8 +1,6 @@
 // From run-time properties of an instruction to instances of handler templates.
 #pragma once
 
-#include <optional>
-
 #include "vmm/soft/arith.h"
 #include "vmm/soft/insn.h"
 #include "vmm/soft/memory.h"
@@ -55,28 +53,5 @@ constexpr uint8_t sized_slot(unsigned reg, unsigned size, uint8_t rex) { return 
 
 // Operand size of the common opcode pairs: bit 0 clear means 8 bits.
 inline unsigned pair_size(const Insn& insn) { return (insn.opcode & 1) == 0 ? 1 : insn.operand_size; }
-
-Emit emit_alu(const Insn& insn, Op& op);
-Emit emit_move(const Insn& insn, Op& op);
-Emit emit_stack(const Insn& insn, Op& op);
-Emit emit_shift(const Insn& insn, Op& op);
-Emit emit_multiply(const Insn& insn, Op& op);
-Emit emit_bits(const Insn& insn, Op& op);
-Emit emit_branch(const Insn& insn, Op& op);
-Emit emit_string(const Insn& insn, Op& op);
-Emit emit_misc(const Insn& insn, Op& op);
-
-// A comparison that fuse_compare_branch() can take up: CMP or TEST of a register of 8, 32 or 64 bits with another or an immediate.
-struct Compare {
-  unsigned size = 0;  // in bytes
-  bool test = false;
-  bool immediate = false;
-};
-std::optional<Compare> compare_of(const Insn& insn);
-
-inline Emit emit_as(Op& op, Handler h, Emit e = Emit::next) {
-  op.fn = h;
-  return e;
-}
 
 }  // namespace retrovisor::soft

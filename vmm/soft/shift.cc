@@ -1,4 +1,6 @@
 // ROL ROR RCL RCR SHL SHR SAR, SHLD SHRD.
+#include "vmm/soft/shift.h"
+
 #include "vmm/soft/pick.h"
 
 namespace retrovisor::soft {

@@ -237,5 +237,6 @@ inline constexpr uint8_t stack32 = 4;            // SS.B (legacy modes)
 inline constexpr uint8_t flat = 16;              // 64-bit code, or 32-bit code with base 0 and limit 4 GiB: RIP is the linear address
 inline constexpr uint8_t fpu_trap = 8;           // CR0.EM or TS set, or CR4.OSFXSR clear: x87/MMX/SSE need a check
 }  // namespace block_mode
+uint8_t block_mode_of(const CpuState& s);
 
 }  // namespace retrovisor::soft

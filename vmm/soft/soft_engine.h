@@ -9,8 +9,9 @@
 #include "vmm/cpu/page_walk.h"
 #include "vmm/processor_model.h"
 #include "vmm/engine.h"
+#include "vmm/soft/block_ops.h"
 #include "vmm/soft/code_cache.h"
-#include "vmm/soft/insn.h"
+#include "vmm/soft/decoded_block.h"
 #include "vmm/soft/soft_cpu.h"
 #include "vmm/soft/touched.h"
 #include "vmm/stepper.h"
@@ -65,6 +66,15 @@ class SoftEngine final : public Engine, public Stepper, public GuardedWriteObser
   void count_unknown(SoftCpu& cpu, uint64_t rip);
 
  private:
+  // Ends blocks where an instruction has to be the last of one, and where a breakpoint may be.
+  struct Cuts final : BlockCuts {
+    Cuts(const SoftEngine& of, uint64_t at) : engine(of), phys(at) {}
+    bool cut_behind(unsigned begin, unsigned end) const override {
+      return engine.cache_.ends_block(phys + begin) || engine.breakpoint_offset(phys + end);
+    }
+    const SoftEngine& engine;
+    uint64_t phys;  // of the block
+  };
   struct Context {
     SoftCpu cpu;
     Translations translations;
@@ -72,7 +82,7 @@ class SoftEngine final : public Engine, public Stepper, public GuardedWriteObser
   // A block that is not cached: cut short by the limit, or made of one instruction that has to run alone.
   struct ScratchBlock {
     Block block;
-    Op ops[2 * kMaxBlockInsns + 1];  // an instruction may take two
+    Op ops[kMaxBlockOps];
   };
 
   EngineStop loop(SoftCpu& cpu, uint64_t end);
@@ -88,7 +98,7 @@ class SoftEngine final : public Engine, public Stepper, public GuardedWriteObser
   bool code_address(SoftCpu& cpu, uint64_t& phys);
   bool fetch_page(SoftCpu& cpu, uint64_t linear, uint64_t& phys);
   unsigned build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Block& block, Op* ops);
-  bool decode_at(SoftCpu& cpu, uint64_t phys, unsigned offset, Insn& insn, Block& block, DecodeStatus& status);
+  bool decode_code(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Block& block);
   bool crossing_matches(SoftCpu& cpu, const Block* block);
   void hold_back_writes(uint64_t phys);
   void forget_jumps();
@@ -115,6 +125,7 @@ class SoftEngine final : public Engine, public Stepper, public GuardedWriteObser
   CodeCache cache_;
   std::vector<std::unique_ptr<Context>> contexts_;
   ScratchBlock scratch_;
+  DecodedBlock decoded_;  // what build() decoded last
   std::vector<uint64_t> tables_;        // pages flagged as page tables
   uint64_t idle_table_writes_ = 0;      // writes to them that were harmless
   Observers* observers_;                // whom to tell; wanted() says what
@@ -129,25 +140,11 @@ class SoftEngine final : public Engine, public Stepper, public GuardedWriteObser
   uint64_t deliveries_ = 0;
   uint64_t yield_behind_ = 0;
   ProcessorModel processor_model_ = ProcessorModel::model;
-  bool built_string_ = false;  // the instruction that build() decoded last is a repeated string instruction
+  bool built_string_ = false;  // the last instruction of `decoded_` is a repeated string instruction
   std::bitset<kPageSize> breakpoint_offsets_;
   std::unique_ptr<TouchedLog> touched_;  // null: nobody asks
   mutable EngineReport report_;
 };
-
-// Makes `op` out of `insn`: asks the emitter groups in turn. `fpu`: what CR0 and CR4 have to allow first.
-Emit emit(const Insn& insn, FpuClass& fpu, Op& op);
-// Does the instruction, of which no emitter knew anything, raise #UD on every processor?
-bool undefined_everywhere(const Insn& insn);
-// An op to put before one of class `fpu` in blocks of block_mode::fpu_trap: raises #NM or #UD if CR0 or CR4 say so.
-Handler fpu_check_handler(FpuClass fpu);
-// Fills the addressing fields, length and ip_offset.
-void prepare_op(const Insn& insn, unsigned ip_offset, Op& op);
-// Ends a block that does not end in a branch: moves RIP behind it and goes on with the next block (op.imm: the Block).
-RV_HANDLER op_fallthrough(SoftCpu* cpu, const Op* op);
-// If `before`, of which `op` was made, is a compare: makes `op` into one of both it and the conditional branch behind it. True if it
-// did; then the branch needs no op.
-bool fuse_compare_branch(const Insn& before, Op& op, const Insn& branch);
 
 inline size_t jump_index(uint64_t rip) { return (rip ^ rip >> 12) % kJumpCacheEntries; }
 

@@ -10,7 +10,7 @@
 
 #include <type_traits>
 
-#include "vmm/soft/insn.h"
+#include "vmm/soft/emit.h"
 #include "vmm/soft/memory.h"
 #include "vmm/soft/x87.h"
 

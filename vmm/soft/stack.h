@@ -1,9 +1,13 @@
 // The stack in any mode. 64-bit code has fast forms of its own in stack.cc and branch.cc.
 #pragma once
 
+#include "vmm/soft/emit.h"
 #include "vmm/soft/memory.h"
 
 namespace retrovisor::soft {
+
+// PUSH POP PUSHA POPA ENTER LEAVE.
+Emit emit_stack(const Insn& insn, Op& op);
 
 // Mask of the stack pointer: 64-bit mode, SS.B, or 16 bits (SDM 1 6.2.3).
 inline uint64_t sp_mask(const SoftCpu& cpu) {

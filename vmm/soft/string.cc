@@ -1,4 +1,6 @@
 // MOVS CMPS STOS LODS SCAS with and without REP. Each iteration of a REP is one position: one retired instruction.
+#include "vmm/soft/string.h"
+
 #include <algorithm>
 
 #include "vmm/soft/pick.h"

@@ -3,8 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <span>
 
-#include "vmm/soft/pick.h"
+#include "vmm/soft/alu.h"
+#include "vmm/soft/decode.h"
+#include "vmm/soft/soft_cpu.h"
 
 namespace retrovisor::soft {
 namespace {

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "vmm/soft/insn.h"
+#include "vmm/soft/decode.h"
 #include "vmm/soft/soft_cpu.h"
 
 namespace retrovisor::soft {

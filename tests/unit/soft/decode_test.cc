@@ -1,5 +1,5 @@
 // The decoder's fields, case by case.
-#include "vmm/soft/insn.h"
+#include "vmm/soft/decode.h"
 
 #include <gtest/gtest.h>
 

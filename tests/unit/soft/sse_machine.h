@@ -9,7 +9,10 @@
 #include <span>
 #include <vector>
 
-#include "vmm/soft/insn.h"
+#include "vmm/soft/decode.h"
+#include "vmm/soft/emit.h"
+#include "vmm/soft/emit_sse.h"
+#include "vmm/soft/emit_x87.h"
 #include "vmm/soft/soft_cpu.h"
 #include "vmm/soft/soft_engine.h"
 
@@ -93,6 +96,19 @@ class SseMachine {
     ops_[1].fn = op_test_end;
     const Emit emit = emit_sse(insn_, ops_[0], fpu_);
     return emit != Emit::unknown ? emit : emit_x87(insn_, ops_[0], fpu_);
+  }
+  // The same for an instruction of any group, on a processor of model `how`.
+  Emit prepare_any(std::span<const uint8_t> bytes, ProcessorModel how) {
+    fpu_ = FpuClass::none;
+    if (decode(bytes.data(), bytes.size(), cpu_->mode & block_mode::code_mask, insn_) != DecodeStatus::ok) return Emit::unknown;
+    insn_.flat = true;
+    insn_.processor_model = cpu_->processor_model = vendor_of(how);
+    insn_.scans_keep_flags = how == ProcessorModel::amd_zen3;
+    ops_ = {};
+    prepare_op(insn_, 0, ops_[0]);
+    ops_[0].remaining = 1;
+    ops_[1].fn = op_test_end;
+    return emit(insn_, fpu_, ops_[0]);
   }
   // Runs what was prepared. False: a fault (cpu().fault) or another exit.
   bool execute() {

@@ -12,7 +12,8 @@
 #include <string>
 #include <vector>
 
-#include "vmm/soft/insn.h"
+#include "vmm/soft/decode.h"
+#include "vmm/soft/emit_x87.h"
 #include "vmm/soft/x87_state.h"
 
 namespace retrovisor::soft {
