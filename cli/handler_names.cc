@@ -50,8 +50,10 @@ std::string short_function_name(const std::string& mangled) {
   std::string out = plain.get();
   for (const std::string_view what : {"retrovisor::soft::", "(anonymous namespace)::", "retrovisor::"}) remove_all(out, what);
   remove_parameters(out);
-  // "void op_call<&(exec_x)>": the result of a template, and how the address of a function is written.
-  if (out.starts_with("void ")) out.erase(0, 5);
+  // "void op_call<&(exec_x)>", "op_call<bool exec_x<int>>": results of templates, and how the address of a function is written.
+  for (const std::string_view result : {"void ", "Op const* "})
+    if (out.starts_with(result)) out.erase(0, result.size());
+  for (size_t at = out.find("<bool exec_"); at != std::string::npos; at = out.find("<bool exec_", at)) out.erase(at + 1, 5);
   for (size_t at = out.find("&("); at != std::string::npos; at = out.find("&(", at)) {
     size_t depth = 1, end = at + 2;
     for (; end < out.size() && depth > 0; ++end) depth += out[end] == '(' ? 1u : out[end] == ')' ? ~size_t{0} : 0u;
@@ -59,6 +61,7 @@ std::string short_function_name(const std::string& mangled) {
     out.erase(end - 1, 1);
     out.erase(at, 2);
   }
+  remove_all(out, "&");
   return out;
 }
 

@@ -142,6 +142,21 @@ class Tree(unittest.TestCase):
         self.assertEqual(len(list(sources.check_header_guard("a.h", "// #pragma once\nint x;\n"))), 1)
         self.assertEqual(list(sources.check_header_guard("a.h", "// a\n#pragma once\n")), [])
 
+    def test_wants_a_header_for_each_source_of_the_machine(self):
+        own, other = '#include "vmm/cpu/a.h"\n', '#include "vmm/cpu/b.h"\n'
+        header = {"vmm/cpu/a.h": "#pragma once\n"}
+        self.assertEqual(list(sources.check_own_headers(header | {"vmm/cpu/a.cc": own, "cli/a.cc": ""})), [])
+        self.assertEqual(len(list(sources.check_own_headers(header | {"vmm/cpu/b.cc": own}))), 1)
+        self.assertEqual(len(list(sources.check_own_headers(header | {"vmm/cpu/a.cc": other}))), 1)
+
+    def test_exceptions_without_a_header_name_the_one_that_they_include(self):
+        path, (instead, reason) = next(iter(rules.ALLOWED_WITHOUT_HEADER.items()))
+        self.assertTrue(reason)
+        self.assertEqual(list(sources.check_own_headers({path: f'#include "{instead}"\n'})), [])
+        self.assertEqual(len(list(sources.check_own_headers({path: ""}))), 1)
+        stale = {path: f'#include "{path[:-3]}.h"\n', path[:-3] + ".h": "#pragma once\n"}
+        self.assertEqual(len(list(sources.check_own_headers(stale))), 1)
+
     def test_wants_rooms_documented(self):
         text = "| `vmm/*.h` | a |\n| `vmm/cpu/` | b |\n"
         self.assertEqual(list(sources.check_documented(text, {"vmm", "vmm/cpu"})), [])

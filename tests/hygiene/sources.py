@@ -184,6 +184,22 @@ def check_header_guard(path, text):
         yield Problem(path, 1, "header", "no #pragma once")
 
 
+def check_own_headers(files):
+    """Does each source of vmm stand beside a header of its name, or include the one that rules.py names instead?"""
+    for path in sorted(p for p in files if p.startswith("vmm/") and p.endswith(".cc")):
+        header = path[:-len(".cc")] + ".h"
+        instead, _ = rules.ALLOWED_WITHOUT_HEADER.get(path, (None, None))
+        if header in files:
+            if instead:
+                yield Problem(path, 1, "own header", "rules.py has an exception for this file, which has a header of its name")
+        elif not instead:
+            yield Problem(path, 1, "own header", f"no {os.path.basename(header)} beside it declares what others use of it")
+        if header in files or instead:
+            wanted = header if header in files else instead
+            if wanted not in {target for _, target, quoted in includes(files[path]) if quoted}:
+                yield Problem(path, 1, "own header", f"does not include {wanted}, which declares what it defines")
+
+
 def check_documented(text, folders):
     """`text` of docs/architecture.md: has its table a row for each of `folders`, and has rules.py an entry for each row?"""
     rows = {row.rstrip("/") for row in re.findall(r"^\| `([\w/]+)(?:/\*\.h)?/?` \|", text, re.MULTILINE)}
@@ -224,9 +240,10 @@ def check_tree(files, architecture):
         yield from check_iteration(path, text, sorted(set().union(*(names.get(p, set()) for p in seen))))
     yield from check_cycles({path: {target for _, target, quoted in includes(text) if quoted}
                              for path, text in rooms.items()})
+    yield from check_own_headers(files)
     yield from check_documented(architecture, {os.path.dirname(path) for path in rooms})
     # An exception for a file that is gone is a hole.
-    for table in (rules.ALLOWED_INCLUDES, rules.ALLOWED_HEADER_USES, rules.ALLOWED_CODE):
+    for table in (rules.ALLOWED_INCLUDES, rules.ALLOWED_HEADER_USES, rules.ALLOWED_CODE, rules.ALLOWED_WITHOUT_HEADER):
         for path in sorted(set(table) - set(files)):
             yield Problem(path, 0, "rules", "rules.py has an exception for this file, which does not exist")
 

@@ -1,4 +1,6 @@
 // Control and debug registers, and what hangs on them (SDM 3A 2.5, 2.6; 3B 17.2).
+#include "vmm/soft/control.h"
+
 #include <array>
 #include <utility>
 

@@ -2,7 +2,17 @@
 #include "vmm/soft/emit_sse.h"
 
 #include "vmm/cpu/canonical.h"
+#include "vmm/soft/mmx_move.h"
 #include "vmm/soft/sse_common.h"
+#include "vmm/soft/sse_convert.h"
+#include "vmm/soft/sse_fp.h"
+#include "vmm/soft/sse_fp_misc.h"
+#include "vmm/soft/sse_int.h"
+#include "vmm/soft/sse_int38.h"
+#include "vmm/soft/sse_move.h"
+#include "vmm/soft/sse_shuffle.h"
+#include "vmm/soft/sse_state.h"
+#include "vmm/soft/sse_string.h"
 
 namespace retrovisor::soft {
 

@@ -1,6 +1,13 @@
 // Chooses the Execs of the system group (system.h) and packs what they need into the Op.
 #include "vmm/soft/emit_system.h"
 
+#include "vmm/soft/control.h"
+#include "vmm/soft/far_transfer.h"
+#include "vmm/soft/fast_calls.h"
+#include "vmm/soft/flag_ops.h"
+#include "vmm/soft/model_ops.h"
+#include "vmm/soft/port_io.h"
+#include "vmm/soft/segment_ops.h"
 #include "vmm/soft/system.h"
 
 namespace retrovisor::soft {

@@ -3,8 +3,10 @@
 // FCOM2, FCOMP3, FCOMP5, FXCH4, FXCH7, FSTP1, FSTP8, FSTP9 and FFREEP.
 #include "vmm/soft/emit_x87.h"
 
-#include "vmm/soft/x87_exec.h"
-#include "vmm/soft/soft_cpu.h"
+#include "vmm/soft/x87_arith.h"
+#include "vmm/soft/x87_compare.h"
+#include "vmm/soft/x87_env.h"
+#include "vmm/soft/x87_move.h"
 
 namespace retrovisor::soft {
 namespace {

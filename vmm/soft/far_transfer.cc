@@ -1,4 +1,6 @@
 // Far JMP, CALL, RET and IRET (SDM 2 under each; 3A 5.8).
+#include "vmm/soft/far_transfer.h"
+
 #include "vmm/soft/exceptions.h"
 #include "vmm/soft/memory.h"
 #include "vmm/soft/system.h"

@@ -1,4 +1,6 @@
 // SYSCALL, SYSENTER and their returns, SWAPGS, FS and GS bases.
+#include "vmm/soft/fast_calls.h"
+
 #include "vmm/soft/system.h"
 
 namespace retrovisor::soft {

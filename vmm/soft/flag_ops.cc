@@ -1,4 +1,6 @@
 // Instructions on IF, IOPL and the other system flags, and software interrupts.
+#include "vmm/soft/flag_ops.h"
+
 #include <utility>
 
 #include "vmm/soft/exceptions.h"

@@ -1,8 +1,9 @@
 // MMX data movement, EMMS, and the masked stores. Source: SDM 2B: MOVD, MOVQ, MASKMOVQ, EMMS; SDM 3A 12.
+#include "vmm/soft/mmx_move.h"
+
 #include <bit>
 
 #include "vmm/cpu/canonical.h"
-#include "vmm/soft/sse_common.h"
 
 namespace retrovisor::soft {
 

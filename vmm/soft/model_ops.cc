@@ -1,4 +1,6 @@
 // What depends on the CPU model: MSRs, CPUID, the time stamp counter, random numbers; and HLT.
+#include "vmm/soft/model_ops.h"
+
 #include "vmm/cpu/cpuid.h"
 #include "vmm/cpu/msr.h"
 #include "vmm/soft/exceptions.h"

@@ -45,17 +45,36 @@ inline constexpr uint8_t wide = 1 << 6;     // 2^32 is to be added to disp: a RI
 inline constexpr uint8_t legacy = 1 << 7;   // not 64-bit mode: segment limits and types are checked
 }  // namespace ea
 
-// Register fields hold byte offsets into SoftCpu (slot * 8, + 1 for AH, CH, DH, BH), except in the x87, MMX and SSE
-// groups, where they hold register numbers. Which field means what is between a handler and the emitter that chose it.
+// An Op is what the interpreter runs, and nothing else: whoever wants to know what a block does reads the DecodedBlock it was made
+// of. The fields from `base` on say the same in all Ops, but for the exceptions below; prepare_op() fills them. What the first ones
+// say is up to the group of instructions:
+//
+//   group                     r0                        r1                       imm
+//   alu, move, bits           slot of the destination   slot of the source       the immediate
+//   shift, multiply, unary    slot of a second operand  slot of the operand      the immediate, or the count
+//   stack                     operand size, in the      slot of the register     the immediate; ENTER: its size
+//                             forms for any mode
+//   branch, fast forms        as alu, if a comparison   as alu                   the Block* that the Op ends
+//                             is in it
+//   branch, any mode          -                         slot of the target       the relative target; operand size (indirect)
+//   far, segments, control,   operand size              slot of the register     by instruction: the comments in the headers
+//   MSRs, flags, ports                                                           (far_transfer.h, segment_ops.h, ...)
+//   x87                       i of ST(i)                1: 16-bit operand size   FOP, as FSTENV shows it
+//   MMX, SSE                  number of ModRM.reg's     number of ModRM.rm's     the immediate; FXSAVE and the like: REX.W
+//                             register, or its slot     register, or its slot
+//
+// A slot is the byte offset of a general register in SoftCpu (number * 8, + 1 for AH, CH, DH, BH). The exceptions: branches for any
+// mode have the operand size in `scale`, LOOPcc and JrCXZ the address size in `disp`, a comparison with its branch the immediate in
+// `disp`; MOV with a moffs has the whole offset in `imm`, ENTER its level in `disp`, XLAT the address size in `r0`.
 struct Op {
   Handler fn;
-  int64_t imm;         // immediate; in ops that end a block: Block*, where they need it
+  int64_t imm;         // the immediate, or as above; in Ops that end a block and find the next by themselves: Block*
   int32_t disp;        // displacement; for RIP-relative operands relative to the start of the block
-  uint8_t r0;          // usually the register of ModRM.reg
-  uint8_t r1;          // usually the register of ModRM.rm
-  uint8_t base;        // byte offset of the base register; of the zero slot if absent; of RIP (= start of block)
-  uint8_t index;       // byte offset of the index register; of the zero slot if absent
-  uint8_t scale;       // 0-3
+  uint8_t r0;          // as above
+  uint8_t r1;          // as above
+  uint8_t base;        // slot of the base register; of the zero slot if absent; of RIP (= start of block)
+  uint8_t index;       // slot of the index register; of the zero slot if absent
+  uint8_t scale;       // 0-3: index << scale
   uint8_t ea;          // namespace ea
   uint8_t remaining;   // instructions from this one to the end of the block, this one included
   uint8_t length;      // of the instruction, in bytes

@@ -1,4 +1,6 @@
 // IN, OUT, INS, OUTS.
+#include "vmm/soft/port_io.h"
+
 #include "vmm/cpu/debug_registers.h"
 #include "vmm/soft/memory.h"
 #include "vmm/soft/system.h"

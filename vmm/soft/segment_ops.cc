@@ -1,4 +1,6 @@
 // Instructions that load, store and inspect segment registers and descriptor tables.
+#include "vmm/soft/segment_ops.h"
+
 #include "vmm/soft/memory.h"
 #include "vmm/soft/system.h"
 

@@ -50,18 +50,6 @@ struct SseForm {
   Emit mmx(Handler handler) const { return use(FpuClass::mmx, handler); }
 };
 
-// The groups; each returns Emit::unknown for what is not its own.
-Emit emit_sse_move(const SseForm& f);     // sse_move.cc
-Emit emit_mmx_move(const SseForm& f);     // mmx_move.cc
-Emit emit_sse_int(const SseForm& f);      // sse_int.cc: map 0F
-Emit emit_sse_int38(const SseForm& f);    // sse_int38.cc: map 0F38
-Emit emit_sse_shuffle(const SseForm& f);  // sse_shuffle.cc
-Emit emit_sse_fp(const SseForm& f);       // sse_fp.cc: arithmetic under MXCSR
-Emit emit_sse_fp_misc(const SseForm& f);  // sse_fp_misc.cc: compares, rounding, dot products, approximations
-Emit emit_sse_convert(const SseForm& f);  // sse_convert.cc
-Emit emit_sse_string(const SseForm& f);   // sse_string.cc: PCMPxSTRx, CRC32, POPCNT
-Emit emit_sse_state(const SseForm& f);    // sse_state.cc: FXSAVE, XSAVE, MXCSR, fences
-
 // ---- Effective addresses ----
 
 // Any form of memory operand, through one out-of-line call: for instructions that need not be fast.

@@ -1,4 +1,6 @@
 // Conversions between floating point formats, integers, MMX and general registers, under MXCSR. Source: SDM 2A: CVTxx.
+#include "vmm/soft/sse_convert.h"
+
 #include "vmm/soft/sse_fp.h"
 
 namespace retrovisor::soft {

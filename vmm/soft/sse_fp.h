@@ -5,6 +5,9 @@
 
 namespace retrovisor::soft {
 
+// Arithmetic under MXCSR. Emit::unknown for what is not of this group.
+Emit emit_sse_fp(const SseForm& f);
+
 namespace mxcsr {
 inline constexpr uint32_t IE = 1 << 0, DE = 1 << 1, ZE = 1 << 2, OE = 1 << 3, UE = 1 << 4, PE = 1 << 5, DAZ = 1 << 6,
                           IM = 1 << 7, DM = 1 << 8, ZM = 1 << 9, OM = 1 << 10, UM = 1 << 11, PM = 1 << 12, RC = 3 << 13,

@@ -1,5 +1,7 @@
 // Floating point compares, rounding to integers, dot products, and the reciprocal approximations.
 // Source: SDM 2A/2B: CMPPS, COMISS, ROUNDPS, DPPS, RCPPS, RSQRTPS.
+#include "vmm/soft/sse_fp_misc.h"
+
 #include <array>
 #include <bit>
 

@@ -1,8 +1,8 @@
 // Integer arithmetic, logic, compares, packs and shifts of MMX and SSE2 (map 0F), and the bitwise floating point forms,
 // which move bits only. Source: SDM 2B chapter 4.
-#include <algorithm>
+#include "vmm/soft/sse_int.h"
 
-#include "vmm/soft/sse_common.h"
+#include <algorithm>
 
 namespace retrovisor::soft {
 namespace {

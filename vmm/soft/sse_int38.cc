@@ -1,5 +1,5 @@
 // Integer instructions of SSSE3, SSE4.1 and SSE4.2 in map 0F38. Source: SDM 2B chapter 4.
-#include "vmm/soft/sse_common.h"
+#include "vmm/soft/sse_int38.h"
 
 namespace retrovisor::soft {
 namespace {

@@ -1,5 +1,5 @@
 // Data movement between XMM registers, memory and general registers. Source: SDM 2A/2B: MOVxxx.
-#include "vmm/soft/sse_common.h"
+#include "vmm/soft/sse_move.h"
 
 namespace retrovisor::soft {
 namespace {

@@ -1,9 +1,9 @@
 // Instructions with an immediate that chooses elements: shuffles, blends, inserts, extracts, PALIGNR, MPSADBW.
 // Source: SDM 2B chapter 4. The immediates are data here (one handler serves them all), so most are done in plain C++.
+#include "vmm/soft/sse_shuffle.h"
+
 #include <algorithm>
 #include <array>
-
-#include "vmm/soft/sse_common.h"
 
 namespace retrovisor::soft {
 namespace {

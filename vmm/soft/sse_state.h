@@ -16,6 +16,9 @@
 
 namespace retrovisor::soft {
 
+// FXSAVE, XSAVE, MXCSR, fences. Emit::unknown for what is not of this group.
+Emit emit_sse_state(const SseForm& f);
+
 namespace xcr0 {
 inline constexpr uint64_t x87 = 1, sse = 2;
 inline constexpr uint64_t all = x87 | sse;

@@ -1,11 +1,11 @@
 // SSE4.2: the string compares, CRC32 and POPCNT. Source: SDM 1 12.10.3; SDM 2B 4.1 (PCMPxSTRx), SDM 2A CRC32.
+#include "vmm/soft/sse_string.h"
+
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <type_traits>
 #include <utility>
-
-#include "vmm/soft/sse_common.h"
 
 namespace retrovisor::soft {
 namespace {

@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "vmm/soft/control.h"
 #include "vmm/soft/memory.h"
 #include "vmm/soft/soft_engine.h"
 #include "vmm/soft/system.h"

@@ -1,7 +1,9 @@
 // x87 arithmetic: basic operations on the host, functions by x87_functions.h.
-#include "vmm/soft/x87_exec.h"
+#include "vmm/soft/x87_arith.h"
+
 #include "vmm/soft/x87_functions.h"
 #include "vmm/soft/x87_host.h"
+#include "vmm/soft/x87_trig.h"
 
 namespace retrovisor::soft {
 namespace {

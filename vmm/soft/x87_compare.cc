@@ -1,5 +1,6 @@
 // x87 comparisons and FXAM. They never round, so they are done on the bits.
-#include "vmm/soft/x87_exec.h"
+#include "vmm/soft/x87_compare.h"
+
 #include "vmm/soft/x87_operand.h"
 
 namespace retrovisor::soft {

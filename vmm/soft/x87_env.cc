@@ -1,5 +1,6 @@
 // x87 control instructions, and the environment and state images in memory (SDM 1 figures 8-9 to 8-12).
-#include "vmm/soft/x87_exec.h"
+#include "vmm/soft/x87_env.h"
+
 #include "vmm/soft/x87_state.h"
 
 namespace retrovisor::soft {

@@ -25,17 +25,6 @@ X87Result x87_fyl2xp1(const X87Register& x, const X87Register& y, uint16_t contr
                       ProcessorModel model = ProcessorModel::model);                // y * log2(x + 1)
 X87Result x87_fpatan(const X87Register& x, const X87Register& y, uint16_t control);   // arctan(y / x), by quadrant
 
-// Flags hold C2 if |x| is 2^63 or more: then nothing was computed.
-X87Result x87_fsin(const X87Register& x, uint16_t control);
-X87Result x87_fcos(const X87Register& x, uint16_t control);
-X87Result x87_fptan(const X87Register& x, uint16_t control);
-struct X87SinCos {
-  X87Register sine;
-  X87Register cosine;
-  uint16_t flags;  // of both; C1 is that of the cosine
-};
-X87SinCos x87_fsincos(const X87Register& x, uint16_t control);
-
 X87Result x87_fscale(const X87Register& x, const X87Register& by, uint16_t control,
                      ProcessorModel model = ProcessorModel::model);
 struct X87Parts {

@@ -1,5 +1,6 @@
 // x87 loads, stores, constants, exchanges and conditional moves.
-#include "vmm/soft/x87_exec.h"
+#include "vmm/soft/x87_move.h"
+
 #include "vmm/soft/x87_host.h"
 #include "vmm/soft/x87_operand.h"
 

@@ -1,5 +1,6 @@
 // Trigonometric functions.
-#include "vmm/soft/x87_functions.h"
+#include "vmm/soft/x87_trig.h"
+
 #include "vmm/soft/x87_series.h"
 
 namespace retrovisor::soft {

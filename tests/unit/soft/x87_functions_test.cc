@@ -1,5 +1,6 @@
 // The transcendental functions against high-precision results, and their special cases.
 #include "vmm/soft/x87_functions.h"
+#include "vmm/soft/x87_trig.h"
 
 #include <gtest/gtest.h>
 
