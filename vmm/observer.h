@@ -45,8 +45,9 @@ struct Observation {
     vcpu_switch,     // another vCPU's turn begins: `vcpu`
     dma_read,        // a device reads `bytes` of guest memory
     dma_write,       // a device writes them; `data` is what
-    block,           // control came to `address` by a transfer: from the instruction at `rip` (a branch, taken or not), or by the
-                     // delivery of an exception or interrupt, or where the run began
+    block,           // a basic block begins at `address`: the instruction at `rip` was a branch, taken or not (`transfer`: an edge
+                     // from there); or an exception or interrupt of it was delivered; or somebody began to look here. Where a run
+                     // was cut, none begins
   };
   Kind kind{};
   VcpuId vcpu;
@@ -69,7 +70,7 @@ struct Observation {
   PhysRange bytes;         // the part of the access that touches the page of the watch; of DMA: all
   LinearAddr through;      // the linear address of bytes.begin, for instructions
   uint8_t number = 0;      // vector
-  bool transfer = false;   // block: by a branch, at `rip`
+  bool transfer = false;   // block: by the instruction at `rip`
   // Reads, writes, DMA: what was read or written, `size` bytes; while hit() is called only.
   std::span<const uint8_t> data;
 };

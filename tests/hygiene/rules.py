@@ -55,7 +55,6 @@ ALLOWED_WITHOUT_HEADER = {
     "vmm/soft/engine.cc": ("vmm/soft/soft_engine.h", _SPLIT),
     "vmm/soft/observe.cc": ("vmm/soft/soft_engine.h", _SPLIT),
     "vmm/soft/tables.cc": ("vmm/soft/soft_engine.h", _SPLIT),
-    "vmm/machine/landing.cc": ("vmm/machine/machine.h", _SPLIT),
     "vmm/devices/local_apic_registers.cc": ("vmm/devices/local_apic.h", _SPLIT),
     "vmm/devices/pit_counter.cc": ("vmm/devices/pit8254.h", "a part of the one device, which has the one header"),
     "vmm/kvm/exits.cc": ("vmm/kvm/engine_impl.h", _SPLIT),

@@ -20,6 +20,8 @@ void describe(const DecodedBlock& decoded, Emit last, Block& block) {
   block.size = static_cast<uint16_t>(decoded.size());
   block.count = static_cast<uint16_t>(decoded.count());
   block.bound = branches || last == Emit::next;
+  block.flow = decoded.last().flow;
+  block.last_offset = decoded.last().offset;
   if (branches) block.target = decoded.last().target();
   if ((block.mode & block_mode::flat) == 0 || block.phys2 != Block::kOnePage) return;
   const auto in_page = static_cast<int64_t>(block.phys & ~kPageMask);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "vmm/memory/guest_memory.h"
+#include "vmm/soft/insn_facts.h"
 #include "vmm/soft/op.h"
 
 namespace retrovisor::soft {
@@ -24,6 +25,8 @@ struct Block {
   uint8_t ops_count = 0;
   bool bound = false;        // the last op's immediate points to this block
   uint8_t linkable = 0;      // bit i: target i lies in the same page and may be linked directly
+  Flow flow = Flow::next;    // of the last instruction, which begins at last_offset
+  uint16_t last_offset = 0;
   int64_t target = 0;        // of the direct branch that ends it, relative to the block's start
   Block* link[2] = {};       // 0: branch target, 1: fall-through
   Block* next_linked[2] = {};// lists of blocks that link to the same block; slot in next_slot

@@ -74,6 +74,7 @@ SoftEngine::~SoftEngine() { platform_.memory.set_observer(nullptr); }
 void SoftEngine::state_changed(Vcpu& vcpu) {
   SoftCpu& cpu = contexts_[vcpu.id.value]->cpu;
   cpu.observed_stop = false;
+  contexts_[vcpu.id.value]->arrival = {};
   delivered_at_ = kNoPosition.value;
   tlb_flush(cpu);
 }
@@ -218,7 +219,7 @@ Block* SoftEngine::find_block(SoftCpu& cpu) {
     ++report_.statistics.blocks_decoded;
   }
   if (!flat) return block->size - 1u <= cpu.s.segment[CS].limit - cpu.s.rip ? block : nullptr;
-  if (block->phys2 == Block::kOnePage && !breakpoint_offset(phys)) jump = {cpu.s.rip, cpu.jump_stamp[cpu.s.rip >> 63], block};
+  if (block->phys2 == Block::kOnePage && !breakpoint_offset(phys) && !blocks_observed_) jump = {cpu.s.rip, cpu.jump_stamp[cpu.s.rip >> 63], block};
   return block;
 }
 
@@ -281,6 +282,8 @@ unsigned SoftEngine::build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Bloc
 // --- running --------------------------------------------------------------------------------------------------------
 
 void SoftEngine::run_block(SoftCpu& cpu, const Block& block, const Op* op) {
+  const uint64_t begin = cpu.s.rip;
+  const uint64_t end = cpu.limit - static_cast<uint64_t>(cpu.budget) + block.count;
   cpu.budget -= block.count;
   cpu.exit = Exit::lookup;
   cpu.chain_from = nullptr;
@@ -289,6 +292,8 @@ void SoftEngine::run_block(SoftCpu& cpu, const Block& block, const Op* op) {
 #else
   while (op != nullptr) op = op->fn(&cpu, op);
 #endif
+  const bool whole = cpu.limit - static_cast<uint64_t>(cpu.budget) == end && cpu.exit != Exit::fault && cpu.exit != Exit::split;
+  if (blocks_observed_ && whole) [[unlikely]] note_transfer(cpu, block, begin);
 }
 
 // Makes a block of at most `max_insns` instructions that is thrown away afterwards. False: cpu.exit is a fault.
@@ -456,6 +461,7 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
     if (cpu.vcpu->intr || s.nmi_pending || s.init_pending) [[unlikely]] {
       if (stop_at_window_ && interrupt_waits(*cpu.vcpu) && !cpu.vcpu->may_deliver && !in_shadow(cpu, position))
         return EngineStop::kicked;
+      const uint64_t interrupted = s.rip;
       switch (take_interrupt(cpu, position)) {
         case Interrupt::none: break;
         case Interrupt::triple_fault: return EngineStop::triple_fault;
@@ -463,6 +469,7 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
         case Interrupt::delivered:
           cpu.chain_from = nullptr;
           disturbed = position;
+          if (blocks_observed_) [[unlikely]] arrive(cpu, interrupted, false);
           if (++exceptions > kMaxExceptionChain) return EngineStop::stuck;
           if (count_delivery(position)) [[unlikely]] return EngineStop::yield;
           continue;
@@ -470,6 +477,7 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
     }
 
     cpu.one_iteration = breakpoint_offset(s.mode64() ? s.rip : s.segment[CS].base + s.rip);
+    if (blocks_observed_ && at_observed_block(cpu, position)) [[unlikely]] return EngineStop::observed;
     if (code_observed_ && at_observed_code(cpu, position, position != disturbed)) [[unlikely]] return EngineStop::observed;
 
     if (cpu.slow) [[unlikely]] {
@@ -484,7 +492,7 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
       cpu.chain_from = from;
       Block* block = find_block(cpu);
       if (block != nullptr && cpu.budget >= block->count) {
-        if (cpu.chain_from != nullptr && from->live && block->live && block->phys2 == Block::kOnePage && !breakpoint_offset(block->phys)) {
+        if (cpu.chain_from != nullptr && from->live && block->live && block->phys2 == Block::kOnePage && !breakpoint_offset(block->phys) && !blocks_observed_) {
           CodeCache::link(from, slot, block);
         }
         run_block(cpu, *block, block->ops());
@@ -500,7 +508,9 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
       disturbed = cpu.limit - static_cast<uint64_t>(cpu.budget);
       platform_.clock.set_retired(Position(disturbed));
       const bool behind = cpu.fault.trap;
+      const uint64_t faulted = s.rip;
       if (!deliver_fault(cpu)) return EngineStop::triple_fault;
+      if (blocks_observed_) [[unlikely]] arrive(cpu, faulted, false);
       cpu.exit = Exit::lookup;
       cpu.chain_from = nullptr;
       if (!behind && count_delivery(disturbed)) [[unlikely]] return EngineStop::yield;

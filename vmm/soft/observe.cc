@@ -30,6 +30,13 @@ void SoftEngine::observe(Observers& observers) {
     forget_jumps();
   }
   every_instruction_ = every;
+  const bool blocks = observers.wants(Observation::Kind::block);
+  if (blocks && !blocks_observed_) {  // no block leads to the next but through the run loop
+    cache_.flush();
+    forget_jumps();
+    for (auto& c : contexts_) c->arrival = {};
+  }
+  blocks_observed_ = blocks;
   code_observed_ = every || !wanted.breakpoints.empty();
   breakpoint_offsets_.reset();
   if (code_observed_) {
@@ -191,6 +198,44 @@ void SoftEngine::watched_write(PhysAddr addr, std::span<const uint8_t> data, boo
 }
 
 // --- breakpoints ----------------------------------------------------------------------------------------------------
+
+void SoftEngine::arrive(SoftCpu& cpu, uint64_t from, bool transfer) {
+  contexts_[cpu.vcpu->id.value]->arrival = {true, transfer, from};
+}
+
+// All of `block`, which began at `begin`, has been executed: did its last instruction decide where to go on?
+void SoftEngine::note_transfer(SoftCpu& cpu, const Block& block, uint64_t begin) {
+  const uint64_t behind = cpu.s.mode64() ? begin + block.size : (begin + block.size) & 0xffffffff;
+  switch (block.flow) {
+    case Flow::next:
+    case Flow::repeat: return;
+    case Flow::system:
+      if (cpu.s.rip == behind) return;
+      break;
+    case Flow::conditional:
+    case Flow::jump:
+    case Flow::call:
+    case Flow::indirect: break;
+  }
+  arrive(cpu, begin + block.last_offset, true);
+}
+
+// True: an observer asked to stop before the block that begins here, if one does.
+bool SoftEngine::at_observed_block(SoftCpu& cpu, uint64_t position) {
+  auto& arrival = contexts_[cpu.vcpu->id.value]->arrival;
+  if (!arrival.begins) return false;
+  arrival.begins = false;
+  Observation o;
+  o.kind = Observation::Kind::block;
+  o.vcpu = cpu.vcpu->id;
+  o.position = Position(position);
+  o.address = cpu.s.linear_rip();
+  o.rip = arrival.from;
+  o.transfer = arrival.transfer;
+  o.cpl = static_cast<uint8_t>(cpu.s.cpl());
+  o.cr3 = cpu.s.cr3;
+  return observers_->tell(o);
+}
 
 // The instruction at CS:RIP is about to run. True: an observer asked to stop before it.
 bool SoftEngine::at_observed_code(SoftCpu& cpu, uint64_t position, bool on_arrival) {

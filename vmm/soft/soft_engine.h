@@ -77,6 +77,12 @@ class SoftEngine final : public Engine, public Stepper, public GuardedWriteObser
   };
   struct Context {
     SoftCpu cpu;
+    // While blocks are observed: whether one begins at s.rip, and what led here.
+    struct Arrival {
+      bool begins = true;
+      bool transfer = false;
+      uint64_t from = 0;
+    } arrival;
     Translations translations;
   };
   // A block that is not cached: cut short by the limit, or made of one instruction that has to run alone.
@@ -86,7 +92,7 @@ class SoftEngine final : public Engine, public Stepper, public GuardedWriteObser
   };
 
   EngineStop loop(SoftCpu& cpu, uint64_t end);
-  static void run_block(SoftCpu& cpu, const Block& block, const Op* op);
+  void run_block(SoftCpu& cpu, const Block& block, const Op* op);
   bool build_scratch(SoftCpu& cpu, unsigned max_insns);
   bool run_scratch(SoftCpu& cpu, unsigned max_insns);
   void step_slowly(SoftCpu& cpu, bool shadowed);
@@ -111,6 +117,9 @@ class SoftEngine final : public Engine, public Stepper, public GuardedWriteObser
   // physical addresses agree, which makes the answer good for all aliases of the code.)
   bool breakpoint_offset(uint64_t address) const { return code_observed_ && breakpoint_offsets_[address & ~kPageMask]; }
   bool at_observed_code(SoftCpu& cpu, uint64_t position, bool on_arrival);
+  bool at_observed_block(SoftCpu& cpu, uint64_t position);
+  void note_transfer(SoftCpu& cpu, const Block& block, uint64_t begin);
+  void arrive(SoftCpu& cpu, uint64_t from, bool transfer);
   void note_executed(SoftCpu& cpu) {
     if (touched_ == nullptr) return;
     touched_->executed.note(cpu.s.linear_rip().value >> kPageShift);
@@ -131,6 +140,7 @@ class SoftEngine final : public Engine, public Stepper, public GuardedWriteObser
   Observers* observers_;                // whom to tell; wanted() says what
   bool code_observed_ = false;           // somebody wants to know of breakpoints or instructions
   bool every_instruction_ = false;
+  bool blocks_observed_ = false;
   std::vector<uint64_t> watched_pages_;  // flagged page_flag::watched
   SoftCpu* running_ = nullptr;           // between entering and leaving run_instructions()
   bool stop_at_window_ = false;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <set>
 #include <utility>
 
@@ -301,6 +302,65 @@ TEST(Observers, a_trace_of_every_instruction_and_access_is_that_of_single_steps)
   for (uint64_t a = 0; a < kMinRam; ++a) {
     if (memory.is_ram(PhysAddr(a)) && shadow[a] != *memory.host(PhysAddr(a))) FAIL() << "memory at " << std::hex << a;
   }
+}
+
+// Against the list of all instructions; and however the run is cut.
+TEST(Observers, blocks_begin_behind_branches_and_nowhere_else) {
+  const TempFile file;
+  record_guest(file.path(), {});
+  constexpr uint64_t kEnd = 20'000;
+  struct Begin {
+    uint64_t position, from, to;
+    bool transfer;
+    bool operator==(const Begin&) const = default;
+  };
+  std::vector<uint64_t> rip;
+  const auto blocks = [&](uint64_t piece, bool instructions) {
+    std::vector<Begin> begins;
+    PlainRun run(file.path());
+    Interest interest, every;
+    interest.events = mask_of(Observation::Kind::block);
+    interest.hit = [&](const Observation& o) {
+      return begins.push_back({o.position.value, o.rip, o.address.value, o.transfer}), false;
+    };
+    every.events = mask_of(Observation::Kind::instruction) | mask_of(Observation::Kind::interrupt);
+    every.hit = [&](const Observation& o) {
+      if (o.position.value == rip.size()) rip.push_back(o.rip);
+      return false;
+    };
+    const Subscription first = run.machine().observers().subscribe(interest);
+    const Subscription second = instructions ? run.machine().observers().subscribe(every) : Subscription();
+    for (uint64_t p = 0; p < kEnd; p += piece) run.run_to(Position(std::min(kEnd, p + piece)));
+    return begins;
+  };
+  const std::vector<Begin> begins = blocks(kEnd, false);
+  EXPECT_EQ(blocks(kEnd, true), begins);
+  EXPECT_EQ(blocks(7, false), begins);
+  EXPECT_EQ(blocks(1, false), begins);
+  ASSERT_EQ(rip.size(), kEnd);
+  std::map<uint64_t, const Begin*> at;
+  std::set<uint64_t> interrupts;
+  for (const Begin& b : begins) {
+    if (b.transfer) {
+      ASSERT_GT(b.position, 0u);
+      EXPECT_EQ(b.from, rip[b.position - 1]);
+      at[b.position] = &b;
+    } else if (b.position != 0) {
+      EXPECT_EQ(b.from, rip[b.position]) << "what was interrupted";
+      interrupts.insert(b.position);
+    }
+  }
+  EXPECT_FALSE(interrupts.empty());
+  uint64_t jumps = 0;
+  for (uint64_t p = 1; p < kEnd; ++p) {
+    if (rip[p] > rip[p - 1] && rip[p] <= rip[p - 1] + 15) continue;
+    if (interrupts.contains(p - 1)) continue;  // rip[p - 1] was not executed there
+    ++jumps;
+    ASSERT_TRUE(at.contains(p)) << std::hex << rip[p - 1] << " to " << rip[p];
+    EXPECT_EQ(at[p]->to, rip[p]);
+  }
+  EXPECT_GT(jumps, 1000u);
+  EXPECT_LT(begins.size(), kEnd / 2);
 }
 
 TEST(TouchedPages, hold_every_page_that_single_steps_and_digests_show) {

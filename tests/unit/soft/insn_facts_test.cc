@@ -155,6 +155,8 @@ bool same_but_flags(const Execution::After& a, const Execution::After& b) {
 
 constexpr std::array kFlags = {flag::CF, flag::PF, flag::AF, flag::ZF, flag::SF, flag::OF, flag::DF};
 constexpr std::array kModels = {ProcessorModel::model, ProcessorModel::amd, ProcessorModel::intel, ProcessorModel::amd_zen3};
+// As many as it takes for each flag to matter once to each instruction that reads it.
+constexpr unsigned kTrials = 12;
 
 // Runs each instruction that falls through twice with one flag different: what differs afterwards is what it reads, what is not as
 // it was is what it writes.
@@ -174,7 +176,7 @@ void check_flags(bool code64) {
   std::map<uint64_t, Seen> seen;  // by opcode map, opcode, ModRM.reg
   unsigned runs = 0;
   each_encoding(prefixes, modrms, [&](const auto& bytes, uint8_t) {
-    for (unsigned trial = 0; trial < kModels.size(); ++trial) {
+    for (unsigned trial = 0; trial < kTrials; ++trial) {
       if (!e.prepare(bytes, kModels[trial % kModels.size()])) return;
       const Insn insn = e.insn();
       if (flow_of(insn) != Flow::next || reaches_beyond(insn)) return;
