@@ -18,6 +18,7 @@
 #include "vmm/boot/elf_image.h"
 #include "vmm/boot/gzip.h"
 #include "vmm/boot/multiboot.h"
+#include "vmm/board/device_type.h"
 #include "vmm/kvm/host_model.h"
 #include "vmm/kvm/kvm_api.h"
 #include "vmm/kvm/kvm_engine.h"
@@ -269,7 +270,7 @@ Result<MachineConfig> machine_config(const GuestOptions& guest, const LiveRunOpt
   config.vcpus = guest.vcpus;
   for (const std::string& text : guest.devices) {
     RV_TRY(auto device, parse_device(text));
-    config.devices.push_back(std::move(device));
+    RV_TRY(add_device(config.devices, std::move(device)));
   }
   const bool kvm = is_kvm(guest.engine);
   if (!guest.processor_model.empty()) {

@@ -48,6 +48,24 @@ FORBIDDEN_INCLUDES = {
     "vmm/soft": {"vmm/boundary.h": "what crosses the boundary comes to the engine through Platform"},
 }
 
+# What a room may not come to through however many headers. A name that ends in / is a folder and all below it.
+_ABOVE = {folder: "the machine knows nothing of who records, replays or debugs it"
+          for folder in ("traces/", "record/", "replay/", "gdbstub/", "analysis/", "cli/")}
+_ENGINES = {"vmm/soft/": "which engine runs is decided elsewhere", "vmm/kvm/": "the same"}
+_OUTSIDE = {"vmm/boundary.h": "what crosses the boundary comes through Platform and the board's endpoints"}
+TRANSITIVELY_FORBIDDEN = {
+    "vmm": _ABOVE | _ENGINES,
+    "vmm/memory": _ABOVE | _ENGINES | _OUTSIDE,
+    "vmm/cpu": _ABOVE | _ENGINES | _OUTSIDE,
+    "vmm/soft": _ABOVE | _OUTSIDE | {"vmm/board/": "an engine knows buses, not devices", "vmm/devices/": "the same", "vmm/kvm/": "it stands alone"},
+    "vmm/kvm": _ABOVE | _OUTSIDE | {"vmm/board/": "an engine knows buses, not devices", "vmm/devices/": "the same"},
+    "vmm/board": _ABOVE | _ENGINES | _OUTSIDE | {"vmm/engine.h": "a device does not know that there is an engine"},
+    "vmm/devices": _ABOVE | _ENGINES | _OUTSIDE | {"vmm/engine.h": "a device does not know that there is an engine"},
+    "vmm/boot": _ABOVE | _ENGINES,
+    "vmm/machine": _ABOVE | _ENGINES,
+    "vmm/host": _ABOVE | _ENGINES | {"vmm/machine/": "it serves any machine, through the boundary"},
+}
+
 # Sources of vmm without a header of their name: what they define is declared in the one named, for the reason given. All others
 # have one, so that whoever looks for a function knows the file.
 _SPLIT = "methods of the class declared there, split by subject"

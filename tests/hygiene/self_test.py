@@ -142,6 +142,15 @@ class Tree(unittest.TestCase):
         self.assertEqual(len(list(sources.check_header_guard("a.h", "// #pragma once\nint x;\n"))), 1)
         self.assertEqual(list(sources.check_header_guard("a.h", "// a\n#pragma once\n")), [])
 
+    def test_finds_what_is_included_through_others(self):
+        fine = {"vmm/devices/a.cc": {"vmm/devices/a.h"}, "vmm/devices/a.h": {"vmm/bus.h"}, "vmm/bus.h": set()}
+        self.assertEqual(list(sources.check_transitive(fine)), [])
+        problems = [str(p) for p in sources.check_transitive(fine | {"vmm/bus.h": {"vmm/types.h"}, "vmm/types.h": {"vmm/engine.h"}})]
+        self.assertEqual(len(problems), 2, problems)
+        self.assertIn("vmm/engine.h from vmm/types.h from vmm/bus.h from vmm/devices/a.h from vmm/devices/a.cc", problems[0])
+        self.assertEqual(len(list(sources.check_transitive({"vmm/machine/m.cc": {"vmm/soft/soft_engine.h"}}))), 1)
+        self.assertEqual(len(list(sources.check_transitive({"vmm/a.h": {"replay/timeline.h"}, "replay/timeline.h": set()}))), 1)
+
     def test_wants_a_header_for_each_source_of_the_machine(self):
         own, other = '#include "vmm/cpu/a.h"\n', '#include "vmm/cpu/b.h"\n'
         header = {"vmm/cpu/a.h": "#pragma once\n"}

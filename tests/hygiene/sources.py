@@ -184,6 +184,30 @@ def check_header_guard(path, text):
         yield Problem(path, 1, "header", "no #pragma once")
 
 
+def check_transitive(graph):
+    """Does any file come, through headers, to what its room must not know? `graph`: path to the paths that it includes."""
+    for path in sorted(graph):
+        forbidden = rules.TRANSITIVELY_FORBIDDEN.get(os.path.dirname(path))
+        if not forbidden:
+            continue
+        through = {path: None}
+        todo = [path]
+        while todo:
+            at = todo.pop()
+            for target in sorted(graph.get(at, ())):
+                if target in through:
+                    continue
+                through[target] = at
+                todo.append(target)
+                bad = next((f for f in forbidden if target == f or (f.endswith("/") and target.startswith(f))), None)
+                if bad is None:
+                    continue
+                way = [target]
+                while through[way[-1]] is not None:
+                    way.append(through[way[-1]])
+                yield Problem(path, 1, "include", f"comes to {' from '.join(way)}: {forbidden[bad]}")
+
+
 def check_own_headers(files):
     """Does each source of vmm stand beside a header of its name, or include the one that rules.py names instead?"""
     for path in sorted(p for p in files if p.startswith("vmm/") and p.endswith(".cc")):
@@ -240,6 +264,7 @@ def check_tree(files, architecture):
         yield from check_iteration(path, text, sorted(set().union(*(names.get(p, set()) for p in seen))))
     yield from check_cycles({path: {target for _, target, quoted in includes(text) if quoted}
                              for path, text in rooms.items()})
+    yield from check_transitive({path: {target for _, target, quoted in includes(text) if quoted} for path, text in rooms.items()})
     yield from check_own_headers(files)
     yield from check_documented(architecture, {os.path.dirname(path) for path in rooms})
     # An exception for a file that is gone is a hole.

@@ -1,5 +1,7 @@
 #include "vmm/board/device_type.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 namespace retrovisor {
@@ -37,6 +39,21 @@ Result<CheckedDevice> check_device(const DeviceSpec& device) {
   RV_TRY(out.type, find_device_type(device.type));
   RV_TRY(out.options, DeviceOptions::check(out.type->options, device));
   return out;
+}
+
+Result<void> add_device(DeviceList& list, DeviceSpec device) {
+  RV_TRY(const auto checked, check_device(device));
+  const auto same = std::find_if(list.begin(), list.end(), [&](const DeviceSpec& d) { return d.type == device.type; });
+  if (!checked.type->single || same == list.end()) {
+    list.push_back(std::move(device));
+    return {};
+  }
+  for (auto& [name, value] : device.options) {
+    const auto given = std::find_if(same->options.begin(), same->options.end(), [&](const auto& o) { return o.first == name; });
+    if (given != same->options.end()) given->second = std::move(value);
+    else same->options.emplace_back(std::move(name), std::move(value));
+  }
+  return {};
 }
 
 std::string device_help() {

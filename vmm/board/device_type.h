@@ -29,6 +29,7 @@ struct DeviceType {
   // Makes the device: DeviceContext::add() and what it claims. What goes wrong, the context remembers.
   void (*make)(DeviceContext& context) = nullptr;
   void (*acpi)(const DeviceOptions& options, AcpiNames& names) = nullptr;  // null: nothing
+  bool single = false;    // a machine has one: to name it again is to give options to it (add_device)
 };
 
 // Makes a type known as long as the program runs: an object of static storage duration beside the type.
@@ -48,6 +49,9 @@ struct CheckedDevice {
   DeviceOptions options;
 };
 Result<CheckedDevice> check_device(const DeviceSpec& device);
+
+// One more device, or other options for the one that there is. Fails at an unknown type.
+Result<void> add_device(DeviceList& list, DeviceSpec device);
 
 // What the command line says to `--device help` and `--device TYPE,help`.
 std::string device_help();

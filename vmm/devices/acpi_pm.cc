@@ -127,6 +127,7 @@ constinit const DeviceType kAcpiPmDevice{
           names.root = join({names.root, name("_S5_", package({integer(machine_map::kSleepTypeS5), integer(machine_map::kSleepTypeS5),
                                                                integer(0), integer(0)}))});
         },
+    .single = true,
 };
 
 }  // namespace retrovisor

@@ -198,6 +198,7 @@ constinit const DeviceType kI8042Device{
           for (const uint16_t port : {machine_map::kI8042Data, machine_map::kI8042Command, machine_map::kSystemControlA})
             c.claim_ports({.first = port, .count = 1, .device = &keyboard});
         },
+    .single = true,
 };
 
 }  // namespace retrovisor

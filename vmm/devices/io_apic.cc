@@ -151,6 +151,7 @@ constinit const DeviceType kIoApicDevice{
           // Its pin may be set up to send the same request as an ExtINT message.
           c.wiring().pic_intr.add_last(io_apic.pic_pin());
         },
+    .single = true,
 };
 
 }  // namespace retrovisor

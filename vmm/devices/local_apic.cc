@@ -345,6 +345,7 @@ constinit const DeviceType kLocalApicDevice{
             c.wiring().pic_intr.add(apic);
           }
         },
+    .single = true,
 };
 
 }  // namespace retrovisor

@@ -24,6 +24,13 @@ constexpr uint8_t RIS = 1, RR = 2, P = 4, select = 8, SMM = 0x20, ESMM = 0x40;
 constexpr uint8_t kElcrWritable[2] = {0xf8, 0xde};
 constexpr uint8_t kElcrReset[2] = {0, 1 << (machine_map::kSciIrq - 8)};
 
+// What the power-on test of a BIOS writes: ICW2 and ICW4 of the IBM PC/AT, whose interrupt vectors software found its way to; open are the
+// lines that a BIOS serves: timer, keyboard, cascade; RTC, mouse, FERR (SeaBIOS, on a machine without disks).
+struct BiosChip {
+  uint8_t vector_base, icw4, imr;
+};
+constexpr BiosChip kBios[2] = {{0x08, 1, 0xf8}, {0x70, 1, 0xce}};
+
 constexpr uint8_t bit(unsigned line) { return static_cast<uint8_t>(1u << (line & 7)); }
 
 }  // namespace
@@ -132,6 +139,11 @@ void Pic8259::reset(const PowerOn&) {
     chips_[i].imr = 0xff;
     chips_[i].elcr = kElcrReset[i];
     chips_[i].cascade = i == kMaster ? bit(kCascadeLine) : kCascadeLine;
+    if (!by_bios_) continue;
+    chips_[i].icw1 = icw1::IC4;
+    chips_[i].icw4 = kBios[i].icw4;
+    chips_[i].vector_base = kBios[i].vector_base;
+    chips_[i].imr = kBios[i].imr;
   }
   update(false);
 }
@@ -286,17 +298,28 @@ void Pic8259::restore(StateReader& in) {
   in.boolean("INTR", intr_);
 }
 
+namespace {
+
+constexpr OptionType kOptions[] = {
+    {.name = "bios", .kind = OptionKind::flag, .standard = "off",
+     .help = "initialised as by a BIOS: vectors 8 and 70h, lines 0, 1, 2, 8, 12 and 13 open; else masked and not initialised"},
+};
+
+}  // namespace
+
 constinit const DeviceType kPic8259Device{
     .name = "pic8259",
     .help = "the two 8259A interrupt controllers of a PC",
+    .options = kOptions,
     .make =
         [](DeviceContext& c) {
-          auto& pic = c.add<Pic8259>(IrqLine(c.wiring().pic_intr, 0));
+          auto& pic = c.add<Pic8259>(IrqLine(c.wiring().pic_intr, 0), c.options().flag("bios"));
           for (const uint16_t base : {machine_map::kPic0, machine_map::kPic1, machine_map::kElcr})
             c.claim_ports({.first = base, .count = 2, .device = &pic});
           c.wiring().isa.add(pic);
           c.offer<ExtIntController>(pic);
         },
+    .single = true,
 };
 
 }  // namespace retrovisor

@@ -14,8 +14,8 @@ namespace retrovisor {
 
 class Pic8259 final : public Device, public IrqSink, public ExtIntController {
  public:
-  // `intr`: the INTR output of the master.
-  explicit Pic8259(IrqLine intr) : intr_line_(intr) {}
+  // `intr`: the INTR output of the master. `by_bios`: after reset it is as a BIOS leaves it, for kernels that expect one.
+  explicit Pic8259(IrqLine intr, bool by_bios = false) : intr_line_(intr), by_bios_(by_bios) {}
 
   std::string_view name() const override { return "pic8259"; }
   void reset(const PowerOn& at) override;
@@ -71,6 +71,7 @@ class Pic8259 final : public Device, public IrqSink, public ExtIntController {
   std::array<Chip, 2> chips_;
   bool intr_ = false;
   const IrqLine intr_line_;
+  const bool by_bios_;
 };
 
 extern const DeviceType kPic8259Device;

@@ -116,6 +116,7 @@ constinit const DeviceType kPit8254Device{
           c.claim_ports({.first = machine_map::kPit, .count = 4, .device = &pit});
           c.claim_ports({.first = machine_map::kSystemControlB, .count = 1, .device = &pit});
         },
+    .single = true,
 };
 
 }  // namespace retrovisor

@@ -38,6 +38,7 @@ constinit const DeviceType kResetControlDevice{
         [](DeviceContext& c) {
           c.claim_ports({.first = machine_map::kResetControl, .count = 1, .device = &c.add<ResetControl>(c.control()), .exact = true});
         },
+    .single = true,
 };
 
 }  // namespace retrovisor

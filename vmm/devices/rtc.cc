@@ -345,6 +345,7 @@ constinit const DeviceType kRtcDevice{
           names.devices["RTC0"] = join({name("_HID", eisa_id("PNP0B00")),
                                         name("_CRS", resources(join({io(machine_map::kRtcIndex, 2), irq(machine_map::kRtcIrq)})))});
         },
+    .single = true,
 };
 
 }  // namespace retrovisor

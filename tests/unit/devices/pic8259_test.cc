@@ -65,6 +65,27 @@ TEST_F(Pic, is_silent_until_somebody_unmasks_it_after_reset) {
   EXPECT_EQ(board.in(0xa1), 0xff);
 }
 
+TEST(PicByBios, takes_interrupts_at_the_vectors_of_a_pc_without_being_initialised) {
+  DeviceList devices = pc_devices();
+  ASSERT_TRUE(add_device(devices, parse_device("pic8259,bios=on").value()).ok());
+  EXPECT_EQ(devices.size(), pc_devices().size()) << "the one that there is, with another option";
+  Board b(1, 0, devices);
+  EXPECT_EQ(b.in(0x21), 0xf8);
+  EXPECT_EQ(b.in(0xa1), 0xce);
+  Pic8259 pic{IrqLine{}, true};
+  pic.reset({});
+  pic.set_irq(0, true);
+  ASSERT_TRUE(pic.intr());
+  EXPECT_EQ(pic.acknowledge(), 8);
+  pic.set_irq(8, true);
+  EXPECT_FALSE(pic.intr()) << "behind the one in service";
+  BusAccess eoi;
+  eoi.address = 0x20;
+  pic.write(eoi, 0x20);
+  ASSERT_TRUE(pic.intr());
+  EXPECT_EQ(pic.acknowledge(), 0x70);
+}
+
 TEST_F(Pic, lower_priorities_wait_and_higher_ones_nest) {
   set(4);
   EXPECT_EQ(take(), 0x24);
