@@ -282,8 +282,19 @@ unsigned SoftEngine::build(SoftCpu& cpu, uint64_t phys, unsigned max_insns, Bloc
 // --- running --------------------------------------------------------------------------------------------------------
 
 void SoftEngine::run_block(SoftCpu& cpu, const Block& block, const Op* op) {
+  if (blocks_observed_) [[unlikely]] return run_observed_block(cpu, block, op);
+  enter(cpu, block, op);
+}
+
+void SoftEngine::run_observed_block(SoftCpu& cpu, const Block& block, const Op* op) {
   const uint64_t begin = cpu.s.rip;
   const uint64_t end = cpu.limit - static_cast<uint64_t>(cpu.budget) + block.count;
+  enter(cpu, block, op);
+  const bool whole = cpu.limit - static_cast<uint64_t>(cpu.budget) == end && cpu.exit != Exit::fault && cpu.exit != Exit::split;
+  if (whole) note_transfer(cpu, block, begin);
+}
+
+void SoftEngine::enter(SoftCpu& cpu, const Block& block, const Op* op) {
   cpu.budget -= block.count;
   cpu.exit = Exit::lookup;
   cpu.chain_from = nullptr;
@@ -292,8 +303,6 @@ void SoftEngine::run_block(SoftCpu& cpu, const Block& block, const Op* op) {
 #else
   while (op != nullptr) op = op->fn(&cpu, op);
 #endif
-  const bool whole = cpu.limit - static_cast<uint64_t>(cpu.budget) == end && cpu.exit != Exit::fault && cpu.exit != Exit::split;
-  if (blocks_observed_ && whole) [[unlikely]] note_transfer(cpu, block, begin);
 }
 
 // Makes a block of at most `max_insns` instructions that is thrown away afterwards. False: cpu.exit is a fault.
@@ -476,9 +485,12 @@ EngineStop SoftEngine::loop(SoftCpu& cpu, uint64_t end) {
       }
     }
 
-    cpu.one_iteration = breakpoint_offset(s.mode64() ? s.rip : s.segment[CS].base + s.rip);
-    if (blocks_observed_ && at_observed_block(cpu, position)) [[unlikely]] return EngineStop::observed;
-    if (code_observed_ && at_observed_code(cpu, position, position != disturbed)) [[unlikely]] return EngineStop::observed;
+    if (watching_) [[unlikely]] {
+      if (blocks_observed_ && at_observed_block(cpu, position)) return EngineStop::observed;
+      if (at_observed_code(cpu, position, position != disturbed)) return EngineStop::observed;
+    } else {
+      cpu.one_iteration = false;
+    }
 
     if (cpu.slow) [[unlikely]] {
       step_slowly(cpu, shadowed);

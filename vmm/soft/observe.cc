@@ -38,6 +38,7 @@ void SoftEngine::observe(Observers& observers) {
   }
   blocks_observed_ = blocks;
   code_observed_ = every || !wanted.breakpoints.empty();
+  watching_ = code_observed_ || blocks;
   breakpoint_offsets_.reset();
   if (code_observed_) {
     if (every) breakpoint_offsets_.set();
@@ -241,7 +242,8 @@ bool SoftEngine::at_observed_block(SoftCpu& cpu, uint64_t position) {
 bool SoftEngine::at_observed_code(SoftCpu& cpu, uint64_t position, bool on_arrival) {
   CpuState& s = cpu.s;
   const uint64_t linear = s.linear_rip().value;
-  if (!breakpoint_offset(linear) || !observers_->wants_code(linear, Position(position))) return false;
+  cpu.one_iteration = breakpoint_offset(linear);
+  if (!cpu.one_iteration || !observers_->wants_code(linear, Position(position))) return false;
   platform_.clock.set_retired(Position(position));
   s.rflags = get_rflags(cpu);
   settle_shadow(cpu, position);

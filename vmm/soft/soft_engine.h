@@ -93,6 +93,8 @@ class SoftEngine final : public Engine, public Stepper, public GuardedWriteObser
 
   EngineStop loop(SoftCpu& cpu, uint64_t end);
   void run_block(SoftCpu& cpu, const Block& block, const Op* op);
+  void run_observed_block(SoftCpu& cpu, const Block& block, const Op* op);
+  static void enter(SoftCpu& cpu, const Block& block, const Op* op);
   bool build_scratch(SoftCpu& cpu, unsigned max_insns);
   bool run_scratch(SoftCpu& cpu, unsigned max_insns);
   void step_slowly(SoftCpu& cpu, bool shadowed);
@@ -141,6 +143,7 @@ class SoftEngine final : public Engine, public Stepper, public GuardedWriteObser
   bool code_observed_ = false;           // somebody wants to know of breakpoints or instructions
   bool every_instruction_ = false;
   bool blocks_observed_ = false;
+  bool watching_ = false;                // either of them
   std::vector<uint64_t> watched_pages_;  // flagged page_flag::watched
   SoftCpu* running_ = nullptr;           // between entering and leaving run_instructions()
   bool stop_at_window_ = false;
