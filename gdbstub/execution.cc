@@ -291,6 +291,7 @@ Result<TimelineStop> Execution::step_range(VcpuId vcpu, uint64_t begin, uint64_t
   for (uint64_t steps = 1;; ++steps) {
     auto stop = step(vcpu);
     if (!stop || stop->reason != TimelineStop::Reason::position) return stop;
+    if (machine().last_vcpu() != vcpu) return stop;  // it has not run, as has been told: another step would not make it
     const uint64_t pc = machine().vcpu(vcpu).state.linear_rip().value;
     if (pc < begin || pc >= end || steps >= kMaxRangeSteps) return stop;
     if (breakpoints_.code_at(pc)) {

@@ -252,5 +252,16 @@ TEST_F(Handlers, without_a_breakpoint_a_step_leads_behind_the_handlers_first_ins
   EXPECT_EQ(position(), where);
 }
 
+// The second vCPU waits for a start-up IPI that never comes; the machine has gone on as one of its own.
+TEST(StepRange, of_a_vcpu_that_does_not_run_ends_once_that_is_told) {
+  Client client(new FakeTimeline(counting_guest(), 2));
+  ASSERT_TRUE(client.timeline().seek(Position(kEnd - 1)).ok());
+  const auto answers = client.say({"qRcmd," + hex_bytes("go-live"), "vCont;r0,ffffffffffffffff:2"});
+  EXPECT_LT(client.timeline().machine().position(), Position(3'000'000)) << "one step's patience, not that of a thousand";
+  bool told = false;
+  for (const std::string& a : answers) told = told || a.find("has not run") != a.npos;
+  EXPECT_TRUE(told);
+}
+
 }  // namespace
 }  // namespace retrovisor::gdb
