@@ -140,6 +140,8 @@ CpuState CpuState::after_init(VcpuId id) const {
   fresh.nmi_pending = nmi_pending;
   fresh.sipi_pending = sipi_pending;
   fresh.sipi_vector = sipi_vector;
+  // To the boot processor none comes but with a reset, by which firmware lets it start elsewhere (devices/restart.h).
+  if (sipi_pending) fresh.activity = Activity::wait_for_sipi;
   return fresh;
 }
 

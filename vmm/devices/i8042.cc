@@ -24,8 +24,8 @@ constexpr uint8_t kInputPort = 0x80;   // keyboard not inhibited
 
 }  // namespace
 
-I8042::I8042(MachineControl& control, IrqLine keyboard_irq, IrqLine aux_irq)
-    : control_(control), keyboard_irq_(keyboard_irq), aux_irq_(aux_irq) {}
+I8042::I8042(Restart restart, IrqLine keyboard_irq, IrqLine aux_irq)
+    : restart_(restart), keyboard_irq_(keyboard_irq), aux_irq_(aux_irq) {}
 
 void I8042::reset(const PowerOn&) {
   ram_.fill(0);
@@ -65,12 +65,12 @@ void I8042::answer(uint8_t data, uint8_t flags) {
 
 void I8042::write_output_port(uint8_t value) {
   output_port_ = value & port::writable;
-  if ((value & port::not_reset) == 0) control_.request_stop({StopReason::reset, value});
+  if ((value & port::not_reset) == 0) restart_.reset_processors(value);
 }
 
 void I8042::write_port92(uint8_t value) {
   output_port_ = static_cast<uint8_t>((output_port_ & ~port::A20) | ((value & port92::A20) != 0 ? port::A20 : 0));
-  if ((value & port92::reset) != 0) control_.request_stop({StopReason::reset, value});
+  if ((value & port92::reset) != 0) restart_.reset_processors(value);
 }
 
 void I8042::command(uint8_t value) {
@@ -107,7 +107,7 @@ void I8042::command(uint8_t value) {
     default: break;
   }
   // Pulses those of output port bits 3-0 that are 0 in the command; bit 0 is the reset line.
-  if (value >= 0xf0 && (value & port::not_reset) == 0) control_.request_stop({StopReason::reset, value});
+  if (value >= 0xf0 && (value & port::not_reset) == 0) restart_.reset_processors(value);
 }
 
 void I8042::data(uint8_t value) {
@@ -194,7 +194,7 @@ constinit const DeviceType kI8042Device{
     .help = "keyboard controller with nothing plugged in, and port 0x92",
     .make =
         [](DeviceContext& c) {
-          auto& keyboard = c.add<I8042>(c.control(), c.irq(machine_map::kKeyboardIrq), c.irq(machine_map::kAuxIrq));
+          auto& keyboard = c.add<I8042>(Restart(c), c.irq(machine_map::kKeyboardIrq), c.irq(machine_map::kAuxIrq));
           for (const uint16_t port : {machine_map::kI8042Data, machine_map::kI8042Command, machine_map::kSystemControlA})
             c.claim_ports({.first = port, .count = 1, .device = &keyboard});
         },

@@ -9,13 +9,13 @@
 
 #include "vmm/board/device_type.h"
 #include "vmm/bus.h"
-#include "vmm/platform.h"
+#include "vmm/devices/restart.h"
 
 namespace retrovisor {
 
 class I8042 final : public Device {
  public:
-  I8042(MachineControl& control, IrqLine keyboard_irq, IrqLine aux_irq);
+  I8042(Restart restart, IrqLine keyboard_irq, IrqLine aux_irq);
 
   std::string_view name() const override { return "i8042"; }
   void reset(const PowerOn& at) override;
@@ -42,7 +42,7 @@ class I8042 final : public Device {
   // `next`: another byte has moved into the output buffer, which is a new edge.
   void update(bool next);
 
-  MachineControl& control_;
+  Restart restart_;
   const IrqLine keyboard_irq_, aux_irq_;
 
   std::array<uint8_t, 32> ram_{};   // byte 0 is the command byte

@@ -28,14 +28,16 @@ void LocalApic::reset(const PowerOn&) {
   id_ = static_cast<uint8_t>(vcpu_.id.value);
   lint0_ = false;
   init_registers();
-  if (boot) {
-    svr_ |= svr::enable;
-    lvt_[LINT0] = static_cast<uint32_t>(DeliveryMode::ext_int) << lvt::mode_shift;
-    lvt_[LINT1] = static_cast<uint32_t>(DeliveryMode::nmi) << lvt::mode_shift;
-  }
+  if (boot) virtual_wire();
   map_page();
   update_timer();
   update_intr();
+}
+
+void LocalApic::virtual_wire() {
+  svr_ |= svr::enable;
+  lvt_[LINT0] = static_cast<uint32_t>(DeliveryMode::ext_int) << lvt::mode_shift;
+  lvt_[LINT1] = static_cast<uint32_t>(DeliveryMode::nmi) << lvt::mode_shift;
 }
 
 // State after INIT, and after power-up but for the ID and IA32_APIC_BASE (SDM 3A 10.4.7.1, 10.4.7.3).
@@ -145,6 +147,15 @@ void LocalApic::receive_init() {
   update_intr();
 }
 
+void LocalApic::reset_processor(uint8_t start_vector) {
+  receive_init();
+  if (vcpu_.id.value != 0) return;
+  virtual_wire();
+  vcpu_.state.sipi_pending = true;
+  vcpu_.state.sipi_vector = start_vector;
+  update_intr();
+}
+
 bool LocalApic::receive(const ApicMessage& message) {
   CpuState& state = vcpu_.state;
   switch (message.mode) {
@@ -155,8 +166,8 @@ bool LocalApic::receive(const ApicMessage& message) {
       return true;
     case DeliveryMode::init: receive_init(); return true;
     case DeliveryMode::start_up:
-      // Lost unless the processor waits for it (SDM 3A 8.4.3); the first of several counts.
-      if ((state.init_pending || state.activity == Activity::wait_for_sipi) && !state.sipi_pending) {
+      // Lost unless the processor waits for it (SDM 3A 8.4.3), as the boot processor does not behind an INIT; the first of several counts.
+      if (((state.init_pending && vcpu_.id.value != 0) || state.activity == Activity::wait_for_sipi) && !state.sipi_pending) {
         state.sipi_pending = true;
         state.sipi_vector = message.vector;
       }

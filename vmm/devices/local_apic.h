@@ -46,6 +46,8 @@ class LocalApic final : public Device, public IrqSink, public VcpuInterrupts {
   // For the APIC bus.
   bool is_destination(const ApicMessage& message) const;
   bool receive(const ApicMessage& message);  // false: not taken
+  // The processor's reset line is pulsed: INIT, and its local APIC as firmware leaves it. The boot processor takes a start-up IPI then.
+  void reset_processor(uint8_t start_vector);
   bool software_enabled() const;
   uint8_t processor_priority() const;        // PPR
   // LINT0: INTR of the 8259A pair.
@@ -71,6 +73,7 @@ class LocalApic final : public Device, public IrqSink, public VcpuInterrupts {
   void update_intr() { vcpu_.intr = ext_int_ready() || deliverable() >= 0; }
 
   void init_registers();
+  void virtual_wire();
   void receive_init();
   bool accept(uint8_t vector, bool level);
   void deliver_lvt(Lvt entry);

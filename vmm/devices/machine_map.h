@@ -16,6 +16,9 @@ inline constexpr unsigned kIoApicPins = 24;
 inline constexpr uint32_t kGsiBase = 0;                 // global system interrupt of pin 0
 // The local APIC ID of a vCPU is its number.
 
+// Firmware's, in the BIOS area: code by which a processor goes on behind a reset (restart.h). A page below 1 MiB.
+inline constexpr uint64_t kRestartCode = 0xf1000;
+
 // Ports.
 inline constexpr uint16_t kPic0 = 0x20, kPic1 = 0xa0, kElcr = 0x4d0;
 inline constexpr uint16_t kPit = 0x40, kSystemControlB = 0x61;

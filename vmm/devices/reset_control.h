@@ -5,13 +5,14 @@
 
 #include "vmm/board/device_type.h"
 #include "vmm/bus.h"
+#include "vmm/devices/restart.h"
 #include "vmm/platform.h"
 
 namespace retrovisor {
 
 class ResetControl final : public Device {
  public:
-  explicit ResetControl(MachineControl& control) : control_(control) {}
+  ResetControl(MachineControl& control, Restart restart) : control_(control), restart_(restart) {}
 
   std::string_view name() const override { return "reset_control"; }
   void reset(const PowerOn&) override { value_ = 0; }
@@ -22,6 +23,7 @@ class ResetControl final : public Device {
 
  private:
   MachineControl& control_;
+  Restart restart_;
   uint8_t value_ = 0;
 };
 

@@ -25,6 +25,7 @@ enum Register : unsigned {
   B = 11,
   C = 12,
   D = 13,
+  SHUTDOWN = 15,
   CENTURY = 0x32,
 };
 namespace reg_a {
@@ -300,6 +301,9 @@ void Rtc::write(const BusAccess& access, uint64_t wide) {
   update();
 }
 
+uint8_t Rtc::shutdown_code() const { return ram_[SHUTDOWN]; }
+void Rtc::clear_shutdown_code() { ram_[SHUTDOWN] = 0; }
+
 void Rtc::save(StateWriter& out) const {
   out.section(name());
   out.bytes("ram", ram_);
@@ -338,6 +342,7 @@ constinit const DeviceType kRtcDevice{
         [](DeviceContext& c) {
           auto& rtc = c.add<Rtc>(c.guest_clock(), c.deadlines(), c.irq(machine_map::kRtcIrq), c.memory_size());
           c.claim_ports({.first = machine_map::kRtcIndex, .count = 2, .device = &rtc});
+          c.offer<ShutdownCode>(rtc);
         },
     .acpi =
         [](const DeviceOptions&, AcpiNames& names) {

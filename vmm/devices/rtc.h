@@ -10,10 +10,11 @@
 #include "vmm/board/device_type.h"
 #include "vmm/bus.h"
 #include "vmm/clock.h"
+#include "vmm/devices/restart.h"
 
 namespace retrovisor {
 
-class Rtc final : public Device {
+class Rtc final : public Device, public ShutdownCode {
  public:
   static constexpr unsigned kSize = 128;
 
@@ -29,6 +30,8 @@ class Rtc final : public Device {
   // Ports 0x70 (index and NMI mask, write only) and 0x71.
   uint64_t read(const BusAccess& access) override;
   void write(const BusAccess& access, uint64_t value) override;
+  uint8_t shutdown_code() const override;
+  void clear_shutdown_code() override;
   // Bit 7 of port 0x70. The machine has no source of NMI but interprocessor interrupts, which it does not mask.
   bool nmi_masked() const { return nmi_masked_; }
 

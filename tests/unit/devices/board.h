@@ -79,6 +79,7 @@ class Board : public BareBoard {
   // As vCPU `id` from here on.
   void on(uint32_t id) { running = VcpuId(id); }
   Vcpu& vcpu(uint32_t id = 0) { return *vcpus[id]; }
+  GuestMemory& memory() { return *memory_.value(); }
   uint32_t apic(uint64_t offset) {
     return static_cast<uint32_t>(mmio.read(running, PhysAddr(machine_map::kLocalApicBase + offset), 4));
   }

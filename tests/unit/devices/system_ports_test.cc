@@ -1,6 +1,9 @@
 // Keyboard controller, reset control, ACPI fixed hardware, debug ports.
 #include <gtest/gtest.h>
 
+#include <array>
+#include <vector>
+
 #include "tests/unit/devices/board.h"
 #include "vmm/devices/ticks.h"
 
@@ -116,6 +119,92 @@ TEST_F(SystemPorts, reset_control_resets_on_the_rising_edge_of_rcpu) {
   expect_stop(StopReason::reset, 0x06);
   board.out(0xcf9, 0x06);
   EXPECT_EQ(board.control.stops.size(), 1u);
+}
+
+// What stands in CMOS register 0Fh and in 40:67 when a reset comes.
+class ShutdownCodes : public SystemPorts {
+ protected:
+  void set(unsigned code, uint16_t segment, uint16_t offset) {
+    board.out(0x70, 0x0f);
+    board.out(0x71, code);
+    for (unsigned i = 0; i < 2; ++i) {
+      board.memory().write(PhysAddr(0x467 + i), std::array{static_cast<uint8_t>(offset >> 8 * i)});
+      board.memory().write(PhysAddr(0x469 + i), std::array{static_cast<uint8_t>(segment >> 8 * i)});
+    }
+  }
+  unsigned code() {
+    board.out(0x70, 0x0f);
+    return board.in(0x71);
+  }
+  std::vector<uint8_t> start_code() {
+    std::vector<uint8_t> bytes(13);
+    board.memory().read(PhysAddr(machine_map::kRestartCode), bytes);
+    return bytes;
+  }
+  void expect_restart() {
+    EXPECT_TRUE(board.control.stops.empty());
+    const CpuState& s = board.vcpu().state;
+    EXPECT_TRUE(s.init_pending && s.sipi_pending);
+    EXPECT_EQ(uint64_t{s.sipi_vector} << 12, machine_map::kRestartCode);
+    EXPECT_EQ(code(), 0u);
+  }
+};
+
+TEST_F(ShutdownCodes, jump_goes_on_at_the_pointer_without_eoi) {
+  set(0x0a, 0x1234, 0x5678);
+  board.out(0x64, 0xfe);
+  expect_restart();
+  EXPECT_EQ(start_code(), (std::vector<uint8_t>{0xea, 0x78, 0x56, 0x34, 0x12, 0, 0, 0, 0, 0, 0, 0, 0}));
+}
+
+TEST_F(ShutdownCodes, jump_with_eoi_goes_on_behind_one_for_each_8259) {
+  set(0x05, 0x1234, 0x5678);
+  board.out(0x92, 0x01);
+  expect_restart();
+  EXPECT_EQ(start_code(),
+            (std::vector<uint8_t>{0xb0, 0x20, 0xe6, 0xa0, 0xe6, 0x20, 0xb0, 0x00, 0xea, 0x78, 0x56, 0x34, 0x12}));
+}
+
+TEST_F(ShutdownCodes, every_reset_of_the_processors_alone_looks_at_the_code) {
+  const auto fresh = [this] { board.vcpu().state.init_pending = board.vcpu().state.sipi_pending = false; };
+  set(0x0a, 1, 2);
+  board.out(0x64, 0xd1);
+  board.out(0x60, 0x02);
+  expect_restart();
+  fresh();
+  set(0x0a, 1, 2);
+  board.out(0xcf9, 0x04);
+  expect_restart();
+}
+
+TEST_F(ShutdownCodes, all_others_and_a_hard_reset_end_the_run) {
+  for (unsigned value = 0; value < 256; ++value) {
+    if (value == 0x05 || value == 0x0a) continue;
+    set(value, 1, 2);
+    board.out(0x64, 0xfe);
+    expect_stop(StopReason::reset, 0xfe);
+    board.control.stops.clear();
+    EXPECT_EQ(code(), value);
+  }
+  set(0x0a, 1, 2);
+  board.out(0xcf9, 0x06);
+  expect_stop(StopReason::reset, 0x06);
+  EXPECT_FALSE(board.vcpu().state.init_pending);
+}
+
+TEST_F(ShutdownCodes, other_processors_wait_for_a_start_up_ipi_again) {
+  Board two(2);
+  two.vcpu(1).state.activity = Activity::running;
+  two.vcpu(1).state.sipi_pending = true;
+  two.out(0x70, 0x0f);
+  two.out(0x71, 0x0a);
+  two.out(0x64, 0xfe);
+  for (uint32_t id = 0; id < 2; ++id) {
+    Vcpu& v = two.vcpu(id);
+    EXPECT_TRUE(v.state.init_pending);
+    EXPECT_EQ(v.state.after_init(v.id).activity, Activity::wait_for_sipi);
+    EXPECT_EQ(v.state.sipi_pending, id == 0);
+  }
 }
 
 TEST_F(SystemPorts, pci_configuration_mechanism_is_absent) {

@@ -1,0 +1,23 @@
+; A hard reset (0xcf9) ends the run whatever the shutdown code says.
+; expect: reset
+; console: ^going\n$
+%include "lib/guest.inc"
+
+%macro outb_dx 2
+  mov dx, %1
+  mov al, %2
+  out dx, al
+%endmacro
+
+GUEST
+  puts "going", 10
+  outb_dx 0x70, 0x0f
+  outb_dx 0x71, 0x0a
+  mov word [0x467], resumed
+  mov word [0x469], 0
+  outb_dx 0xcf9, 2
+  outb_dx 0xcf9, 6
+  times 100 nop
+resumed:
+  failed "behind the reset"
+  finish
