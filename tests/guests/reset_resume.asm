@@ -1,6 +1,6 @@
 ; A reset with a shutdown code in CMOS memory goes on at the real-mode pointer in 40:67, with the registers of a reset and memory kept. Out
 ; of 64-bit mode by the keyboard controller (code 0Ah), out of protected mode by port 92h with an interrupt in service (code 05h, with an
-; EOI), and by a soft reset of 0xcf9. Sources: Ralf Brown's CMOS.LST, register 0Fh; SDM 3A table 9-1.
+; EOI), and by a soft reset of 0xcf9; by IRET and RETF (codes 0Bh, 0Ch). Sources: Ralf Brown's CMOS.LST, register 0Fh; SDM 3A table 9-1.
 %include "lib/guest.inc"
 %include "lib/modes.inc"
 %include "lib/pic.inc"
@@ -77,6 +77,17 @@
   movzx eax, al
   expect "the code is used up", eax, 0
 %endmacro
+%macro arrive_at_stack 0
+  mov [saved], sp
+  mov [saved + 2], ss
+  setc [saved + 4]
+  mov [saved + 5], ax
+  mov byte [saved + 7], 0
+  jmp 0:%%low
+%%low:
+  mov ss, ax
+  mov sp, 0x7c00
+%endmacro
 
 GUEST
   start_long
@@ -145,6 +156,33 @@ behind_eoi:
 by_cf9:
   arrive
   expect_reset_state
+
+  ; The pointer is a stack: IRET takes IP, CS and FLAGS from it, RETF IP and CS.
+  cmos_out 0x0f, 0x0b
+  mov dword [0x467], 0x0500_0100
+  mov word [0x5100], by_iret - 0x7c00
+  mov word [0x5102], 0x07c0
+  mov word [0x5104], 1              ; CF
+  outb 0x64, 0xfe
+  times 100 nop
+  failed "behind the reset with code 0Bh"
+  finish
+by_iret:
+  arrive_at_stack
+  expect "SS:SP behind IRET", [saved], 0x0500_0106
+  expect "CF from the stack, AX", [saved + 4], 0x0000_0001
+  cmos_out 0x0f, 0x0c
+  mov dword [0x467], 0x0500_0200
+  mov word [0x5200], by_retf - 0x7c00
+  mov word [0x5202], 0x07c0
+  outb 0x64, 0xfe
+  times 100 nop
+  failed "behind the reset with code 0Ch"
+  finish
+by_retf:
+  arrive_at_stack
+  expect "SS:SP behind RETF", [saved], 0x0500_0204
+  expect "CF and AX of the reset", [saved + 4], 0
   finish
 
 on_irq0_real:

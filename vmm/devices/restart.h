@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "vmm/types.h"
@@ -37,13 +38,16 @@ class Restart {
   explicit Restart(DeviceContext& context);
 
   // The reset line of the processors is pulsed. Ends the run (StopReason::reset with this detail) unless the shutdown code says where
-  // to go on: 05h and 0Ah at the pointer in 40:67, 05h behind an EOI to both 8259As. 09h, the return from a BIOS's own block move,
-  // is a reset, as for SeaBIOS: the machine's INT 15h does not move blocks so. Memory and devices stay as they are but for local APICs.
+  // to go on: 05h and 0Ah at the pointer in 40:67, 05h behind an EOI to both 8259As; 0Bh and 0Ch by IRET and RETF from the stack at
+  // 40:67. 09h returns into a BIOS's own block move, by a frame that no program can know: a reset, as the machine's INT 15h does not
+  // move blocks so (SeaBIOS refuses it, too). Memory and devices stay as they are but for local APICs.
   void reset_processors(uint64_t detail);
   // Resets all processors; the boot processor goes on in real mode there. False, with nothing done, if that cannot be.
-  bool restart_at(FarPointer where, bool end_of_interrupt);
+  bool restart_at(FarPointer where);
 
  private:
+  bool restart(std::span<const uint8_t> code);
+
   MachineControl& control_;
   DmaPort& dma_;
   ApicBus& apics_;

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <utility>
 #include <vector>
 
 #include "tests/unit/devices/board.h"
@@ -165,6 +166,16 @@ TEST_F(ShutdownCodes, jump_with_eoi_goes_on_behind_one_for_each_8259) {
             (std::vector<uint8_t>{0xb0, 0x20, 0xe6, 0xa0, 0xe6, 0x20, 0xb0, 0x00, 0xea, 0x78, 0x56, 0x34, 0x12}));
 }
 
+TEST_F(ShutdownCodes, iret_and_retf_go_on_from_the_stack_at_the_pointer) {
+  for (const auto& [value, last] : {std::pair<unsigned, uint8_t>{0x0b, 0xcf}, {0x0c, 0xcb}}) {
+    set(value, 0x1234, 0x5678);
+    board.out(0x64, 0xfe);
+    expect_restart();
+    EXPECT_EQ(start_code(), (std::vector<uint8_t>{0xb8, 0x34, 0x12, 0x8e, 0xd0, 0xbc, 0x78, 0x56, 0xb8, 0, 0, last, 0}));
+    board.vcpu().state.init_pending = board.vcpu().state.sipi_pending = false;
+  }
+}
+
 TEST_F(ShutdownCodes, every_reset_of_the_processors_alone_looks_at_the_code) {
   const auto fresh = [this] { board.vcpu().state.init_pending = board.vcpu().state.sipi_pending = false; };
   set(0x0a, 1, 2);
@@ -179,7 +190,7 @@ TEST_F(ShutdownCodes, every_reset_of_the_processors_alone_looks_at_the_code) {
 
 TEST_F(ShutdownCodes, all_others_and_a_hard_reset_end_the_run) {
   for (unsigned value = 0; value < 256; ++value) {
-    if (value == 0x05 || value == 0x0a) continue;
+    if (value == 0x05 || (value >= 0x0a && value <= 0x0c)) continue;
     set(value, 1, 2);
     board.out(0x64, 0xfe);
     expect_stop(StopReason::reset, 0xfe);
