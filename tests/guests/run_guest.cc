@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "vmm/board/device_type.h"
 #include "vmm/boot/loader.h"
 #include "vmm/machine/machine.h"
 #include "vmm/quiet_boundary.h"
@@ -27,6 +28,7 @@ struct Expectation {
   uint64_t code = 1;
   std::optional<std::string> console;  // a regular expression
   uint32_t vcpus = 1;
+  std::vector<std::string> devices;
   std::string input;
   Position limit = kDefaultLimit;
   bool as_kernel = false;  // recognised by what it is, not loaded flat
@@ -37,12 +39,13 @@ Expectation read_expectation(const std::string& path) {
   Expectation e;
   std::ifstream in(path);
   for (std::string line; std::getline(in, line) && line.starts_with(";");) {
-    static const std::regex kLine("; (expect|console|vcpus|input|limit|load): (.*)");
+    static const std::regex kLine("; (expect|console|vcpus|device|input|limit|load): (.*)");
     std::smatch m;
     if (!std::regex_match(line, m, kLine)) continue;
     const std::string key = m[1], value = m[2];
     if (key == "console") e.console = value;
     if (key == "vcpus") e.vcpus = static_cast<uint32_t>(std::stoul(value));
+    if (key == "device") e.devices.push_back(value);
     if (key == "input") e.input = value;
     if (key == "load") e.as_kernel = value == "kernel";
     if (key == "limit") e.limit = Position(std::stoull(value));
@@ -97,6 +100,10 @@ Result<Outcome> run(const Expectation& expected, const std::vector<uint8_t>& bin
   MachineConfig config;
   config.memory_size = kMemory;
   config.vcpus = expected.vcpus;
+  for (const std::string& text : expected.devices) {
+    RV_TRY(auto device, parse_device(text));
+    RV_TRY(add_device(config.devices, std::move(device)));
+  }
   auto machine = Machine::create(config, boundary);
   if (!machine) return std::move(machine).error();
   Machine& m = **machine;

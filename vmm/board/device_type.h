@@ -18,6 +18,7 @@ class DeviceContext;
 struct AcpiNames {
   aml::Aml root;                                       // terms behind the root
   std::map<std::string, aml::Aml, std::less<>> devices;  // \_SB, by name: in its order
+  bool rtc_wakes = false;                                // the clock's alarm is told in PM1_STS (FADT: not FIX_RTC)
 };
 
 struct DeviceType {

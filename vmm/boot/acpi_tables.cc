@@ -35,14 +35,14 @@ void io_address(ByteBuilder& out, uint16_t port, uint8_t bits, uint8_t access) {
   out.u8(bits == 0 ? 0 : 1).u8(bits).u8(0).u8(access).u64(port);
 }
 
-std::vector<uint8_t> make_fadt(uint64_t facs, uint64_t dsdt) {
+std::vector<uint8_t> make_fadt(uint64_t facs, uint64_t dsdt, bool rtc_wakes) {
   // Flags (table 5.10).
   constexpr uint32_t WBINVD = 1 << 0, PROC_C1 = 1 << 2, PWR_BUTTON = 1 << 4, SLP_BUTTON = 1 << 5, FIX_RTC = 1 << 6,
                      RESET_REG_SUP = 1 << 10;
   constexpr uint32_t TMR_VAL_EXT = 1 << 8;
   constexpr uint32_t kTimerFlag = machine_map::kPmTimerBits == 32 ? TMR_VAL_EXT : 0;
   // PWR_BUTTON, SLP_BUTTON and FIX_RTC mean that the button or the clock's alarm is not in the fixed registers.
-  constexpr uint32_t kFlags = WBINVD | PROC_C1 | PWR_BUTTON | SLP_BUTTON | FIX_RTC | RESET_REG_SUP | kTimerFlag;
+  constexpr uint32_t kFlags = WBINVD | PROC_C1 | PWR_BUTTON | SLP_BUTTON | RESET_REG_SUP | kTimerFlag;
   // IA-PC boot architecture flags (table 5.11). There is no VGA, no PCI (so no MSI and ASPM) and no keyboard; the CMOS clock
   // is there.
   constexpr uint16_t LEGACY_DEVICES = 1 << 0, NO_VGA = 1 << 2, NO_MSI = 1 << 3, NO_ASPM = 1 << 4;
@@ -57,7 +57,7 @@ std::vector<uint8_t> make_fadt(uint64_t facs, uint64_t dsdt) {
   b.u16(0xfff).u16(0xfff);      // P_LVL2_LAT, P_LVL3_LAT: above 100 and 1000 mean no C2, C3
   b.u16(0).u16(0).u8(0).u8(0);  // FLUSH_SIZE, FLUSH_STRIDE, DUTY_OFFSET, DUTY_WIDTH
   b.u8(0).u8(0).u8(0x32);       // DAY_ALRM, MON_ALRM: none; CENTURY: CMOS register
-  b.u16(LEGACY_DEVICES | NO_VGA | NO_MSI | NO_ASPM).u8(0).u32(kFlags);
+  b.u16(LEGACY_DEVICES | NO_VGA | NO_MSI | NO_ASPM).u8(0).u32(kFlags | (rtc_wakes ? 0 : FIX_RTC));
   io_address(b, machine_map::kResetControl, 8, 1);
   b.u8(machine_map::kResetValue).u16(0).u8(0);  // RESET_VALUE, ARM_BOOT_ARCH, minor version
   b.u64(0).u64(0);                              // X_FIRMWARE_CTRL, X_DSDT: the 32-bit fields above are in use
@@ -117,7 +117,7 @@ AcpiTables make_acpi_tables(uint64_t base, uint32_t vcpus, const AcpiNames& name
   const std::vector<uint8_t> madt = make_madt(vcpus);
   const std::vector<uint8_t> facs = make_facs();
   const std::vector<uint8_t> dsdt = table("DSDT", 2, make_dsdt_aml(names));
-  const std::vector<uint8_t> fadt_shape = make_fadt(0, 0);
+  const std::vector<uint8_t> fadt_shape = make_fadt(0, 0, false);
 
   // Order and addresses: RSDP, then each table on a 64-byte boundary, as the FACS must be.
   uint64_t next = base;
@@ -147,7 +147,7 @@ AcpiTables make_acpi_tables(uint64_t base, uint32_t vcpus, const AcpiNames& name
   put(base, make_rsdp(rsdt_at, xsdt_at));
   put(xsdt_at, table("XSDT", 1, xsdt.data()));
   put(rsdt_at, table("RSDT", 1, rsdt.data()));
-  put(fadt_at, make_fadt(facs_at, dsdt_at));
+  put(fadt_at, make_fadt(facs_at, dsdt_at, names.rtc_wakes));
   put(madt_at, madt);
   put(facs_at, facs);
   put(dsdt_at, dsdt);

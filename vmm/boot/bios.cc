@@ -85,6 +85,7 @@ void write_data_area(LoadPlan& plan) {
 void write_bios(LoadPlan& plan) {
   static_assert(sizeof kBiosBytes == kBiosAreaEnd - kBiosServices);
   static_assert(machine_map::kRestartCode >= kMpTableBegin + kMpTableSize && machine_map::kRestartCode + kPageSize <= kBiosServices);
+  static_assert(machine_map::kRsdp == kAcpiBegin);
   plan.write(kBiosServices, kBiosBytes);
   write_memory_map(plan, memory_map(plan.memory()));
   write_vectors(plan);

@@ -8,7 +8,7 @@ namespace retrovisor {
 namespace {
 
 namespace pm1_sts {
-constexpr uint16_t TMR = 1;  // the others (bus master, global lock, buttons, RTC, wake) have nothing behind them
+constexpr uint16_t TMR = 1, RTC = 0x400, WAK = 0x8000;  // the others (bus master, global lock, buttons) have nothing behind them
 }
 namespace pm1_en {
 constexpr uint16_t TMR = 1, GBL = 0x20, PWRBTN = 0x100, SLPBTN = 0x200, RTC = 0x400;
@@ -28,15 +28,17 @@ constexpr uint16_t with_byte(uint16_t old, unsigned index, uint8_t value) {
 
 }  // namespace
 
-AcpiPm::AcpiPm(const Clock& clock, Deadlines& deadlines, MachineControl& control, IrqLine sci)
+AcpiPm::AcpiPm(const Clock& clock, Deadlines& deadlines, MachineControl& control, IrqLine sci, std::optional<Suspend> s3)
     : clock_(clock), deadlines_(deadlines), control_(control), sci_(sci),
       timer_(deadlines.add("acpi_pm.timer", [this](VirtualTime) {
         sync(clock_.now().value);
         update();
-      })) {}
+      })),
+      s3_(std::move(s3)) {}
 
 void AcpiPm::reset(const PowerOn&) {
   status_ = enable_ = 0;
+  asleep_ = rtc_line_ = false;
   control_register_ = pm1_cnt::SCI_EN;
   synced_ = clock_.now().value;
   update();
@@ -56,7 +58,32 @@ void AcpiPm::update() {
   if ((enable_ & pm1_en::TMR) != 0 && (status_ & pm1_sts::TMR) == 0)
     when = kTimer.time_of((carries(synced_) + 1) << kCarryBit);
   if (deadlines_.deadline(timer_) != when) deadlines_.arm(timer_, when);
+  if (asleep_ && (status_ & enable_) != 0) wake();
 }
+
+void AcpiPm::set_irq(unsigned line, bool level) {
+  if (line != machine_map::kRtcIrq) return;
+  if (level && !rtc_line_) status_ |= pm1_sts::RTC;
+  rtc_line_ = level;
+  sync(clock_.now().value);
+  update();
+}
+
+void AcpiPm::enter_sleep_state(uint16_t type) {
+  if (type == machine_map::kSleepTypeS5) control_.request_stop({StopReason::power_off, 0});
+  if (type != machine_map::kSleepTypeS3 || !s3_) return;
+  asleep_ = true;
+  s3_->stop_processors();
+}
+
+// Firmware without a place to go on at starts the machine anew.
+void AcpiPm::wake() {
+  asleep_ = false;
+  status_ |= pm1_sts::WAK;
+  if (!s3_->wake()) control_.request_stop({StopReason::reset, 0});
+}
+
+uint16_t AcpiPm::status_bits() const { return s3_ ? pm1_sts::TMR | pm1_sts::RTC | pm1_sts::WAK : pm1_sts::TMR; }
 
 uint64_t AcpiPm::read(const BusAccess& access) {
   const auto port = static_cast<uint16_t>(access.address);
@@ -84,9 +111,8 @@ void AcpiPm::write(const BusAccess& access, uint64_t wide) {
   } else {
     const uint16_t written = with_byte(control_register_, byte, value);
     control_register_ = written & pm1_cnt::writable;
-    if ((written & pm1_cnt::SLP_EN) != 0 &&
-        (written & pm1_cnt::SLP_TYP) >> pm1_cnt::slp_typ_shift == machine_map::kSleepTypeS5)
-      control_.request_stop({StopReason::power_off, 0});
+    if ((written & pm1_cnt::SLP_EN) != 0)
+      enter_sleep_state(static_cast<uint16_t>((written & pm1_cnt::SLP_TYP) >> pm1_cnt::slp_typ_shift));
   }
   update();
 }
@@ -97,32 +123,55 @@ void AcpiPm::save(StateWriter& out) const {
   out.u16("PM1_EN", enable_);
   out.u16("PM1_CNT", control_register_);
   out.u64("synced", synced_);
+  if (!s3_) return;
+  out.boolean("asleep", asleep_);
+  out.boolean("RTC_line", rtc_line_);
 }
 
 void AcpiPm::restore(StateReader& in) {
   in.section(name());
   in.u16("PM1_STS", status_);
-  in.check("PM1_STS", (status_ & ~pm1_sts::TMR) == 0);
+  in.check("PM1_STS", (status_ & ~status_bits()) == 0);
   in.u16("PM1_EN", enable_);
   in.check("PM1_EN", (enable_ & ~pm1_en::writable) == 0);
   in.u16("PM1_CNT", control_register_);
   in.check("PM1_CNT", (control_register_ & ~pm1_cnt::writable) == 0);
   in.u64("synced", synced_);
   in.check("synced", synced_ < kMaxRestoredTime);
+  if (!s3_) return;
+  in.boolean("asleep", asleep_);
+  in.boolean("RTC_line", rtc_line_);
 }
+
+namespace {
+
+constexpr OptionType kOptions[] = {
+    {.name = "s3", .kind = OptionKind::flag, .standard = "off",
+     .help = "sleep to RAM (S3), from which the real-time clock's alarm and the timer wake"},
+};
+
+}  // namespace
 
 constinit const DeviceType kAcpiPmDevice{
     .name = "acpi-pm",
     .help = "ACPI fixed hardware: power management events, timer and soft-off",
+    .options = kOptions,
     .make =
         [](DeviceContext& c) {
-          auto& pm = c.add<AcpiPm>(c.guest_clock(), c.deadlines(), c.control(), c.irq(machine_map::kSciIrq));
+          const bool s3 = c.options().flag("s3");
+          auto& pm = c.add<AcpiPm>(c.guest_clock(), c.deadlines(), c.control(), c.irq(machine_map::kSciIrq),
+                                   s3 ? std::optional(Suspend(c)) : std::nullopt);
+          if (s3) c.wiring().isa.add(pm);
           c.claim_ports({.first = machine_map::kPm1aEvent, .count = 6, .device = &pm});
           c.claim_ports({.first = machine_map::kPmTimer, .count = 4, .device = &pm});
         },
     .acpi =
-        [](const DeviceOptions&, AcpiNames& names) {
+        [](const DeviceOptions& options, AcpiNames& names) {
           using namespace aml;
+          names.rtc_wakes = options.flag("s3");
+          if (names.rtc_wakes)
+            names.root = join({names.root, name("_S3_", package({integer(machine_map::kSleepTypeS3), integer(machine_map::kSleepTypeS3),
+                                                                 integer(0), integer(0)}))});
           // \\_S5: SLP_TYP of PM1a_CNT and PM1b_CNT, two reserved (ACPI 6.5, 7.4.2).
           names.root = join({names.root, name("_S5_", package({integer(machine_map::kSleepTypeS5), integer(machine_map::kSleepTypeS5),
                                                                integer(0), integer(0)}))});

@@ -149,6 +149,8 @@ void LocalApic::receive_init() {
 
 void LocalApic::reset_processor(uint8_t start_vector) {
   receive_init();
+  // It comes through whatever the processor waits for, or has shut down by.
+  if (vcpu_.state.activity != Activity::running) vcpu_.state.activity = Activity::halted;
   if (vcpu_.id.value != 0) return;
   virtual_wire();
   vcpu_.state.sipi_pending = true;

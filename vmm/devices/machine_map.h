@@ -18,6 +18,7 @@ inline constexpr uint32_t kGsiBase = 0;                 // global system interru
 
 // Firmware's, in the BIOS area: code by which a processor goes on behind a reset (restart.h). A page below 1 MiB.
 inline constexpr uint64_t kRestartCode = 0xf1000;
+inline constexpr uint64_t kRsdp = 0xe0000;              // the ACPI tables
 
 // Ports.
 inline constexpr uint16_t kPic0 = 0x20, kPic1 = 0xa0, kElcr = 0x4d0;
@@ -35,6 +36,7 @@ inline constexpr uint16_t kPm1aControl = 0x604;         // PM1_CNT; 2 bytes
 inline constexpr uint16_t kPmTimer = 0x608;             // PM_TMR; 4 bytes, 32 bits count (FADT flag TMR_VAL_EXT)
 inline constexpr uint64_t kPmTimerHz = 3'579'545;
 inline constexpr unsigned kPmTimerBits = 32;
+inline constexpr uint8_t kSleepTypeS3 = 1;              // SLP_TYP for sleep to RAM, where acpi-pm has it (s3=on)
 inline constexpr uint8_t kSleepTypeS5 = 5;              // SLP_TYP for soft-off: \_S5 = Package { 5, 5, 0, 0 }
 inline constexpr uint8_t kResetValue = 0x06;  // written to kResetControl resets the machine (FADT RESET_REG, RESET_VALUE)
 

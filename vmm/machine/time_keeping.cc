@@ -13,6 +13,8 @@ constexpr size_t kMostPolled = 64, kLongestPacket = 65'562;
 // HLT with interrupts off while timers go on ticking: only an NMI could end it. A guest that none has reached in this
 // time counts as halted for ever.
 constexpr uint64_t kDeadHaltNs = 10'000'000'000;
+// A machine that sleeps waits for the clock's alarm, which is a day ahead at most.
+constexpr uint64_t kLongestSleepNs = (86'400 + 10) * uint64_t{1'000'000'000};
 
 }  // namespace
 
@@ -56,6 +58,9 @@ bool TimeKeeping::wakeable() const {
   return std::any_of(vcpus_.begin(), vcpus_.end(), [](const auto& v) { return interrupts_wake(*v); });
 }
 
+// Only in sleep does the boot processor wait for a start-up IPI (devices/suspend.h).
+bool TimeKeeping::asleep() const { return vcpus_[0]->state.activity == Activity::wait_for_sipi; }
+
 std::optional<Stop> TimeKeeping::idle() {
   const VirtualTime now = clock_.now();
   if (idle_since_ == kNever) idle_since_ = now;
@@ -64,7 +69,7 @@ std::optional<Stop> TimeKeeping::idle() {
   const bool wanted = input_wanted() && wakeable();
   const Stop for_ever{StopReason::halted_forever, 0};
   if (due == kNever && !wanted) return for_ever;
-  if (!wakeable() && now - idle_since_ > kDeadHaltNs) return for_ever;
+  if (!wakeable() && now - idle_since_ > (asleep() ? kLongestSleepNs : kDeadHaltNs)) return for_ever;
   const IdleWait wait = boundary_.idle_wait(moment(), ns, wanted);
   if (wait.waited_ns == UINT64_MAX) return for_ever;
   RV_ASSERT(wait.waited_ns <= ns);

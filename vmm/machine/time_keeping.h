@@ -35,6 +35,7 @@ class TimeKeeping {
   void poll_input();
   bool input_wanted() const;
   bool wakeable() const;
+  bool asleep() const;
 
   Clock& clock_;
   Deadlines& deadlines_;
