@@ -13,7 +13,7 @@
 #include "cli/progress.h"
 #include "cli/say.h"
 #include "cli/setup.h"
-#include "gdbstub/memory_view.h"
+#include "vmm/machine/memory_view.h"
 #include "replay/replay_session.h"
 #include "traces/reader.h"
 
@@ -88,7 +88,7 @@ Result<BlockListing> block_of_trace(BlockCommand options, const HandlerNames& na
   uint64_t wanted = kPageSize - (place.address & ~kPageMask) + 16;
   if (!s.mode64()) wanted = s.rip > s.segment[CS].limit ? 0 : std::min<uint64_t>(wanted, uint64_t{s.segment[CS].limit} - s.rip + 1);
   std::vector<uint8_t> bytes(wanted);
-  bytes.resize(gdb::MemoryView(machine, s, false).read(place.address, bytes));
+  bytes.resize(MemoryView(machine.memory(), s, false).read(place.address, bytes));
   return list_block(bytes, place, options.most, [&](uintptr_t f) { return names.name(f); });
 }
 

@@ -5,7 +5,7 @@
 #include <memory>
 #include <optional>
 
-#include "analysis/symbol_file.h"
+#include "analysis/linux/symbol_file.h"
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
 #include "cli/files.h"

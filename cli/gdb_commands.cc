@@ -5,9 +5,9 @@
 #include <algorithm>
 
 #include "analysis/disassemble.h"
-#include "analysis/kallsyms.h"
-#include "analysis/symbol_file.h"
-#include "gdbstub/memory_view.h"
+#include "analysis/linux/kallsyms.h"
+#include "analysis/linux/symbol_file.h"
+#include "vmm/machine/memory_view.h"
 #include "gdbstub/registers.h"
 
 namespace retrovisor::cli {
@@ -59,7 +59,7 @@ Result<std::string> disassemble_command(Execution& e, Words words) {
   }
   const unsigned bits = s.code_bits();
   const CodeMode mode = bits == 64 ? CodeMode::bits64 : bits == 32 ? CodeMode::bits32 : CodeMode::bits16;
-  const gdb::MemoryView view(e.machine(), s, false);
+  const MemoryView view(e.machine().memory(), s, false);
   std::string out;
   for (uint64_t i = 0; i < count; ++i) {
     uint8_t bytes[15] = {};

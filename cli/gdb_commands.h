@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "analysis/kallsyms.h"
+#include "analysis/linux/kallsyms.h"
 #include "gdbstub/monitor.h"
 
 namespace retrovisor::cli {

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <memory>
 
-#include "analysis/kallsyms.h"
+#include "analysis/linux/kallsyms.h"
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
 #include "cli/files.h"

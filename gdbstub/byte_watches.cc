@@ -5,14 +5,14 @@
 #include <algorithm>
 #include <cstring>
 
-#include "gdbstub/memory_view.h"
+#include "vmm/machine/memory_view.h"
 #include "gdbstub/monitor.h"
 
 namespace retrovisor::gdb {
 
 Result<std::vector<ByteWatch>> bytes_at(Machine& machine, VcpuId vcpu, uint64_t address, uint64_t size) {
   const CpuState& state = machine.vcpu(vcpu).state;
-  const MemoryView view(machine, state, false);
+  const MemoryView view(machine.memory(), state, false);
   std::vector<ByteWatch> out;
   for (uint64_t done = 0; done < size;) {
     const uint64_t at = linear_address(state, address + done);
@@ -81,7 +81,7 @@ void ByteWatches::begin(Machine& machine, VcpuId vcpu, const Breakpoints& breakp
   from_ = machine.position();
   backward_ = backward;
   shown_.clear();
-  const MemoryView view(machine, machine.vcpu(vcpu).state, false);
+  const MemoryView view(machine.memory(), machine.vcpu(vcpu).state, false);
   for (const auto& w : breakpoints.watches()) {
     uint8_t raw[8] = {};
     const size_t size = std::min<uint64_t>(w.size, sizeof raw);

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "gdbstub/memory_view.h"
+#include "vmm/machine/memory_view.h"
 
 namespace retrovisor::gdb {
 namespace {
@@ -111,7 +111,7 @@ bool Execution::calling() {
     const size_t size = s.mode64() ? 8 : 4;
     uint8_t raw[8] = {};
     const uint64_t stack = s.mode64() ? s.gpr[RSP] : (s.segment[SS].base + s.gpr[RSP]) & 0xffffffff;
-    if (MemoryView(machine(), s, false).read(stack, std::span(raw, size)) != size) continue;
+    if (MemoryView(machine().memory(), s, false).read(stack, std::span(raw, size)) != size) continue;
     std::memcpy(&return_address, raw, size);
     if (breakpoints_.code_at(return_address)) return true;
   }

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "gdbstub/memory_view.h"
+#include "vmm/machine/memory_view.h"
 #include "gdbstub/monitor.h"
 #include "gdbstub/registers.h"
 #include "vmm/board/board.h"
@@ -154,7 +154,7 @@ Result<std::string> phys(Execution& e, Words words) {
     RV_TRY(size, parse_number(e, words[1], kMaxDump));
   }
   std::vector<uint8_t> bytes(size);
-  bytes.resize(MemoryView(e.machine(), state_of(e), true).read(address, bytes));
+  bytes.resize(MemoryView(e.machine().memory(), state_of(e), true).read(address, bytes));
   if (bytes.empty()) return bad(fmt::format("there is no RAM at {:#x}", address));
   std::string out;
   for (size_t row = 0; row < bytes.size(); row += 16) {

@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "gdbstub/hex.h"
-#include "gdbstub/memory_view.h"
+#include "vmm/machine/memory_view.h"
 #include "gdbstub/session.h"
 
 namespace retrovisor::gdb {
@@ -65,7 +65,7 @@ void Session::read_memory(Packet rest) {
   const auto size = fields.number();
   if (!size || !fields.empty() || *size > kPacketSize / 2) return send_error(kBadPacket);
   std::vector<uint8_t> bytes(*size);
-  const size_t got = MemoryView(execution_.machine(), general().state, physical_memory_).read(*address, bytes);
+  const size_t got = MemoryView(execution_.machine().memory(), general().state, physical_memory_).read(*address, bytes);
   if (got == 0 && *size != 0) return send_error(kBadAddress);
   bytes.resize(got);
   send(hex_bytes(bytes));
@@ -85,9 +85,9 @@ void Session::write_memory(Packet rest, bool binary) {
   if (!bytes || bytes->size() != *size) return send_error(kBadPacket);
   if (bytes->empty()) return send_ok();  // how gdb finds out whether X is known
   // Looked up before the diversion begins: what is not there needs none.
-  if (!MemoryView(execution_.machine(), general().state, physical_memory_).locate(*address)) return send_error(kBadAddress);
+  if (!MemoryView(execution_.machine().memory(), general().state, physical_memory_).locate(*address)) return send_error(kBadAddress);
   if (auto may = execution_.before_change(); !may) return send_error(may.error());
-  const bool done = MemoryView(execution_.machine(), general().state, physical_memory_).write(*address, *bytes);
+  const bool done = MemoryView(execution_.machine().memory(), general().state, physical_memory_).write(*address, *bytes);
   execution_.changed();
   return done ? send_ok() : send_error(kBadAddress);
 }

@@ -1,6 +1,6 @@
 // Kernel symbol tables out of hostile memory: decoded or refused, in bounded time.
 #include "tests/fuzz/target.h"
-#include "tests/unit/analysis/kallsyms_tables.h"
+#include "tests/unit/linux/kallsyms_tables.h"
 
 namespace retrovisor::fuzz {
 

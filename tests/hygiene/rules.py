@@ -27,9 +27,11 @@ ROOMS = {
     "traces": {"vmm", "vmm/board/device_options.h"},
     "record": _MACHINE | {"traces"},
     "replay": _MACHINE | {"traces", "record"},
-    "gdbstub": _MACHINE | {"traces", "record", "replay"},
-    "analysis": _MACHINE | {"traces", "record", "replay"},
-    "cli": _MACHINE | {"vmm/host", "traces", "record", "replay", "gdbstub", "analysis"},
+    # What a guest's kernel tells of itself: from a machine, whoever runs it.
+    "analysis/linux": _FACTS | {"vmm/machine"},
+    "gdbstub": _MACHINE | {"traces", "record", "replay", "analysis/linux"},
+    "analysis": _MACHINE | {"traces", "record", "replay", "analysis/linux"},
+    "cli": _MACHINE | {"vmm/host", "traces", "record", "replay", "gdbstub", "analysis", "analysis/linux"},
 }
 # Includes that only these files of a room may have.
 ALLOWED_INCLUDES = {

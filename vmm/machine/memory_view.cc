@@ -1,11 +1,11 @@
-#include "gdbstub/memory_view.h"
+#include "vmm/machine/memory_view.h"
 
 #include <algorithm>
 #include <cstring>
 
 #include "vmm/cpu/canonical.h"
 
-namespace retrovisor::gdb {
+namespace retrovisor {
 
 uint64_t linear_address(const CpuState& state, uint64_t address) {
   return state.long_mode() ? address : address & 0xffffffff;
@@ -49,4 +49,4 @@ bool MemoryView::write(uint64_t address, std::span<const uint8_t> data) const {
   return true;
 }
 
-}  // namespace retrovisor::gdb
+}  // namespace retrovisor

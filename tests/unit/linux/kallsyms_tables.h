@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "analysis/kallsyms.h"
+#include "analysis/linux/kallsyms.h"
 
 namespace retrovisor {
 

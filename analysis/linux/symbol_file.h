@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "analysis/kallsyms.h"
+#include "analysis/linux/kallsyms.h"
 #include "vmm/result.h"
 
 namespace retrovisor {

@@ -6,8 +6,7 @@
 #include <cstring>
 #include <map>
 
-#include "analysis/disassemble.h"
-#include "tests/unit/analysis/kallsyms_tables.h"
+#include "tests/unit/linux/kallsyms_tables.h"
 
 namespace retrovisor {
 namespace {
@@ -143,15 +142,6 @@ TEST(Kallsyms, elf_of_a_table_that_changes_all_the_time_has_a_bounded_number_of_
   Made made(symbols_elf(*found, 0));
   EXPECT_LT(made.header.e_shnum, 100);
   EXPECT_EQ(made.symbols.size(), 5001u);
-}
-
-TEST(Disassemble, follows_the_mode) {
-  const std::vector<uint8_t> bytes{0xb8, 0x34, 0x12, 0x00, 0x00};
-  EXPECT_EQ(disassemble(bytes, 0, CodeMode::bits16).size, 3u);
-  EXPECT_EQ(disassemble(bytes, 0, CodeMode::bits32).size, 5u);
-  EXPECT_EQ(disassemble(bytes, 0, CodeMode::bits64).text, "mov eax, 0x1234");
-  EXPECT_EQ(disassemble(std::span(bytes).first(1), 0, CodeMode::bits64).size, 0u);
-  EXPECT_EQ(disassemble({}, 0, CodeMode::bits64).size, 0u);
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 #include <string>
 #include <tuple>
 
-#include "analysis/kallsyms.h"
+#include "analysis/linux/kallsyms.h"
 
 namespace retrovisor {
 namespace {

@@ -1,5 +1,5 @@
 // Sources: System V gABI 4.1, chapter 4; arch/x86/kernel/vmlinux.lds.S for what is where in a kernel's file.
-#include "analysis/symbol_file.h"
+#include "analysis/linux/symbol_file.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>

@@ -7,14 +7,14 @@
 #include <span>
 
 #include "vmm/cpu/page_walk.h"
-#include "vmm/machine/machine.h"
+#include "vmm/memory/guest_memory.h"
 
-namespace retrovisor::gdb {
+namespace retrovisor {
 
 class MemoryView {
  public:
-  MemoryView(Machine& machine, const CpuState& state, bool physical)
-      : memory_(machine.memory()), state_(state), physical_(physical) {}
+  MemoryView(GuestMemory& memory, const CpuState& state, bool physical)
+      : memory_(memory), state_(state), physical_(physical) {}
 
   // Where the byte at `address` lies, if it is RAM.
   std::optional<PhysAddr> locate(uint64_t address) const;
@@ -32,4 +32,4 @@ class MemoryView {
 // The address of a CPU in 16- or 32-bit mode, of which debuggers may send sign-extended forms, or as it is.
 uint64_t linear_address(const CpuState& state, uint64_t address);
 
-}  // namespace retrovisor::gdb
+}  // namespace retrovisor

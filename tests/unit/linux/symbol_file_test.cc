@@ -1,4 +1,4 @@
-#include "analysis/symbol_file.h"
+#include "analysis/linux/symbol_file.h"
 
 #include <elf.h>
 #include <gmock/gmock.h>
@@ -8,7 +8,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "tests/unit/analysis/kallsyms_tables.h"
+#include "tests/unit/linux/kallsyms_tables.h"
 
 namespace retrovisor {
 namespace {

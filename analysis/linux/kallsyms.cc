@@ -1,4 +1,4 @@
-#include "analysis/kallsyms.h"
+#include "analysis/linux/kallsyms.h"
 
 #include <fmt/format.h>
 
