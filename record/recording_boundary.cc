@@ -44,6 +44,14 @@ Result<void> RecordingBoundary::read_blocks(Moment at, EndpointId endpoint, uint
   return {};
 }
 
+Result<std::vector<uint8_t>> RecordingBoundary::ask_directory(Moment at, EndpointId endpoint, const DirectoryQuestion& question) {
+  RV_TRY(auto answer, live_.ask_directory(at, endpoint, question));
+  RV_ASSERT(answer.size() <= question.most);
+  static_assert(kMostDirectoryAnswer <= kMaxEventData);
+  writer_.boundary_event(EventKind::directory_read, at.position, endpoint.value, hash_of(question), at.time.value, answer);
+  return answer;
+}
+
 IdleWait RecordingBoundary::idle_wait(Moment at, uint64_t ns, bool input_wanted) {
   const uint64_t ordinal = waits_.next(at);
   const IdleWait wait = live_.idle_wait(at, ns, input_wanted);

@@ -43,6 +43,7 @@ class RecordingBoundary final : public Boundary {
   void entropy(Moment at, std::span<uint8_t> out) override;
   size_t receive(Moment at, EndpointId endpoint, std::span<uint8_t> out) override;
   Result<void> read_blocks(Moment at, EndpointId endpoint, uint64_t offset, std::span<uint8_t> out) override;
+  Result<std::vector<uint8_t>> ask_directory(Moment at, EndpointId endpoint, const DirectoryQuestion& question) override;
   IdleWait idle_wait(Moment at, uint64_t ns, bool input_wanted) override;
   void transmit(Moment at, EndpointId endpoint, std::span<const uint8_t> bytes) override { live_.transmit(at, endpoint, bytes); }
   uint64_t time_passed(Moment at) override;

@@ -135,6 +135,20 @@ Result<void> ReplayBoundary::read_blocks(Moment at, EndpointId endpoint, uint64_
   return {};
 }
 
+Result<std::vector<uint8_t>> ReplayBoundary::ask_directory(Moment at, EndpointId endpoint, const DirectoryQuestion& question) {
+  if (detached_) return Error{ErrorCode::unsupported, "the recording holds only what its own way has read", ""};
+  const TraceEvent* e = match(at, EventKind::directory_read, 0, "a directory is asked");
+  if (e == nullptr) return Error{ErrorCode::io, "the recording has no such answer: there was none", ""};
+  if (e->event.a != endpoint.value || e->event.b != hash_of(question) || e->data.size() > question.most) {
+    fail(at.position, "a directory is asked otherwise than in the recording", describe_at(*e),
+         call_text(fmt::format("{} at {} in endpoint {}", question.path, question.offset, endpoint.value), at));
+    return Error{ErrorCode::divergence, "a directory is asked otherwise than in the recording", ""};
+  }
+  std::vector<uint8_t> answer = e->data;
+  pop();
+  return answer;
+}
+
 IdleWait ReplayBoundary::idle_wait(Moment at, uint64_t ns, bool) {
   if (detached_) return {ns};
   const uint64_t ordinal = waits_.next(at);

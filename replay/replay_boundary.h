@@ -58,6 +58,7 @@ class ReplayBoundary final : public Boundary {
   void entropy(Moment at, std::span<uint8_t> out) override;
   size_t receive(Moment at, EndpointId endpoint, std::span<uint8_t> out) override;
   Result<void> read_blocks(Moment at, EndpointId endpoint, uint64_t offset, std::span<uint8_t> out) override;
+  Result<std::vector<uint8_t>> ask_directory(Moment at, EndpointId endpoint, const DirectoryQuestion& question) override;
   IdleWait idle_wait(Moment at, uint64_t ns, bool input_wanted) override;
   void transmit(Moment at, EndpointId endpoint, std::span<const uint8_t> bytes) override {
     if (output_) output_(at, endpoint, bytes);

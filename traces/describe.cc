@@ -69,6 +69,7 @@ std::string describe(const JournalEvent& e) {
     case EventKind::packet: return fmt::format("{} at endpoint {}, poll {}, at {} ns", name, e.a, e.b, e.c);
     case EventKind::idle_wait: return fmt::format("{} of {} ns out of {}, at {} ns", name, e.b, e.a, e.c);
     case EventKind::disk_read: return fmt::format("{} at endpoint {}, from {:#x} on, at {} ns", name, e.a, e.b, e.c);
+    case EventKind::directory_read: return fmt::format("{} at endpoint {}, question {:016x}, at {} ns", name, e.a, e.b, e.c);
     case EventKind::time_passed: return fmt::format("{} {} ns, at {} ns", name, e.a, e.c);
     case EventKind::deliver:
     case EventKind::landing: return fmt::format("{} at {} ns", name, e.c);

@@ -31,7 +31,7 @@ flatbuffers::Offset<Bytes> column(flatbuffers::FlatBufferBuilder& b, const std::
 
 bool known_kind(uint8_t kind) {
   return kind <= static_cast<uint8_t>(EventKind::exception_lost) ||
-         (kind >= kFirstBoundaryKind && kind <= static_cast<uint8_t>(EventKind::landing));
+         (kind >= kFirstBoundaryKind && kind <= static_cast<uint8_t>(EventKind::directory_read));
 }
 
 }  // namespace

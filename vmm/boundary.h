@@ -70,6 +70,10 @@ class Boundary {
   virtual Result<void> read_blocks(Moment, EndpointId, uint64_t /*offset*/, std::span<uint8_t> /*out*/) {
     return Error{ErrorCode::io, "nothing is connected", ""};
   }
+  // What an endpoint that is a directory answers, which may be another thing each time: at most `question.most` bytes.
+  virtual Result<std::vector<uint8_t>> ask_directory(Moment, EndpointId, const DirectoryQuestion&) {
+    return Error{ErrorCode::io, "nothing is connected", ""};
+  }
 
   // The rest is asked only by machines whose time source is TimeSource::events.
 

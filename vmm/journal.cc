@@ -23,6 +23,7 @@ std::string_view to_string(EventKind kind) {
     case EventKind::idle_wait: return "idle-wait";
     case EventKind::packet: return "packet";
     case EventKind::disk_read: return "disk-read";
+    case EventKind::directory_read: return "directory-read";
     case EventKind::time_passed: return "time-passed";
     case EventKind::deliver: return "deliver";
     case EventKind::landing: return "landing";

@@ -13,7 +13,7 @@ namespace retrovisor {
 // Also the kinds of events in a trace. Numbers are part of the trace format: append only.
 enum class EventKind : uint8_t {
   interrupt = 0,    // a: vector, b: InterruptSource
-  timer = 1,        // a: timer number, b: deadline in ns of guest time
+  timer = 1,        // a: number of the timer, in the order of the board's devices as all state is; b: deadline in ns of guest time
   port_read = 2,    // a: port, b: size in bytes, c: value
   port_write = 3,   // same
   mmio_read = 4,    // a: guest-physical address, b: size in bytes, c: value
@@ -37,6 +37,7 @@ enum class EventKind : uint8_t {
   time_passed = 39,   // time by events: how much has passed at an event. a: ns
   deliver = 40,       // time by events: the interrupt that waited behind an event is delivered there
   landing = 41,       // time by events: the run was interrupted between two events. data: encode_landing()
+  directory_read = 42,  // an answer of a directory that can change. a: endpoint, b: hash_of() the question; data: the answer
 };
 inline constexpr unsigned kEventKinds = 64;
 std::string_view to_string(EventKind kind);

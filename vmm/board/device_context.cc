@@ -36,6 +36,14 @@ EndpointBlocks DeviceContext::blocks(EndpointId id) {
   };
 }
 
+EndpointDirectory DeviceContext::directory(EndpointId id) {
+  return [&parts = parts_, id](const DirectoryQuestion& question) -> Result<std::vector<uint8_t>> {
+    if (!parts.outside.ask_directory) return Error{ErrorCode::io, "nothing is connected", ""};
+    if (question.most > kMostDirectoryAnswer) return Error{ErrorCode::bad_argument, "more is asked for than an answer holds", ""};
+    return parts.outside.ask_directory(id, question);
+  };
+}
+
 void DeviceContext::fail(Error error) {
   if (!error_) error_ = std::move(error);
 }

@@ -86,6 +86,7 @@ class DeviceContext {
   EndpointId endpoint(Endpoint endpoint, EndpointReceiver* receiver = nullptr);
   EndpointOutput output(EndpointId id);
   EndpointBlocks blocks(EndpointId id);
+  EndpointDirectory directory(EndpointId id);
 
   // An object that devices of several types have between them, known by `T::kShared`; made when it is first asked for.
   template <class T>

@@ -70,13 +70,13 @@ std::string device_help(const DeviceType& type) {
   return out;
 }
 
-Result<AcpiNames> acpi_names(const DeviceList& devices) {
-  AcpiNames names;
+Result<FirmwareTables> firmware_tables(const DeviceList& devices) {
+  FirmwareTables tables;
   for (const DeviceSpec& device : devices) {
     RV_TRY(const CheckedDevice checked, check_device(device));
-    if (checked.type->acpi != nullptr) checked.type->acpi(checked.options, names);
+    if (checked.type->firmware != nullptr) checked.type->firmware(checked.options, tables);
   }
-  return names;
+  return tables;
 }
 
 }  // namespace retrovisor

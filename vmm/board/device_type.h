@@ -2,24 +2,16 @@
 // trace's header, ACPI, the fuzz targets) asks here or the board.
 #pragma once
 
-#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "vmm/board/aml.h"
 #include "vmm/board/device_options.h"
+#include "vmm/board/firmware_tables.h"
 
 namespace retrovisor {
 
 class DeviceContext;
-
-// What devices tell the guest through ACPI's namespace.
-struct AcpiNames {
-  aml::Aml root;                                       // terms behind the root
-  std::map<std::string, aml::Aml, std::less<>> devices;  // \_SB, by name: in its order
-  bool rtc_wakes = false;                                // the clock's alarm is told in PM1_STS (FADT: not FIX_RTC)
-};
 
 struct DeviceType {
   std::string_view name;
@@ -29,7 +21,7 @@ struct DeviceType {
   std::span<const OptionType> options = {};
   // Makes the device: DeviceContext::add() and what it claims. What goes wrong, the context remembers.
   void (*make)(DeviceContext& context) = nullptr;
-  void (*acpi)(const DeviceOptions& options, AcpiNames& names) = nullptr;  // null: nothing
+  void (*firmware)(const DeviceOptions& options, FirmwareTables& tables) = nullptr;  // null: nothing
   bool single = false;    // a machine has one: to name it again is to give options to it (add_device)
 };
 
@@ -58,7 +50,7 @@ Result<void> add_device(DeviceList& list, DeviceSpec device);
 std::string device_help();
 std::string device_help(const DeviceType& type);
 
-// What a machine with these devices says of them in ACPI's namespace.
-Result<AcpiNames> acpi_names(const DeviceList& devices);
+// What a machine with these devices says of them to the guest.
+Result<FirmwareTables> firmware_tables(const DeviceList& devices);
 
 }  // namespace retrovisor

@@ -5,7 +5,6 @@
 
 #include "vmm/board/aml.h"
 #include "vmm/boot/load_plan.h"
-#include "vmm/devices/machine_map.h"
 
 namespace retrovisor {
 namespace {
@@ -32,41 +31,50 @@ std::vector<uint8_t> table(std::string_view signature, uint8_t revision, std::sp
 
 // Generic address structure (5.2.3.2) of I/O ports. `access` is the size of one access: 1 byte, 2 word, 3 dword.
 void io_address(ByteBuilder& out, uint16_t port, uint8_t bits, uint8_t access) {
-  out.u8(bits == 0 ? 0 : 1).u8(bits).u8(0).u8(access).u64(port);
+  if (port == 0) return void(out.zeros(12));
+  out.u8(1).u8(bits).u8(0).u8(access).u64(port);
 }
 
-std::vector<uint8_t> make_fadt(uint64_t facs, uint64_t dsdt, bool rtc_wakes) {
-  // Flags (table 5.10).
+std::vector<uint8_t> make_fadt(uint64_t facs, uint64_t dsdt, const FirmwareTables& board) {
+  // Flags (table 5.10). PWR_BUTTON, SLP_BUTTON and FIX_RTC mean that the button or the clock's alarm is not in the fixed registers.
   constexpr uint32_t WBINVD = 1 << 0, PROC_C1 = 1 << 2, PWR_BUTTON = 1 << 4, SLP_BUTTON = 1 << 5, FIX_RTC = 1 << 6,
-                     RESET_REG_SUP = 1 << 10;
-  constexpr uint32_t TMR_VAL_EXT = 1 << 8;
-  constexpr uint32_t kTimerFlag = machine_map::kPmTimerBits == 32 ? TMR_VAL_EXT : 0;
-  // PWR_BUTTON, SLP_BUTTON and FIX_RTC mean that the button or the clock's alarm is not in the fixed registers.
-  constexpr uint32_t kFlags = WBINVD | PROC_C1 | PWR_BUTTON | SLP_BUTTON | RESET_REG_SUP | kTimerFlag;
-  // IA-PC boot architecture flags (table 5.11). There is no VGA, no PCI (so no MSI and ASPM) and no keyboard; the CMOS clock
-  // is there.
-  constexpr uint16_t LEGACY_DEVICES = 1 << 0, NO_VGA = 1 << 2, NO_MSI = 1 << 3, NO_ASPM = 1 << 4;
+                     TMR_VAL_EXT = 1 << 8, RESET_REG_SUP = 1 << 10, HW_REDUCED_ACPI = 1 << 20;
+  // IA-PC boot architecture flags (table 5.11). There is no VGA, no PCI (so no MSI and ASPM) and no keyboard.
+  constexpr uint16_t LEGACY_DEVICES = 1 << 0, NO_VGA = 1 << 2, NO_MSI = 1 << 3, NO_ASPM = 1 << 4, CMOS_RTC_NOT_PRESENT = 1 << 5;
+  constexpr uint8_t kCentury = 0x32;
+
+  const bool fixed = board.fixed_hardware.has_value();
+  const FirmwareTables::FixedHardware pm = board.fixed_hardware.value_or(FirmwareTables::FixedHardware{});
+  const FirmwareTables::ResetRegister reset = board.reset_register.value_or(FirmwareTables::ResetRegister{});
+  uint32_t flags = WBINVD | PROC_C1 | PWR_BUTTON | SLP_BUTTON;
+  if (!pm.rtc_wakes) flags |= FIX_RTC;
+  if (pm.pm_timer_bits == 32) flags |= TMR_VAL_EXT;
+  if (board.reset_register) flags |= RESET_REG_SUP;
+  if (!fixed) flags |= HW_REDUCED_ACPI;
+  uint16_t architecture = NO_VGA | NO_MSI | NO_ASPM;
+  if (board.legacy_devices) architecture |= LEGACY_DEVICES;
+  if (!board.cmos_clock) architecture |= CMOS_RTC_NOT_PRESENT;
 
   ByteBuilder b;
-  b.u32(facs).u32(dsdt).u8(0).u8(0).u16(machine_map::kSciIrq);
+  b.u32(facs).u32(dsdt).u8(0).u8(0).u16(pm.sci);
   b.u32(0).u8(0).u8(0).u8(0).u8(0);  // SMI_CMD 0: the machine is always in ACPI mode
-  b.u32(machine_map::kPm1aEvent).u32(0).u32(machine_map::kPm1aControl).u32(0);
-  b.u32(0).u32(machine_map::kPmTimer).u32(0).u32(0);  // PM2_CNT, PM_TMR, GPE0, GPE1
-  b.u8(4).u8(2).u8(0).u8(4).u8(0).u8(0).u8(0).u8(
-      0);                       // lengths: PM1_EVT, PM1_CNT, PM2_CNT, PM_TMR, GPE0, GPE1; GPE1 base; CST_CNT
+  b.u32(pm.pm1_event).u32(0).u32(pm.pm1_control).u32(0);
+  b.u32(0).u32(pm.pm_timer).u32(0).u32(0);  // PM2_CNT, PM_TMR, GPE0, GPE1
+  // Lengths: PM1_EVT, PM1_CNT, PM2_CNT, PM_TMR, GPE0, GPE1; GPE1 base; CST_CNT.
+  b.u8(fixed ? 4 : 0).u8(fixed ? 2 : 0).u8(0).u8(fixed ? 4 : 0).u8(0).u8(0).u8(0).u8(0);
   b.u16(0xfff).u16(0xfff);      // P_LVL2_LAT, P_LVL3_LAT: above 100 and 1000 mean no C2, C3
   b.u16(0).u16(0).u8(0).u8(0);  // FLUSH_SIZE, FLUSH_STRIDE, DUTY_OFFSET, DUTY_WIDTH
-  b.u8(0).u8(0).u8(0x32);       // DAY_ALRM, MON_ALRM: none; CENTURY: CMOS register
-  b.u16(LEGACY_DEVICES | NO_VGA | NO_MSI | NO_ASPM).u8(0).u32(kFlags | (rtc_wakes ? 0 : FIX_RTC));
-  io_address(b, machine_map::kResetControl, 8, 1);
-  b.u8(machine_map::kResetValue).u16(0).u8(0);  // RESET_VALUE, ARM_BOOT_ARCH, minor version
-  b.u64(0).u64(0);                              // X_FIRMWARE_CTRL, X_DSDT: the 32-bit fields above are in use
-  io_address(b, machine_map::kPm1aEvent, 32, 2);
+  b.u8(0).u8(0).u8(board.cmos_clock ? kCentury : 0);  // DAY_ALRM, MON_ALRM: none; CENTURY
+  b.u16(architecture).u8(0).u32(flags);
+  io_address(b, reset.port, 8, 1);
+  b.u8(reset.value).u16(0).u8(0);  // RESET_VALUE, ARM_BOOT_ARCH, minor version
+  b.u64(0).u64(0);                 // X_FIRMWARE_CTRL, X_DSDT: the 32-bit fields above are in use
+  io_address(b, pm.pm1_event, 32, 2);
   io_address(b, 0, 0, 0);
-  io_address(b, machine_map::kPm1aControl, 16, 2);
+  io_address(b, pm.pm1_control, 16, 2);
   io_address(b, 0, 0, 0);
   io_address(b, 0, 0, 0);
-  io_address(b, machine_map::kPmTimer, 32, 3);
+  io_address(b, pm.pm_timer, 32, 3);
   io_address(b, 0, 0, 0);
   io_address(b, 0, 0, 0);
   io_address(b, 0, 0, 0);             // SLEEP_CONTROL_REG
@@ -75,17 +83,16 @@ std::vector<uint8_t> make_fadt(uint64_t facs, uint64_t dsdt, bool rtc_wakes) {
   return table("FACP", 6, b.data());  // 276 bytes
 }
 
-std::vector<uint8_t> make_madt(uint32_t vcpus) {
+std::vector<uint8_t> make_madt(uint32_t vcpus, const FirmwareTables& board) {
   constexpr uint32_t PCAT_COMPAT = 1;
   constexpr uint16_t kActiveHigh = 1, kEdge = 1 << 2, kLevel = 3 << 2;  // MPS INTI flags (table 5.26)
   ByteBuilder b;
-  b.u32(machine_map::kLocalApicBase).u32(PCAT_COMPAT);
+  b.u32(board.local_apics.value_or(0)).u32(board.pics ? PCAT_COMPAT : 0);
   for (uint32_t id = 0; id < vcpus; ++id) b.u8(0).u8(8).u8(id).u8(id).u32(1);
-  b.u8(1).u8(12).u8(machine_map::kIoApicId).u8(0).u32(machine_map::kIoApicBase).u32(machine_map::kGsiBase);
-  // The PIT is wired to input 2 of the IO-APIC; the SCI is level-triggered, active high. Others keep the bus's defaults
-  // (edge, high).
-  b.u8(2).u8(10).u8(0).u8(0).u32(machine_map::kPitGsi).u16(kActiveHigh | kEdge);
-  b.u8(2).u8(10).u8(0).u8(machine_map::kSciIrq).u32(machine_map::kSciGsi).u16(kActiveHigh | kLevel);
+  for (const auto& io_apic : board.io_apics)
+    b.u8(1).u8(12).u8(io_apic.id).u8(0).u32(io_apic.address).u32(io_apic.gsi_base);
+  for (const auto& o : board.overrides)
+    b.u8(2).u8(10).u8(0).u8(o.line).u32(o.gsi).u16(kActiveHigh | (o.level ? kLevel : kEdge));
   b.u8(4).u8(6).u8(0xff).u16(0).u8(1);  // NMI at LINT1 of every local APIC
   return table("APIC", 5, b.data());
 }
@@ -107,17 +114,17 @@ std::vector<uint8_t> make_rsdp(uint64_t rsdt, uint64_t xsdt) {
 
 }  // namespace
 
-std::vector<uint8_t> make_dsdt_aml(const AcpiNames& names) {
+std::vector<uint8_t> make_dsdt_aml(const FirmwareTables& board) {
   aml::Aml devices;
-  for (const auto& [name, terms] : names.devices) devices = aml::join({devices, aml::device(name, terms)});
-  return aml::join({names.root, aml::scope("\\_SB_", devices)});
+  for (const auto& [name, terms] : board.devices) devices = aml::join({devices, aml::device(name, terms)});
+  return aml::join({board.root, aml::scope("\\_SB_", devices)});
 }
 
-AcpiTables make_acpi_tables(uint64_t base, uint32_t vcpus, const AcpiNames& names) {
-  const std::vector<uint8_t> madt = make_madt(vcpus);
+AcpiTables make_acpi_tables(uint64_t base, uint32_t vcpus, const FirmwareTables& board) {
+  const std::vector<uint8_t> madt = make_madt(vcpus, board);
   const std::vector<uint8_t> facs = make_facs();
-  const std::vector<uint8_t> dsdt = table("DSDT", 2, make_dsdt_aml(names));
-  const std::vector<uint8_t> fadt_shape = make_fadt(0, 0, false);
+  const std::vector<uint8_t> dsdt = table("DSDT", 2, make_dsdt_aml(board));
+  const std::vector<uint8_t> fadt_shape = make_fadt(0, 0, board);
 
   // Order and addresses: RSDP, then each table on a 64-byte boundary, as the FACS must be.
   uint64_t next = base;
@@ -147,7 +154,7 @@ AcpiTables make_acpi_tables(uint64_t base, uint32_t vcpus, const AcpiNames& name
   put(base, make_rsdp(rsdt_at, xsdt_at));
   put(xsdt_at, table("XSDT", 1, xsdt.data()));
   put(rsdt_at, table("RSDT", 1, rsdt.data()));
-  put(fadt_at, make_fadt(facs_at, dsdt_at, names.rtc_wakes));
+  put(fadt_at, make_fadt(facs_at, dsdt_at, board));
   put(madt_at, madt);
   put(facs_at, facs);
   put(dsdt_at, dsdt);

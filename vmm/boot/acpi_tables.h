@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "vmm/board/device_type.h"
+#include "vmm/board/firmware_tables.h"
 
 namespace retrovisor {
 
@@ -13,11 +13,10 @@ struct AcpiTables {
   std::vector<uint8_t> bytes;  // RSDP, XSDT, RSDT, FADT, MADT, FACS, DSDT
 };
 
-// Tables for `vcpus` processors, to be placed at `base` (64-byte aligned, below 4 GiB). Interrupt controllers, ports and
-// interrupts are those of vmm/devices/machine_map.h; `names` is what the devices say of themselves.
-AcpiTables make_acpi_tables(uint64_t base, uint32_t vcpus, const AcpiNames& names);
+// Tables for `vcpus` processors, to be placed at `base` (64-byte aligned, below 4 GiB), of what the devices say of themselves.
+AcpiTables make_acpi_tables(uint64_t base, uint32_t vcpus, const FirmwareTables& board);
 
 // What the DSDT holds: what the operating system cannot find by itself.
-std::vector<uint8_t> make_dsdt_aml(const AcpiNames& names);
+std::vector<uint8_t> make_dsdt_aml(const FirmwareTables& board);
 
 }  // namespace retrovisor

@@ -15,7 +15,6 @@ constexpr uint64_t kDataArea = 0x400, kDataAreaSize = 0x100;
 constexpr uint16_t kSegment = kBiosServices >> 4 & 0xf000;  // F000: offsets in bios.asm count from there
 constexpr uint64_t kSegmentBase = uint64_t{kSegment} << 4;
 constexpr uint64_t kFirstProgramVector = 0x80;              // the vectors below are in the table
-constexpr uint64_t kMostEntries = 8;                        // MAX_MEMORY in bios.asm
 
 // Offsets in segment F000 that the services' header tells.
 struct BiosHeader {
@@ -28,7 +27,7 @@ BiosHeader header() {
 }
 
 void write_memory_map(LoadPlan& plan, const std::vector<MemoryMapEntry>& map) {
-  RV_ASSERT(map.size() <= kMostEntries);
+  RV_ASSERT(map.size() <= kMostMemoryEntries);
   const BiosHeader h = header();
   ByteBuilder entries;
   uint64_t extended = 0;
@@ -52,16 +51,18 @@ void write_vectors(LoadPlan& plan) {
   plan.write(0, out.data());
 }
 
-void write_data_area(LoadPlan& plan) {
-  constexpr uint16_t kCoprocessor = 1 << 1, kColour80 = 2 << 4, kOneSerialPort = 1 << 9;
+void write_data_area(LoadPlan& plan, std::span<const uint16_t> serial_ports) {
+  constexpr uint16_t kCoprocessor = 1 << 1, kColour80 = 2 << 4;
+  constexpr unsigned kSerialPortsShift = 9, kMostSerialPorts = 4;
   constexpr uint16_t kKeysBegin = 0x1e, kKeysEnd = 0x3e;
   std::array<uint8_t, kDataAreaSize> area{};
   const auto set = [&area](uint64_t at, unsigned size, uint64_t value) {
     for (unsigned i = 0; i < size; ++i) area[at - kDataArea + i] = static_cast<uint8_t>(value >> 8 * i);
   };
-  set(0x400, 2, machine_map::kSerialPort);
+  const size_t ports = std::min<size_t>(serial_ports.size(), kMostSerialPorts);
+  for (size_t i = 0; i < ports; ++i) set(0x400 + 2 * i, 2, serial_ports[i]);
   set(0x40e, 2, kEbdaBegin >> 4);
-  set(0x410, 2, kCoprocessor | kColour80 | kOneSerialPort);
+  set(0x410, 2, kCoprocessor | kColour80 | ports << kSerialPortsShift);
   set(0x413, 2, kEbdaBegin >> 10);
   set(0x41a, 2, kKeysBegin);  // the keyboard's buffer is empty
   set(0x41c, 2, kKeysBegin);
@@ -82,14 +83,14 @@ void write_data_area(LoadPlan& plan) {
 
 }  // namespace
 
-void write_bios(LoadPlan& plan) {
+void write_bios(LoadPlan& plan, std::span<const uint16_t> serial_ports) {
   static_assert(sizeof kBiosBytes == kBiosAreaEnd - kBiosServices);
   static_assert(machine_map::kRestartCode >= kMpTableBegin + kMpTableSize && machine_map::kRestartCode + kPageSize <= kBiosServices);
   static_assert(machine_map::kRsdp == kAcpiBegin);
   plan.write(kBiosServices, kBiosBytes);
-  write_memory_map(plan, memory_map(plan.memory()));
+  write_memory_map(plan, plan.memory_map());
   write_vectors(plan);
-  write_data_area(plan);
+  write_data_area(plan, serial_ports);
 }
 
 void start_by_bios(LoadPlan& plan, CpuState& state, const BiosStart& start) {
@@ -102,7 +103,7 @@ void start_by_bios(LoadPlan& plan, CpuState& state, const BiosStart& start) {
 void set_bios_disk(LoadPlan& plan, const BiosDisk& disk) {
   std::vector<MemoryMapEntry> map;
   const uint64_t end = disk.begin + uint64_t{disk.sectors} * 512;
-  for (const MemoryMapEntry& e : memory_map(plan.memory())) {
+  for (const MemoryMapEntry& e : plan.memory_map()) {
     const uint64_t entry_end = e.begin + e.size;
     if (disk.begin < e.begin || end > entry_end || disk.sectors == 0) {
       map.push_back(e);

@@ -10,8 +10,11 @@
 
 namespace retrovisor {
 
-// Writes all of it; loaders may then write over vectors and data area, as programs do.
-void write_bios(LoadPlan& plan);
+// Writes all of it; loaders may then write over vectors and data area, as programs do. `serial_ports` from COM1.
+void write_bios(LoadPlan& plan, std::span<const uint16_t> serial_ports);
+
+// How many entries the memory map may have.
+inline constexpr size_t kMostMemoryEntries = 8;  // MAX_MEMORY in bios.asm
 
 // How real-mode code is started behind the services' own start, which sets up interrupt controllers, timer and serial port.
 struct BiosStart {

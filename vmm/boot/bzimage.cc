@@ -254,7 +254,7 @@ Result<LoadedGuest> load_bzimage(const BootImages& images, LoadPlan& plan, CpuSt
   const uint64_t entry32 = kernel + h.code32_start - kLoadHigh;
   set(page, hdr::code32_start, 4, h.entry == Entry::long64 ? kernel : entry32);
   set(page, params::acpi_rsdp_addr, 8, rsdp);
-  const std::vector<MemoryMapEntry> map = memory_map(plan.memory());
+  const std::vector<MemoryMapEntry>& map = plan.memory_map();
   set(page, params::e820_entries, 1, map.size());
   for (size_t i = 0; i < map.size(); ++i) {
     const uint64_t entry = params::e820_table + i * params::e820_entry_size;

@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <array>
 
-#include "vmm/devices/machine_map.h"
-
 namespace retrovisor {
 namespace {
 
@@ -15,18 +13,19 @@ constexpr uint64_t kLowestPlace = 0x1000;
 
 }  // namespace
 
-std::vector<MemoryMapEntry> memory_map(const GuestMemory& memory) {
+std::vector<MemoryMapEntry> memory_map(const GuestMemory& memory, std::span<const PhysRange> reserved) {
   std::vector<MemoryMapEntry> map;
   map.push_back({0, kEbdaBegin, MemoryType::ram});
   map.push_back({kEbdaBegin, kBiosAreaEnd - kEbdaBegin, MemoryType::reserved});
   map.push_back({kBiosAreaEnd, memory.low_end() - kBiosAreaEnd, MemoryType::ram});
-  map.push_back({machine_map::kIoApicBase, kPageSize, MemoryType::reserved});
-  map.push_back({machine_map::kLocalApicBase, kPageSize, MemoryType::reserved});
+  for (const PhysRange& r : reserved) map.push_back({r.begin.value, r.size, MemoryType::reserved});
   if (memory.high_end() > kHighRamBegin) map.push_back({kHighRamBegin, memory.high_end() - kHighRamBegin, MemoryType::ram});
+  std::sort(map.begin(), map.end(), [](const MemoryMapEntry& a, const MemoryMapEntry& b) { return a.begin < b.begin; });
   return map;
 }
 
-LoadPlan::LoadPlan(GuestMemory& memory) : memory_(memory) {
+LoadPlan::LoadPlan(GuestMemory& memory, std::span<const PhysRange> reserved)
+    : memory_(memory), map_(retrovisor::memory_map(memory, reserved)) {
   taken_.push_back({kEbdaBegin, kBiosAreaEnd, "the BIOS area"});
 }
 

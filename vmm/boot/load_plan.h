@@ -33,14 +33,14 @@ struct MemoryMapEntry {
   MemoryType type = MemoryType::ram;
 };
 
-// Ascending, without overlaps: base memory; the BIOS area with the video hole; RAM up to 3 GiB; the interrupt
-// controllers; RAM above 4 GiB.
-std::vector<MemoryMapEntry> memory_map(const GuestMemory& memory);
+// Ascending, without overlaps: base memory; the BIOS area with the video hole; RAM up to 3 GiB; what devices have reserved
+// (FirmwareTables::reserved, outside of RAM); RAM above 4 GiB.
+std::vector<MemoryMapEntry> memory_map(const GuestMemory& memory, std::span<const PhysRange> reserved);
 
 // Keeps what is loaded apart, and writes it. Every range handed out or claimed is RAM and outside of the BIOS area.
 class LoadPlan {
  public:
-  explicit LoadPlan(GuestMemory& memory);
+  LoadPlan(GuestMemory& memory, std::span<const PhysRange> reserved);
 
   // Takes a fixed range. `what` and `where` describe it for the error message.
   Result<void> claim(uint64_t begin, uint64_t size, std::string_view what, std::string where);
@@ -61,6 +61,7 @@ class LoadPlan {
   void clear(uint64_t begin, uint64_t size);
 
   GuestMemory& memory() { return memory_; }
+  const std::vector<MemoryMapEntry>& memory_map() const { return map_; }  // that the guest is told
 
  private:
   struct Range {
@@ -73,6 +74,7 @@ class LoadPlan {
   bool find_below(uint64_t size, uint64_t align, uint64_t end, uint64_t& begin) const;
 
   GuestMemory& memory_;
+  const std::vector<MemoryMapEntry> map_;
   std::vector<Range> taken_;
 };
 

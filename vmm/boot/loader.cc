@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "vmm/board/device_type.h"
 #include "vmm/boot/acpi_tables.h"
 #include "vmm/boot/bios.h"
 #include "vmm/boot/boot_sector.h"
@@ -89,9 +90,12 @@ Result<LoadedGuest> load_guest(const BootImages& images, GuestMemory& memory, Cp
                                const DeviceList& devices) {
   if (vcpus == 0 || vcpus > kMaxVcpus)
     return Error{ErrorCode::bad_argument, fmt::format("{} processors, expected 1 to {}", vcpus, kMaxVcpus), "vcpus"};
-  RV_TRY(const AcpiNames names, acpi_names(devices));
-  LoadPlan plan(memory);
-  write_bios(plan);
+  RV_TRY(const FirmwareTables board, firmware_tables(devices));
+  LoadPlan plan(memory, board.reserved);
+  // A disk of a BIOS may cut one of them in three.
+  if (plan.memory_map().size() + 2 > kMostMemoryEntries)
+    return Error{ErrorCode::unsupported, fmt::format("these devices reserve {} ranges of addresses: more than the memory map holds", board.reserved.size()), ""};
+  write_bios(plan, board.serial_ports);
   auto loaded = [&]() -> Result<LoadedGuest> {
     if (!is_packed(images)) return load_kernel(images, plan, state, kAcpiBegin);
     auto kernel = unpack(images, memory.size());
@@ -103,11 +107,11 @@ Result<LoadedGuest> load_guest(const BootImages& images, GuestMemory& memory, Cp
     return result;
   }();
   if (!loaded) return loaded;
-  const AcpiTables acpi = make_acpi_tables(kAcpiBegin, vcpus, names);
+  const AcpiTables acpi = make_acpi_tables(kAcpiBegin, vcpus, board);
   if (acpi.bytes.size() > kAcpiSize)
     return Error{ErrorCode::unsupported, fmt::format("the ACPI tables of these devices take {} bytes, there is room for {}", acpi.bytes.size(), kAcpiSize), ""};
   plan.write(acpi.base, acpi.bytes);
-  const std::vector<uint8_t> mp = make_mp_table(kMpTableBegin, vcpus);
+  const std::vector<uint8_t> mp = make_mp_table(kMpTableBegin, vcpus, board);
   RV_ASSERT(mp.size() <= kMpTableSize);
   plan.write(kMpTableBegin, mp);
   state.mtrr_def_type = kFirmwareMtrrDefType;

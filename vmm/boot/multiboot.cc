@@ -94,7 +94,7 @@ Result<LoadedGuest> load_multiboot(const BootImages& images, uint64_t header, Lo
   RV_TRY(auto command_line, plan.put_string(images.command_line, "the command line"));
   RV_TRY(auto loader_name, plan.put_string("retrovisor", "the loader name"));
   ByteBuilder map;  // the size field of each entry does not count itself
-  for (const MemoryMapEntry& e : memory_map(plan.memory()))
+  for (const MemoryMapEntry& e : plan.memory_map())
     map.u32(20).u64(e.begin).u64(e.size).u32(static_cast<uint32_t>(e.type));
   RV_TRY(auto map_at, plan.put_low(map.data(), 16, "the memory map"));
 

@@ -65,7 +65,7 @@ Result<LoadedGuest> load_pvh(const BootImages& images, const ElfImage& elf, uint
   if (!modules.empty()) {
     RV_TRY(list_at, plan.put_low(list.data(), 16, "the module list"));
   }
-  const std::vector<MemoryMapEntry> map = memory_map(plan.memory());
+  const std::vector<MemoryMapEntry>& map = plan.memory_map();
   ByteBuilder table;
   for (const MemoryMapEntry& e : map) table.u64(e.begin).u64(e.size).u32(static_cast<uint32_t>(e.type)).u32(0);
   RV_TRY(auto table_at, plan.put_low(table.data(), 16, "the memory map"));

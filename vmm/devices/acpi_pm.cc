@@ -165,15 +165,22 @@ constinit const DeviceType kAcpiPmDevice{
           c.claim_ports({.first = machine_map::kPm1aEvent, .count = 6, .device = &pm});
           c.claim_ports({.first = machine_map::kPmTimer, .count = 4, .device = &pm});
         },
-    .acpi =
-        [](const DeviceOptions& options, AcpiNames& names) {
+    .firmware =
+        [](const DeviceOptions& options, FirmwareTables& tables) {
           using namespace aml;
-          names.rtc_wakes = options.flag("s3");
-          if (names.rtc_wakes)
-            names.root = join({names.root, name("_S3_", package({integer(machine_map::kSleepTypeS3), integer(machine_map::kSleepTypeS3),
+          const bool s3 = options.flag("s3");
+          tables.fixed_hardware = {.pm1_event = machine_map::kPm1aEvent,
+                                   .pm1_control = machine_map::kPm1aControl,
+                                   .pm_timer = machine_map::kPmTimer,
+                                   .pm_timer_bits = machine_map::kPmTimerBits,
+                                   .sci = machine_map::kSciIrq,
+                                   .rtc_wakes = s3};
+          tables.overrides.push_back({.line = machine_map::kSciIrq, .gsi = machine_map::kSciGsi, .level = true});
+          if (s3)
+            tables.root = join({tables.root, name("_S3_", package({integer(machine_map::kSleepTypeS3), integer(machine_map::kSleepTypeS3),
                                                                  integer(0), integer(0)}))});
           // \\_S5: SLP_TYP of PM1a_CNT and PM1b_CNT, two reserved (ACPI 6.5, 7.4.2).
-          names.root = join({names.root, name("_S5_", package({integer(machine_map::kSleepTypeS5), integer(machine_map::kSleepTypeS5),
+          tables.root = join({tables.root, name("_S5_", package({integer(machine_map::kSleepTypeS5), integer(machine_map::kSleepTypeS5),
                                                                integer(0), integer(0)}))});
         },
     .single = true,

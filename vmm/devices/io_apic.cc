@@ -151,6 +151,12 @@ constinit const DeviceType kIoApicDevice{
           // Its pin may be set up to send the same request as an ExtINT message.
           c.wiring().pic_intr.add_last(io_apic.pic_pin());
         },
+    .firmware =
+        [](const DeviceOptions&, FirmwareTables& tables) {
+          using namespace machine_map;
+          tables.io_apics.push_back({.id = kIoApicId, .address = kIoApicBase, .gsi_base = kGsiBase, .pic_pin = kPicGsi});
+          tables.reserved.push_back({PhysAddr(kIoApicBase), kIoApicSize});
+        },
     .single = true,
 };
 

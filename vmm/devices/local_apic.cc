@@ -358,6 +358,11 @@ constinit const DeviceType kLocalApicDevice{
             c.wiring().pic_intr.add(apic);
           }
         },
+    .firmware =
+        [](const DeviceOptions&, FirmwareTables& tables) {
+          tables.local_apics = machine_map::kLocalApicBase;
+          tables.reserved.push_back({PhysAddr(machine_map::kLocalApicBase), machine_map::kLocalApicSize});
+        },
     .single = true,
 };
 

@@ -319,6 +319,7 @@ constinit const DeviceType kPic8259Device{
           c.wiring().isa.add(pic);
           c.offer<ExtIntController>(pic);
         },
+    .firmware = [](const DeviceOptions&, FirmwareTables& tables) { tables.pics = true; },
     .single = true,
 };
 

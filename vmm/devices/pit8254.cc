@@ -116,6 +116,10 @@ constinit const DeviceType kPit8254Device{
           c.claim_ports({.first = machine_map::kPit, .count = 4, .device = &pit});
           c.claim_ports({.first = machine_map::kSystemControlB, .count = 1, .device = &pit});
         },
+    .firmware =
+        [](const DeviceOptions&, FirmwareTables& tables) {
+          tables.overrides.push_back({.line = machine_map::kPitIrq, .gsi = machine_map::kPitGsi});
+        },
     .single = true,
 };
 

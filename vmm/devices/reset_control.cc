@@ -40,6 +40,10 @@ constinit const DeviceType kResetControlDevice{
         [](DeviceContext& c) {
           c.claim_ports({.first = machine_map::kResetControl, .count = 1, .device = &c.add<ResetControl>(c.control(), Restart(c)), .exact = true});
         },
+    .firmware =
+        [](const DeviceOptions&, FirmwareTables& tables) {
+          tables.reset_register = {.port = machine_map::kResetControl, .value = machine_map::kResetValue};
+        },
     .single = true,
 };
 

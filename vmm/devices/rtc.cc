@@ -344,11 +344,12 @@ constinit const DeviceType kRtcDevice{
           c.claim_ports({.first = machine_map::kRtcIndex, .count = 2, .device = &rtc});
           c.offer<ShutdownCode>(rtc);
         },
-    .acpi =
-        [](const DeviceOptions&, AcpiNames& names) {
+    .firmware =
+        [](const DeviceOptions&, FirmwareTables& tables) {
           using namespace aml;
-          names.devices["RTC0"] = join({name("_HID", eisa_id("PNP0B00")),
-                                        name("_CRS", resources(join({io(machine_map::kRtcIndex, 2), irq(machine_map::kRtcIrq)})))});
+          tables.cmos_clock = true;
+          tables.devices["RTC0"] = join({name("_HID", eisa_id("PNP0B00")),
+                                         name("_CRS", resources(join({io(machine_map::kRtcIndex, 2), irq(machine_map::kRtcIrq)})))});
         },
     .single = true,
 };

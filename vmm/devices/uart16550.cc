@@ -286,13 +286,15 @@ constinit const DeviceType kUart16550Device{
           uart.connect(c.output(c.endpoint({.name = name, .console = c.options().flag("console")}, &uart)));
           c.claim_ports({.first = c.options().number("port"), .count = Uart16550::kPorts, .device = &uart});
         },
-    .acpi =
-        [](const DeviceOptions& options, AcpiNames& names) {
+    .firmware =
+        [](const DeviceOptions& options, FirmwareTables& tables) {
           using namespace aml;
           const uint64_t number = options.number("index") + 1;
           const auto port = static_cast<uint16_t>(options.number("port"));
           const auto line = static_cast<unsigned>(options.number("irq"));
-          names.devices["COM" + std::to_string(number)] =
+          tables.legacy_devices = true;
+          tables.serial_ports.push_back(port);
+          tables.devices["COM" + std::to_string(number)] =
               join({name("_HID", eisa_id("PNP0501")), name("_UID", integer(number)), name("_STA", integer(0xf)),
                     name("_CRS", resources(join({io(port, Uart16550::kPorts), irq(line)})))});
         },

@@ -111,6 +111,9 @@ Outside Machine::outside() {
   outside.read_blocks = [this](EndpointId endpoint, uint64_t offset, std::span<uint8_t> out) {
     return boundary_.read_blocks(moment(), endpoint, offset, out);
   };
+  outside.ask_directory = [this](EndpointId endpoint, const DirectoryQuestion& question) {
+    return boundary_.ask_directory(moment(), endpoint, question);
+  };
   return outside;
 }
 

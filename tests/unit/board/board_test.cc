@@ -62,9 +62,9 @@ TEST(Board, a_type_from_outside_is_everywhere_by_its_registration) {
   EXPECT_NE(device_help().find("led              a lamp"), std::string::npos);
   EXPECT_NE(device_help(kLedDevice).find("port=NUMBER"), std::string::npos);
   const DeviceList devices = with({"led", "led,index=1,port=0x330,irq=7"});
-  const auto names = acpi_names(devices);
-  ASSERT_TRUE(names.ok());
-  EXPECT_EQ(names->devices.count("LED0") + names->devices.count("LED1"), 2u);
+  const auto tables = firmware_tables(devices);
+  ASSERT_TRUE(tables.ok());
+  EXPECT_EQ(tables->devices.count("LED0") + tables->devices.count("LED1"), 2u);
   Board board(2, 0, devices);
   const std::string said = describe(*board.board);
   EXPECT_NE(said.find("led1             led,index=1,port=0x330,irq=7"), std::string::npos) << said;

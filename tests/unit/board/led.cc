@@ -87,9 +87,9 @@ constinit const DeviceType kLedDevice{
           c.claim_ports({.first = c.options().number("port"), .count = 1, .device = &led});
           c.claim_memory({.first = kLedMemory + 0x1000 * index, .count = 16, .device = &led});
         },
-    .acpi =
-        [](const DeviceOptions& options, AcpiNames& names) {
-          names.devices["LED" + std::to_string(options.number("index"))] = aml::name("_HID", aml::eisa_id("RVT0001"));
+    .firmware =
+        [](const DeviceOptions& options, FirmwareTables& tables) {
+          tables.devices["LED" + std::to_string(options.number("index"))] = aml::name("_HID", aml::eisa_id("RVT0001"));
         },
 };
 

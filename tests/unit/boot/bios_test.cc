@@ -3,6 +3,7 @@
 #include <set>
 
 #include "tests/unit/boot/test_images.h"
+#include "vmm/board/device_type.h"
 #include "vmm/boot/acpi_tables.h"
 #include "vmm/boot/boot_sector.h"
 #include "vmm/boot/mp_table.h"
@@ -34,7 +35,7 @@ TEST(Bios, data_area_agrees_with_the_memory_map_however_a_guest_is_loaded) {
     ASSERT_TRUE(loaded.ok()) << name << ": " << loaded.error().text();
     EXPECT_EQ(loaded->format, name);
     const Bytes area = read_memory(*memory, 0x400, 0x100);
-    const MemoryMapEntry base = memory_map(*memory)[0];
+    const MemoryMapEntry base = memory_map(*memory, firmware_tables(pc_devices()).value().reserved)[0];
     EXPECT_EQ(get(area, 0x13, 2) << 10, base.begin + base.size) << name;
     EXPECT_EQ(get(area, 0x0e, 2) << 4, base.begin + base.size) << name;
     EXPECT_EQ(read_memory(*memory, get(area, 0x0e, 2) << 4, 1)[0], kEbdaSize >> 10) << name;
@@ -105,7 +106,7 @@ TEST(MpTable, says_what_the_acpi_tables_say) {
     EXPECT_EQ(std::string(table.begin(), table.begin() + 4), "PCMP");
     EXPECT_EQ(sum(table), 0);
     EXPECT_EQ(get(table, 36, 4), machine_map::kLocalApicBase);
-    EXPECT_EQ(make_mp_table(found[0], vcpus).size(), 16 + table.size());
+    EXPECT_EQ(make_mp_table(found[0], vcpus, firmware_tables(pc_devices()).value()).size(), 16 + table.size());
     EXPECT_LE(found[0] + 16 + table.size(), kMpTableBegin + kMpTableSize);
 
     uint32_t processors = 0, boot_processors = 0, buses = 0, io_apics = 0;

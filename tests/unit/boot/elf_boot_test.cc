@@ -1,4 +1,5 @@
 #include "tests/unit/boot/test_images.h"
+#include "vmm/board/device_type.h"
 #include "vmm/boot/multiboot.h"
 
 namespace retrovisor::boot_test {
@@ -53,7 +54,7 @@ TEST(Pvh, loads_segments_and_start_info) {
   EXPECT_EQ(std::string(rsdp.begin(), rsdp.end()), "RSD PTR ");
   const uint64_t entries = get(info, 48, 4);
   const Bytes map = read_memory(*memory, get(info, 40, 8), entries * 24);
-  ASSERT_EQ(entries, memory_map(*memory).size());
+  ASSERT_EQ(entries, memory_map(*memory, firmware_tables(pc_devices()).value().reserved).size());
   EXPECT_EQ(get(map, 8, 8), 0x9fc00U);
 }
 

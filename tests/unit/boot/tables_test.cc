@@ -1,7 +1,9 @@
 #include <map>
 
 #include "tests/unit/boot/test_images.h"
+#include "vmm/board/device_type.h"
 #include "vmm/boot/acpi_tables.h"
+#include "vmm/boot/mp_table.h"
 #include "vmm/board/aml.h"
 #include "vmm/devices/machine_map.h"
 #include "vmm/devices/pc.h"
@@ -42,10 +44,10 @@ std::map<std::string, Bytes> tables_by_signature(const AcpiTables& t) {
   return found;
 }
 
-AcpiNames names() { return acpi_names(pc_devices()).value(); }
+FirmwareTables board() { return firmware_tables(pc_devices()).value(); }
 
 TEST(Acpi, root_pointer_checksums_hold_and_both_root_tables_agree) {
-  const AcpiTables t = make_acpi_tables(kBase, 2, names());
+  const AcpiTables t = make_acpi_tables(kBase, 2, board());
   const Bytes rsdp = slice(t, kBase, 36);
   EXPECT_EQ(std::string(rsdp.begin(), rsdp.begin() + 8), "RSD PTR ");
   EXPECT_EQ(sum(Bytes(rsdp.begin(), rsdp.begin() + 20)), 0);
@@ -58,7 +60,7 @@ TEST(Acpi, root_pointer_checksums_hold_and_both_root_tables_agree) {
 }
 
 TEST(Acpi, fadt_names_the_ports_of_the_machine) {
-  const AcpiTables t = make_acpi_tables(kBase, 1, names());
+  const AcpiTables t = make_acpi_tables(kBase, 1, board());
   const Bytes fadt = tables_by_signature(t)["FACP"];
   ASSERT_EQ(fadt.size(), 276U);
   EXPECT_EQ(get(fadt, 46, 2), machine_map::kSciIrq);
@@ -85,7 +87,7 @@ TEST(Acpi, fadt_names_the_ports_of_the_machine) {
 
 TEST(Acpi, madt_lists_every_processor_and_the_overrides) {
   for (const uint32_t vcpus : {1U, 3U, kMaxVcpus}) {
-    const Bytes madt = tables_by_signature(make_acpi_tables(kBase, vcpus, names()))["APIC"];
+    const Bytes madt = tables_by_signature(make_acpi_tables(kBase, vcpus, board()))["APIC"];
     EXPECT_EQ(get(madt, 36, 4), machine_map::kLocalApicBase);
     uint32_t processors = 0, io_apics = 0;
     std::map<uint64_t, uint64_t> overrides;
@@ -108,16 +110,41 @@ TEST(Acpi, madt_lists_every_processor_and_the_overrides) {
   }
 }
 
+// A board that lacks what the tables tell of does not tell of it.
+TEST(Acpi, tables_name_only_what_is_on_the_board) {
+  DeviceList few;
+  for (const DeviceSpec& d : pc_devices())
+    if (d.type != "acpi-pm" && d.type != "reset-control" && d.type != "rtc" && d.type != "ioapic" && d.type != "uart16550") few.push_back(d);
+  const FirmwareTables bare = firmware_tables(few).value();
+  const AcpiTables t = make_acpi_tables(kBase, 1, bare);
+  auto found = tables_by_signature(t);
+  const Bytes fadt = found["FACP"];
+  for (const auto& [at, size] : {std::pair{46, 2}, {56, 4}, {64, 4}, {76, 4}, {88, 2}, {91, 1}, {108, 1}, {116, 12}, {128, 1}, {148, 12}, {172, 12}, {208, 12}})
+    for (int i = 0; i < size; ++i) EXPECT_EQ(fadt[static_cast<size_t>(at + i)], 0) << at;
+  EXPECT_EQ(get(fadt, 112, 4) & (1 << 10 | 1 << 20), 1U << 20);  // RESET_REG_SUP, HW_REDUCED_ACPI
+  EXPECT_EQ(get(fadt, 109, 2) & (1 | 1 << 5), 1U << 5);          // LEGACY_DEVICES, CMOS_RTC_NOT_PRESENT
+  const Bytes madt = found["APIC"];
+  for (size_t at = 44; at < madt.size(); at += madt[at + 1]) {
+    ASSERT_GE(madt[at + 1], 6);
+    EXPECT_NE(madt[at], 1);
+    if (madt[at] == 2) EXPECT_EQ(madt[at + 3], machine_map::kPitIrq);
+  }
+  const auto memory = GuestMemory::create(16 << 20).value();
+  EXPECT_EQ(memory_map(*memory, bare.reserved).size() + 1, memory_map(*memory, board().reserved).size());
+  const Bytes mp = make_mp_table(kMpTableBegin, 1, bare);
+  EXPECT_LT(mp.size(), make_mp_table(kMpTableBegin, 1, board()).size() - 15 * 8);
+}
+
 TEST(Acpi, dsdt_starts_with_the_sleep_type_of_s5) {
   const Bytes expected = {
       0x08, '_', 'S', '5', '_', 0x12, 0x08, 0x04, 0x0a, machine_map::kSleepTypeS5, 0x0a, machine_map::kSleepTypeS5, 0, 0};
-  const Bytes dsdt = make_dsdt_aml(names());
+  const Bytes dsdt = make_dsdt_aml(board());
   ASSERT_GT(dsdt.size(), expected.size());
   EXPECT_EQ(Bytes(dsdt.begin(), dsdt.begin() + static_cast<std::ptrdiff_t>(expected.size())), expected);
 }
 
 TEST(Acpi, tables_fit_below_1_mib_for_the_most_processors) {
-  EXPECT_LE(make_acpi_tables(kAcpiBegin, kMaxVcpus, names()).bytes.size(), kAcpiSize);
+  EXPECT_LE(make_acpi_tables(kAcpiBegin, kMaxVcpus, board()).bytes.size(), kAcpiSize);
 }
 
 TEST(Aml, package_lengths_count_themselves) {
@@ -140,7 +167,7 @@ TEST(MemoryMap, has_no_overlaps_and_all_ram_outside_of_the_bios_area) {
   for (const uint64_t mib : {uint64_t{16}, uint64_t{512}, uint64_t{3072}, uint64_t{3073}, uint64_t{8192}}) {
     const auto memory = make_memory(mib);
     uint64_t ram = 0, end = 0;
-    for (const MemoryMapEntry& e : memory_map(*memory)) {
+    for (const MemoryMapEntry& e : memory_map(*memory, board().reserved)) {
       EXPECT_GE(e.begin, end);
       EXPECT_GT(e.size, 0U);
       end = e.begin + e.size;
@@ -155,7 +182,7 @@ TEST(MemoryMap, has_no_overlaps_and_all_ram_outside_of_the_bios_area) {
 
 TEST(LoadPlan, keeps_ranges_apart) {
   auto memory = make_memory(16);
-  LoadPlan plan(*memory);
+  LoadPlan plan(*memory, {});
   ASSERT_TRUE(plan.claim(0x200000, 0x1000, "a", "").ok());
   EXPECT_FALSE(plan.claim(0x200fff, 1, "b", "").ok());
   EXPECT_FALSE(plan.claim(0x1ff000, 0x1001, "b", "").ok());

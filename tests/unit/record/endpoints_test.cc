@@ -40,12 +40,14 @@ class Gadget final : public Device {
     out.u8("stream", stream.last);
     out.u32("packet", packets.last);
     out.u32("block", block_);
+    out.u32("file", file_);
   }
   void restore(StateReader& in) override {
     in.section(name());
     in.u8("stream", stream.last);
     in.u32("packet", packets.last);
     in.u32("block", block_);
+    in.u32("file", file_);
   }
   uint64_t read(const BusAccess& a) override { return a.offset == 0 ? stream.last : a.offset == 8 ? packets.last : block_; }
   void write(const BusAccess& a, uint64_t value) override {
@@ -53,13 +55,20 @@ class Gadget final : public Device {
     std::array<uint8_t, 4> bytes{};
     block_ = 0xffffffff;
     if (blocks(value * 512, bytes)) std::memcpy(&block_, bytes.data(), sizeof block_);
+    const auto answer = directory({DirectoryQuestion::What::contents, "a/" + std::to_string(value % 3), value, 3});
+    file_ = answer ? static_cast<uint32_t>(answer->size()) * 1000 : 0xffff;
+    if (answer)
+      for (const uint8_t b : *answer) file_ += b;
+    block_ += file_;
   }
   Stream stream;
   Packets packets;
   EndpointBlocks blocks;
+  EndpointDirectory directory;
 
  private:
   uint32_t block_ = 0;
+  uint32_t file_ = 0;
 };
 
 constinit const DeviceType kGadgetDevice{
@@ -71,6 +80,7 @@ constinit const DeviceType kGadgetDevice{
           c.endpoint({.name = "gadget-stream"}, &gadget.stream);
           c.endpoint({.name = "gadget-packets", .kind = EndpointKind::packets}, &gadget.packets);
           gadget.blocks = c.blocks(c.endpoint({.name = "gadget-blocks", .kind = EndpointKind::blocks}));
+          gadget.directory = c.directory(c.endpoint({.name = "gadget-files", .kind = EndpointKind::directory}));
           c.claim_memory({.first = kGadget, .count = 32, .device = &gadget});
         },
 };
@@ -98,7 +108,7 @@ BootImages gadget_guest() {
 class Busy final : public QuietBoundary {
  public:
   std::vector<Endpoint> endpoints;
-  uint32_t asked = 0, blocks = 0;
+  uint32_t asked = 0, blocks = 0, files = 0;
   void connect(std::span<const Endpoint> all) override { endpoints.assign(all.begin(), all.end()); }
   size_t receive(Moment, EndpointId id, std::span<uint8_t> out) override {
     const size_t n = ++asked % 5 == 0 ? 0 : endpoints[id.value].kind == EndpointKind::packets ? 60 + asked % 900 : 1 + asked % 3;
@@ -112,6 +122,11 @@ class Busy final : public QuietBoundary {
     if (++blocks % 11 == 0) return Error{ErrorCode::io, "a bad block", ""};
     std::fill(out.begin(), out.end(), static_cast<uint8_t>(blocks));
     return {};
+  }
+  Result<std::vector<uint8_t>> ask_directory(Moment, EndpointId id, const DirectoryQuestion& question) override {
+    EXPECT_EQ(endpoints[id.value].name, "gadget-files");
+    if (++files % 7 == 0) return Error{ErrorCode::io, "no such file", ""};
+    return std::vector<uint8_t>(files % 4, static_cast<uint8_t>(files + question.path.back()));
   }
 };
 
@@ -157,6 +172,7 @@ TEST(Endpoints, what_enters_at_each_kind_is_recorded_and_replayed) {
   EXPECT_GT(summary->events[static_cast<size_t>(EventKind::packet)], 1u);
   EXPECT_GT(summary->events[static_cast<size_t>(EventKind::console_input)], 1u);
   EXPECT_GT(summary->events[static_cast<size_t>(EventKind::disk_read)], 3000u);
+  EXPECT_GT(summary->events[static_cast<size_t>(EventKind::directory_read)], 3000u);
   for (const uint64_t piece : {uint64_t{0}, uint64_t{7'919}, uint64_t{250'001}}) {
     auto session = ReplaySession::open(recorded->file.path(), gadget_guest());
     ASSERT_TRUE(session.ok()) << session.error().text();

@@ -35,7 +35,8 @@ static_assert(numbered({EventKind::interrupt, EventKind::timer, EventKind::port_
                         EventKind::mmio_write, EventKind::tsc_read, EventKind::rdrand, EventKind::dma, EventKind::vcpu_switch,
                         EventKind::exception, EventKind::exception_lost}));
 static_assert(numbered({EventKind::wall_clock, EventKind::entropy, EventKind::console_input, EventKind::idle_wait, EventKind::packet,
-                        EventKind::disk_read, EventKind::host_stop, EventKind::time_passed, EventKind::deliver, EventKind::landing},
+                        EventKind::disk_read, EventKind::host_stop, EventKind::time_passed, EventKind::deliver, EventKind::landing,
+                        EventKind::directory_read},
                        32));
 static_assert(numbered({InterruptSource::local_apic, InterruptSource::pic, InterruptSource::nmi}));  // in an interrupt's event
 // In states, which key frames hold.
