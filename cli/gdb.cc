@@ -10,6 +10,7 @@
 #include "cli/exit_codes.h"
 #include "cli/files.h"
 #include "cli/gdb_commands.h"
+#include "cli/gdb_linux.h"
 #include "cli/live_gdb.h"
 #include "cli/progress.h"
 #include "cli/say.h"
@@ -46,7 +47,7 @@ Result<void> write_init_file(const GdbCommand& options, const std::string& addre
   std::string out = "set confirm off\nset pagination off\n";
   // Without `target remote` before it, gdb does not know the architecture.
   if (!address.empty()) out += "target remote " + address + "\n";
-  out += "define hookpost-monitor\n  maintenance flush register-cache\nend\n"
+  out += "define hookpost-monitor\n  maintenance flush register-cache\n  python retrovisor_unwinder.forget()\nend\n"
          "define seek\n"
          "  if $argc == 1\n    monitor seek $arg0\n  end\n"
          "  if $argc == 2\n    monitor seek $arg0 $arg1\n  end\n"
@@ -63,6 +64,7 @@ Result<void> write_init_file(const GdbCommand& options, const std::string& addre
     if (!where) return Error{where.error().code, "--symbols: " + where.error().message, where.error().where};
     out += fmt::format("add-symbol-file {} {}\n", options.symbols, *where);
   }
+  out += gdb_unwinder_script();
   return write_output(options.init, "--init", out);
 }
 
@@ -153,6 +155,9 @@ int serve(GdbCommand options) {
   how.once = options.once;
   how.session.arch = arch_named(options.arch);
   how.session.commands = kernel_commands();
+  LinuxView kernel = linux_view();
+  for (gdb::MonitorCommand& command : kernel.commands) how.session.commands.push_back(std::move(command));
+  how.session.window = std::move(kernel.window);
   how.log = [](std::string_view text) { say("{}", text); };
   return options.stdio ? serve_stdio(options, **stop, std::move(how)) : serve_listening(options, **stop, std::move(how));
 }

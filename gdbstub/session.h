@@ -15,10 +15,16 @@
 
 namespace retrovisor::gdb {
 
+// No processor's linear address: it is not canonical. "RV" in its upper bytes.
+inline constexpr uint64_t kWindow = 0x5256'0000'0000'0000, kMaxWindow = 1 << 20;
+
 struct SessionOptions {
   std::optional<Arch> arch;    // none: arch_of() the machine when the client comes, with
   std::optional<Arch> kernel;  // what the kernel is, if that is known
   std::vector<MonitorCommand> commands;  // monitor commands beside our own
+  // What a client reads at kWindow, as if it were memory: for scripts of gdb, whose unwinders may ask for nothing else. It is made when the
+  // first byte of it is read. May be empty.
+  std::function<std::vector<uint8_t>(Execution&)> window;
   // A client that has begun a packet has so long to end it.
   std::chrono::milliseconds packet_timeout{10'000};
   // What is done before the first packet is answered, while the client is kept waiting: a long way to where it begins. False
@@ -94,6 +100,7 @@ class Session {
   void read_one_register(Packet rest);
   void write_one_register(Packet rest);
   void read_memory(Packet rest);
+  void read_window(uint64_t offset, uint64_t size);
   void write_memory(Packet rest, bool binary);
   void point(Packet rest, bool insert);
 
@@ -141,6 +148,7 @@ class Session {
   bool is_gdb_ = false;
   bool quiet_end_ = false;  // the last resume found the end of history and did not say so: step()
   bool physical_memory_ = false;
+  std::vector<uint8_t> window_;  // as it was made last
   bool extended_ = false;          // extended-remote: the client outlives the program
   std::string stop_reply_;         // for '?'
   VcpuId stop_vcpu_;               // that it names

@@ -64,11 +64,18 @@ void Session::read_memory(Packet rest) {
   if (!address || !fields.take(",")) return send_error(kBadPacket);
   const auto size = fields.number();
   if (!size || !fields.empty() || *size > kPacketSize / 2) return send_error(kBadPacket);
+  if (options_.window && *address >= kWindow && *address - kWindow < kMaxWindow) return read_window(*address - kWindow, *size);
   std::vector<uint8_t> bytes(*size);
   const size_t got = MemoryView(execution_.machine().memory(), general().state, physical_memory_).read(*address, bytes);
   if (got == 0 && *size != 0) return send_error(kBadAddress);
   bytes.resize(got);
   send(hex_bytes(bytes));
+}
+
+void Session::read_window(uint64_t offset, uint64_t size) {
+  if (offset == 0) window_ = options_.window(execution_);
+  if (offset >= window_.size()) return send_error(kBadAddress);
+  send(hex_bytes(std::span<const uint8_t>(window_).subspan(offset, std::min<uint64_t>(size, window_.size() - offset))));
 }
 
 void Session::write_memory(Packet rest, bool binary) {

@@ -1,0 +1,124 @@
+#include "analysis/linux/kernel.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+
+namespace retrovisor {
+namespace {
+
+constexpr size_t kLongestBanner = 512;
+// One machine is asked again and again where a task runs in user mode: page tables of its own have the kernel's half, or, with page table
+// isolation, next to nothing of it. Such a state is looked at through the kernel's own tables.
+constexpr uint64_t kKernelMap = 0xffffffff80000000;
+
+}  // namespace
+
+std::unique_ptr<LinuxKernel> LinuxKernel::of(KernelSymbols symbols, const KernelMemory& memory) {
+  auto out = std::unique_ptr<LinuxKernel>(new LinuxKernel);
+  out->symbols_ = std::move(symbols);
+  out->index();
+  if (const auto at = out->address_of("linux_banner")) {
+    out->banner_at_ = *at;
+    out->banner_ = memory.text(*at, kLongestBanner);
+  }
+  out->read_orc(memory);
+  return out;
+}
+
+Result<std::unique_ptr<LinuxKernel>> LinuxKernel::find(Machine& machine) {
+  RV_TRY(auto symbols, find_kernel_symbols(machine));
+  return of(std::move(symbols), MachineMemory(machine.memory(), machine.vcpu(VcpuId(0)).state));
+}
+
+bool LinuxKernel::is_in(const KernelMemory& memory) const {
+  return !banner_.empty() && memory.text(banner_at_, banner_.size()) == banner_;
+}
+
+void LinuxKernel::index() {
+  const auto& all = symbols_.symbols;
+  by_name_.resize(all.size());
+  std::iota(by_name_.begin(), by_name_.end(), 0U);
+  by_address_ = by_name_;
+  std::sort(by_name_.begin(), by_name_.end(),
+            [&](uint32_t a, uint32_t b) { return all[a].name != all[b].name ? all[a].name < all[b].name : a < b; });
+  std::sort(by_address_.begin(), by_address_.end(),
+            [&](uint32_t a, uint32_t b) { return all[a].address != all[b].address ? all[a].address < all[b].address : a < b; });
+  image_begin_ = address_of("_text").value_or(kKernelMap);
+  image_end_ = address_of("_end").value_or(UINT64_MAX);
+  // The section .text..__x86.indirect_thunk, as far as it is the array of thunks; then comes that for returns.
+  thunks_begin_ = address_of("__x86_indirect_thunk_array").value_or(0);
+  thunks_end_ = std::max(address_of("__x86_return_thunk").value_or(0), thunks_begin_);
+  for (const auto& [first, end] : {std::pair("_stext", "_etext"), std::pair("_text", "_etext"), std::pair("_sinittext", "_einittext")}) {
+    const auto a = address_of(first), b = address_of(end);
+    if (a && b && *a < *b) text_.emplace_back(*a, *b);
+  }
+}
+
+std::optional<uint64_t> LinuxKernel::address_of(std::string_view name) const {
+  const auto& all = symbols_.symbols;
+  const auto found = std::lower_bound(by_name_.begin(), by_name_.end(), name, [&](uint32_t i, std::string_view n) { return all[i].name < n; });
+  if (found == by_name_.end() || all[*found].name != name) return std::nullopt;
+  return all[*found].address;
+}
+
+std::optional<LinuxKernel::Place> LinuxKernel::place_of(uint64_t address) const {
+  if (address < image_begin_ || address >= image_end_) return std::nullopt;
+  const auto& all = symbols_.symbols;
+  const auto next = std::upper_bound(by_address_.begin(), by_address_.end(), address, [&](uint64_t at, uint32_t i) { return at < all[i].address; });
+  if (next == by_address_.begin()) return std::nullopt;
+  // Of several names for one place the first in the table, as the kernel does.
+  auto first = std::prev(next);
+  while (first != by_address_.begin() && all[*std::prev(first)].address == all[*first].address) --first;
+  const KernelSymbol& s = all[*first];
+  if (s.address < image_begin_) return std::nullopt;
+  const uint64_t end = next == by_address_.end() ? image_end_ : std::min(all[*next].address, image_end_);
+  return Place{s.name, address - s.address, end - s.address};
+}
+
+std::string LinuxKernel::text_of(uint64_t address) const {
+  const auto place = place_of(address);
+  if (!place) return fmt::format("{:#x}", address);
+  return place->offset == 0 ? std::string(place->name) : fmt::format("{}+{:#x}", place->name, place->offset);
+}
+
+bool LinuxKernel::in_text(uint64_t address) const {
+  return std::any_of(text_.begin(), text_.end(), [&](const auto& t) { return address >= t.first && address < t.second; });
+}
+
+void LinuxKernel::read_orc(const KernelMemory& memory) {
+  const auto ip = address_of("__start_orc_unwind_ip"), ip_end = address_of("__stop_orc_unwind_ip");
+  const auto entries = address_of("__start_orc_unwind"), entries_end = address_of("__stop_orc_unwind");
+  if (!ip || !ip_end || !entries || !entries_end || *ip_end < *ip) {
+    orc_error_ = "the kernel has no ORC table (CONFIG_UNWINDER_ORC), or no symbols of data (CONFIG_KALLSYMS_ALL)";
+    return;
+  }
+  const uint64_t count = (*ip_end - *ip) / 4;
+  if ((*entries_end - *entries) / 6 != count) {
+    orc_error_ = "the kernel's ORC table has not as many entries as addresses";
+    return;
+  }
+  auto table = OrcTable::read(memory, *ip, *entries, count);
+  if (table) {
+    orc_ = std::move(*table);
+  } else {
+    orc_error_ = table.error().text();
+  }
+}
+
+std::optional<OrcEntry> LinuxKernel::find_orc(uint64_t ip) const {
+  // Each section's entries end with one that says "no code", so the table answers for all of the image.
+  if (!orc_ || ip < image_begin_ || ip >= image_end_) return std::nullopt;
+  auto entry = orc_->find(ip);
+  // Thunks for indirect jumps are marked as having no caller, so that objtool does not follow them. They are called as functions are.
+  if (entry && entry->type == OrcType::end_of_stack && ip >= thunks_begin_ && ip < thunks_end_)
+    entry = OrcEntry{8, 0, OrcRegister::sp, OrcRegister::undefined, OrcType::call};
+  return entry;
+}
+
+Unwinder LinuxKernel::unwinder(const KernelMemory& memory) const {
+  return Unwinder(memory, [this](uint64_t ip) { return find_orc(ip); });
+}
+
+}  // namespace retrovisor

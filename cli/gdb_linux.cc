@@ -1,0 +1,162 @@
+#include "cli/gdb_linux.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <iterator>
+#include <memory>
+#include <string_view>
+
+#include "analysis/linux/kernel.h"
+
+namespace retrovisor::cli {
+namespace {
+
+using gdb::Execution;
+using gdb::MonitorCommand;
+using Words = MonitorCommand::Words;
+
+constexpr size_t kMostFrames = 256;
+constexpr uint64_t kUserFrame = ~uint64_t{15};
+
+// What is known of the kernel, as long as that is the one in memory.
+class Known {
+ public:
+  Result<LinuxKernel*> kernel(Execution& e) {
+    if (kernel_ == nullptr || !kernel_->is_in(memory(e))) {
+      RV_TRY(kernel_, LinuxKernel::find(e.machine()));
+    }
+    return kernel_.get();
+  }
+  static MachineMemory memory(Execution& e) { return {e.machine().memory(), e.machine().vcpu(e.selected()).state}; }
+
+ private:
+  std::unique_ptr<LinuxKernel> kernel_;
+};
+
+std::string_view why(UnwindEnd end) {
+  switch (end) {
+    case UnwindEnd::user: case UnwindEnd::outermost: case UnwindEnd::none: return "";
+    case UnwindEnd::unknown: return "(nothing tells of this code's caller)\n";
+    case UnwindEnd::unreadable: return "(the stack leads to where no memory is)\n";
+  }
+  return "";
+}
+
+Result<std::string> backtrace(Known& known, Execution& e, Words words) {
+  if (!words.empty()) return Error{ErrorCode::bad_argument, "not understood", ""};
+  RV_TRY(LinuxKernel* const kernel, known.kernel(e));
+  if (!kernel->has_orc()) return Error{ErrorCode::unsupported, kernel->orc_error(), ""};
+  const MachineMemory memory = Known::memory(e);
+  UnwindEnd end{};
+  const auto frames = kernel->unwinder(memory).frames(FrameRegisters::of(e.machine().vcpu(e.selected()).state), kMostFrames, &end);
+  std::string out;
+  for (size_t i = 0; i < frames.size(); ++i) {
+    const FrameRegisters& f = frames[i];
+    const std::string place = f.user ? "(user mode)" : kernel->text_of(f.ip);
+    out += fmt::format("#{:<3} {:#018x} {}{}\n", i, f.ip, place, i != 0 && f.exact && !f.user ? " (interrupted)" : "");
+  }
+  return out + std::string(why(end));
+}
+
+// For the script of --init: the number of frames, and of each what the script's FRAME takes apart.
+std::vector<uint8_t> frames_for_script(Known& known, Execution& e) {
+  std::vector<uint64_t> numbers{0};
+  const auto kernel = known.kernel(e);
+  const FrameRegisters first = FrameRegisters::of(e.machine().vcpu(e.selected()).state);
+  if (kernel && (*kernel)->has_orc() && !first.user) {
+    const MachineMemory memory = Known::memory(e);
+    const Unwinder unwinder = (*kernel)->unwinder(memory);
+    UnwindStep step;
+    step.caller = first;
+    for (; numbers[0] < kMostFrames; ++numbers[0]) {
+      const FrameRegisters frame = step.caller;
+      const auto place = (*kernel)->place_of(frame.code());
+      step = unwinder.step(frame);
+      // Code outside of the kernel's image of which no table tells: gdb may know better.
+      const bool guessed = step.by_frame_pointer && !place;
+      const bool has_caller = step.end == UnwindEnd::none || step.end == UnwindEnd::user;
+      uint64_t valid = 0;
+      for (size_t i = 0; i < frame.gpr.size(); ++i) valid |= uint64_t{frame.gpr[i].has_value()} << i;
+      // gdb wants a caller's frame to lie higher on the stack; a program's stack does not.
+      const uint64_t at = frame.user ? kUserFrame : has_caller ? step.cfa : frame.sp();
+      numbers.insert(numbers.end(), {frame.ip, place ? frame.code() - place->offset : frame.ip, at, valid});
+      for (const auto& value : frame.gpr) numbers.push_back(value.value_or(0));
+      if (guessed || !has_caller) {
+        ++numbers[0];
+        break;
+      }
+    }
+  }
+  std::vector<uint8_t> out(numbers.size() * 8);
+  std::memcpy(out.data(), numbers.data(), out.size());
+  return out;
+}
+
+}  // namespace
+
+LinuxView linux_view() {
+  const auto known = std::make_shared<Known>();
+  LinuxView out;
+  out.commands.push_back({"bt", "", "who called whom in the kernel, by its own unwind tables (ORC)",
+                          [known](Execution& e, Words words) { return backtrace(*known, e, words); }});
+  out.window = [known](Execution& e) { return frames_for_script(*known, e); };
+  return out;
+}
+
+// gdb has no unwinder for ORC, and what it may ask for while it unwinds is memory (a packet of its own would make it forget the frame it
+// is about). So the server shows all frames of where it stands in a window of memory, and the script finds there whose caller is asked for. A
+// caller at 0 is the end for gdb.
+std::string gdb_unwinder_script() {
+  return fmt::format("python\nRETROVISOR_FRAMES = {:#x}\n", gdb::kWindow) + R"(
+import gdb, gdb.unwinder, struct
+
+class RetrovisorFrameId:
+    def __init__(self, sp, pc):
+        self.sp, self.pc = gdb.Value(sp), gdb.Value(pc)
+
+class RetrovisorUnwinder(gdb.unwinder.Unwinder):
+    """Frames of a recorded Linux kernel, by its own unwind tables."""
+    NAMES = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+    FRAME = struct.Struct("<20Q")  # RIP, its function, address of the frame, which registers are known, their values
+
+    def __init__(self):
+        super().__init__("retrovisor")
+        self.forget()
+
+    def forget(self, event=None):
+        self.tables = {}
+
+    def table(self):
+        """The frames of the selected thread, by RIP and RSP."""
+        thread = gdb.selected_thread().num
+        if thread not in self.tables:
+            memory = gdb.selected_inferior()
+            count, = struct.unpack("<Q", memory.read_memory(RETROVISOR_FRAMES, 8))
+            frames = list(self.FRAME.iter_unpack(memory.read_memory(RETROVISOR_FRAMES + 8, count * self.FRAME.size))) if count else []
+            callers = frames[1:] + [None]
+            self.tables[thread] = {(f[0], f[4 + 4]): (f, caller) for f, caller in zip(frames, callers)}
+        return self.tables[thread]
+
+    def __call__(self, frame):
+        try:
+            here = tuple(int(frame.read_register(name)) & 0xffffffffffffffff for name in ("rip", "rsp"))
+            known, caller = self.table()[here]
+        except (gdb.error, gdb.MemoryError, KeyError, ValueError):
+            return None
+        info = frame.create_unwind_info(RetrovisorFrameId(known[2], known[1]))
+        info.add_saved_register("rip", gdb.Value(caller[0] if caller else 0))
+        for number, name in enumerate(self.NAMES):
+            if caller and caller[3] >> number & 1:
+                info.add_saved_register(name, gdb.Value(caller[4 + number]))
+        return info
+
+retrovisor_unwinder = RetrovisorUnwinder()
+gdb.unwinder.register_unwinder(None, retrovisor_unwinder, replace=True)
+for event in ("cont", "stop", "register_changed", "memory_changed"):
+    getattr(gdb.events, event).connect(retrovisor_unwinder.forget)
+end
+)";
+}
+
+}  // namespace retrovisor::cli
