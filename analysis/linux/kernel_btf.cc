@@ -20,16 +20,21 @@ bool is_signed(const Btf& btf, BtfId id) {
 
 }  // namespace
 
-Result<Btf> read_kernel_btf(const KernelMemory& memory, const KernelSymbols& symbols) {
+Result<std::vector<uint8_t>> kernel_btf_bytes(const KernelMemory& memory, const KernelSymbols& symbols) {
   const KernelSymbol* begin = symbols.find("__start_BTF");
   const KernelSymbol* end = symbols.find("__stop_BTF");
   if (begin == nullptr || end == nullptr)
     return Error{ErrorCode::unsupported, "the kernel carries no types (it was built without CONFIG_DEBUG_INFO_BTF)", "BTF"};
   if (end->address <= begin->address || end->address - begin->address > kMostBytes)
     return Error{ErrorCode::bad_image, "the kernel's types are not where its symbols say", "BTF"};
-  const auto bytes = memory.bytes(begin->address, end->address - begin->address);
+  auto bytes = memory.bytes(begin->address, end->address - begin->address);
   if (!bytes) return Error{ErrorCode::bad_image, "the kernel's types are not in memory", "BTF"};
-  return Btf::parse(*bytes);
+  return std::move(*bytes);
+}
+
+Result<Btf> read_kernel_btf(const KernelMemory& memory, const KernelSymbols& symbols) {
+  RV_TRY(const auto bytes, kernel_btf_bytes(memory, symbols));
+  return Btf::parse(bytes);
 }
 
 std::optional<uint64_t> read_field(const KernelMemory& memory, const Btf& btf, uint64_t object, const Btf::Field& field) {

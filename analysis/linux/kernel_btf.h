@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "analysis/linux/btf.h"
 #include "analysis/linux/kallsyms.h"
@@ -9,7 +10,9 @@
 
 namespace retrovisor {
 
-// From between the symbols __start_BTF and __stop_BTF. A kernel built without CONFIG_DEBUG_INFO_BTF has none: ErrorCode::unsupported.
+// What lies between the symbols __start_BTF and __stop_BTF. A kernel built without CONFIG_DEBUG_INFO_BTF has none:
+// ErrorCode::unsupported.
+Result<std::vector<uint8_t>> kernel_btf_bytes(const KernelMemory& memory, const KernelSymbols& symbols);
 Result<Btf> read_kernel_btf(const KernelMemory& memory, const KernelSymbols& symbols);
 
 // The number in a member of the object at `object`: an integer, a pointer, an enumeration or a bit-field of at most 64 bits, with its

@@ -1,7 +1,9 @@
-// Types out of hostile memory: read or refused in bounded time, and then safe to use, whatever is asked of them.
-#include "analysis/linux/btf.h"
+// Types out of hostile memory: read or refused in bounded time, and then safe to use, whatever is asked of them, and to make DWARF of
+// that holds together.
+#include "analysis/linux/dwarf.h"
 #include "tests/fuzz/target.h"
 #include "tests/unit/linux/btf_bytes.h"
+#include "tests/unit/linux/dwarf_reader.h"
 
 namespace retrovisor::fuzz {
 namespace {
@@ -26,6 +28,27 @@ void ask(const Btf& btf) {
   }
 }
 
+// With each function and variable that it names somewhere.
+void describe(const Btf& btf) {
+  KernelSymbols symbols;
+  symbols.symbols.push_back({0, 'A', "__per_cpu_start"});
+  for (uint32_t i = 1; i < btf.end(); ++i) {
+    const Btf::Type t = btf.type(BtfId(i));
+    const uint64_t at = symbols.symbols.size();
+    if (t.kind == Btf::Kind::function) symbols.symbols.push_back({kLinkedText + 16 * at, at % 3 == 0 ? 't' : 'T', std::string(t.name)});
+    if (t.kind != Btf::Kind::section) continue;
+    for (uint32_t v = 0; v < t.count; ++v) {
+      const Btf::Placed placed = btf.placed(BtfId(i), v);
+      symbols.symbols.push_back({placed.offset, 'A', std::string(btf.type(placed.variable).name)});
+    }
+  }
+  const std::array<uint8_t, 64> code = {0xf3, 0x0f, 0x1e, 0xfa, 0x0f, 0x1f, 0x44, 0x00, 0x00};
+  const DebugSections made = make_debug_sections(btf, symbols, ImageMemory(kLinkedText + 16, code), 0x1000);
+  DwarfReader reader(made);
+  FUZZ_CHECK(reader.read().has_value());
+  FUZZ_CHECK(symbols_elf(symbols, 0x1000, &made).size() > made.info.size());
+}
+
 }  // namespace
 
 size_t max_input() { return 16384; }
@@ -39,8 +62,11 @@ void run(std::span<const uint8_t> data) {
     return;
   }
   ask(*kernel);
+  describe(*kernel);
   const auto module = Btf::parse(input.rest(), &*kernel);
-  if (module) ask(*module);
+  if (!module) return;
+  ask(*module);
+  describe(*module);
 }
 
 std::vector<Bytes> seeds() {
