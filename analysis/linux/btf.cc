@@ -51,9 +51,15 @@ Btf::Type Btf::type(BtfId id) const {
   t.name_at = name;
   t.name = string(name);
   switch (t.kind) {
-    case Kind::integer: case Kind::structure: case Kind::union_: case Kind::enumeration: case Kind::enumeration64:
-    case Kind::section: case Kind::floating: t.size = third; break;
-    case Kind::array: case Kind::forward: break;
+    case Kind::integer:
+    case Kind::structure:
+    case Kind::union_:
+    case Kind::enumeration:
+    case Kind::enumeration64:
+    case Kind::section:
+    case Kind::floating: t.size = third; break;
+    case Kind::array:
+    case Kind::forward: break;
     default: t.type = BtfId(third);
   }
   return t;
@@ -133,7 +139,11 @@ BtfId Btf::resolve(BtfId id) const {
   for (;;) {
     const Type t = type(id);
     switch (t.kind) {
-      case Kind::type_def: case Kind::volatile_: case Kind::const_: case Kind::restrict_: case Kind::type_tag: id = t.type; break;
+      case Kind::type_def:
+      case Kind::volatile_:
+      case Kind::const_:
+      case Kind::restrict_:
+      case Kind::type_tag: id = t.type; break;
       default: return id;
     }
   }
@@ -145,7 +155,8 @@ std::vector<BtfId> Btf::all(std::string_view name, Kind kind) const {
     return std::tie(t.name, t.kind) < std::tie(key.first, key.second);
   };
   std::vector<BtfId> out;
-  for (auto at = std::lower_bound(by_name_.begin(), by_name_.end(), std::pair(name, kind), before); at != by_name_.end(); ++at) {
+  for (auto at = std::lower_bound(by_name_.begin(), by_name_.end(), std::pair(name, kind), before); at != by_name_.end();
+       ++at) {
     const Type t = type(*at);
     if (t.name != name || t.kind != kind) break;
     out.push_back(*at);
@@ -189,7 +200,8 @@ std::optional<Btf::Field> Btf::direct_member(BtfId object, std::string_view name
   for (size_t next = 0; next < queue.size(); ++next) {
     const Inner inner = queue[next];
     const Type t = type(inner.type);
-    if ((t.kind != Kind::structure && t.kind != Kind::union_) || !seen.insert(static_cast<uint32_t>(inner.type)).second) continue;
+    if ((t.kind != Kind::structure && t.kind != Kind::union_) || !seen.insert(static_cast<uint32_t>(inner.type)).second)
+      continue;
     for (uint32_t i = 0; i < t.count; ++i) {
       const Member m = member(inner.type, i);
       const uint64_t bit = inner.bit + m.bit;
@@ -247,7 +259,7 @@ Result<Btf::Field> Btf::field(BtfId object, std::string_view path) const {
 
 std::string_view btf_kind_name(Btf::Kind kind) {
   constexpr std::array<std::string_view, 20> names = {
-      "void",  "integer", "pointer",  "array",     "struct",   "union",   "enum",  "forward",  "typedef",  "volatile",
+      "void",  "integer",  "pointer",  "array",     "struct",   "union",   "enum",  "forward",  "typedef",  "volatile",
       "const", "restrict", "function", "prototype", "variable", "section", "float", "decl_tag", "type_tag", "enum64"};
   return names[static_cast<size_t>(kind) % names.size()];
 }

@@ -14,12 +14,14 @@ namespace {
 constexpr uint16_t kMagic = 0xeb9f;
 constexpr size_t kHeader = 24, kType = 12;
 constexpr uint32_t kNoSize = UINT32_MAX;
-// Of types that hold, or are made of, each other. The kernel's own limit is 32 (MAX_RESOLVE_DEPTH), which it does not apply to its
-// own types.
+// Of types that hold, or are made of, each other. The kernel's own limit is 32 (MAX_RESOLVE_DEPTH), which it does not apply
+// to its own types.
 constexpr size_t kMostDepth = 128;
 constexpr uint8_t kUnvisited = 0, kOpen = 255;
 
-Error bad(std::string message, std::string where = "BTF") { return {ErrorCode::bad_image, std::move(message), std::move(where)}; }
+Error bad(std::string message, std::string where = "BTF") {
+  return {ErrorCode::bad_image, std::move(message), std::move(where)};
+}
 
 // How many bytes there are behind the common twelve, and per member.
 struct Tail {
@@ -28,10 +30,16 @@ struct Tail {
 Tail tail_of(Btf::Kind kind) {
   using Kind = Btf::Kind;
   switch (kind) {
-    case Kind::integer: case Kind::variable: case Kind::decl_tag: return {4, 0};
+    case Kind::integer:
+    case Kind::variable:
+    case Kind::decl_tag: return {4, 0};
     case Kind::array: return {12, 0};
-    case Kind::structure: case Kind::union_: case Kind::section: case Kind::enumeration64: return {0, 12};
-    case Kind::enumeration: case Kind::prototype: return {0, 8};
+    case Kind::structure:
+    case Kind::union_:
+    case Kind::section:
+    case Kind::enumeration64: return {0, 12};
+    case Kind::enumeration:
+    case Kind::prototype: return {0, 8};
     default: return {};
   }
 }
@@ -47,7 +55,8 @@ bool is_value(Btf::Kind kind) {
 // Kinds that stand for, or are made of, one other type.
 bool is_alias(Btf::Kind kind) {
   using Kind = Btf::Kind;
-  return kind == Kind::type_def || kind == Kind::volatile_ || kind == Kind::const_ || kind == Kind::restrict_ || kind == Kind::type_tag;
+  return kind == Kind::type_def || kind == Kind::volatile_ || kind == Kind::const_ || kind == Kind::restrict_ ||
+         kind == Kind::type_tag;
 }
 
 }  // namespace
@@ -113,7 +122,8 @@ class Btf::Loader {
       const uint32_t info = out_.word(at + 4);
       const uint32_t kind = info >> 24 & 0x1f;
       if ((info & 0x60ff0000) != 0) return bad_type(id, "has bits that mean nothing");
-      if (kind == 0 || kind > static_cast<uint32_t>(Kind::enumeration64)) return bad_type(id, fmt::format("is of a kind not known: {}", kind));
+      if (kind == 0 || kind > static_cast<uint32_t>(Kind::enumeration64))
+        return bad_type(id, fmt::format("is of a kind not known: {}", kind));
       const Tail tail = tail_of(static_cast<Kind>(kind));
       const size_t size = kType + tail.fixed + tail.each * (info & 0xffff);
       if (out_.types_.size() - at < size) return bad_type(id, "is cut off");
@@ -137,8 +147,9 @@ class Btf::Loader {
     if (!good_name(name)) return bad_type(id, "has a name that is not there");
     const bool counts = tail_of(kind).each != 0 || kind == Kind::function;
     if (!counts && count != 0) return bad_type(id, "has members, which its kind has not");
-    const bool must_have_name = kind == Kind::type_def || kind == Kind::forward || kind == Kind::function || kind == Kind::variable ||
-                                kind == Kind::section || kind == Kind::integer || kind == Kind::floating;
+    const bool must_have_name = kind == Kind::type_def || kind == Kind::forward || kind == Kind::function ||
+                                kind == Kind::variable || kind == Kind::section || kind == Kind::integer ||
+                                kind == Kind::floating;
     if (must_have_name && out_.string(name).empty()) return bad_type(id, "has no name, which its kind must have");
     const auto value = [&](uint32_t other, const char* what) -> Result<void> {
       if (!good_id(other)) return bad_type(id, fmt::format("has {} of type {}, which is not there", what, other));
@@ -148,20 +159,28 @@ class Btf::Loader {
     switch (kind) {
       case Kind::integer: return check_integer(id, third, out_.word(at + 12));
       case Kind::pointer: return value(third, "a target");
-      case Kind::type_def: case Kind::volatile_: case Kind::const_: case Kind::restrict_: case Kind::type_tag:
-        return value(third, "a meaning");
+      case Kind::type_def:
+      case Kind::volatile_:
+      case Kind::const_:
+      case Kind::restrict_:
+      case Kind::type_tag: return value(third, "a meaning");
       case Kind::array: return value(out_.word(at + 12), "elements");
-      case Kind::structure: case Kind::union_:
+      case Kind::structure:
+      case Kind::union_:
         for (uint32_t i = 0; i < count; ++i) {
-          if (!good_name(out_.word(at + 12 + 12 * i))) return bad_type(id, fmt::format("member {} has a name that is not there", i));
+          if (!good_name(out_.word(at + 12 + 12 * i)))
+            return bad_type(id, fmt::format("member {} has a name that is not there", i));
           RV_TRY(value(out_.word(at + 16 + 12 * i), "a member"));
         }
         return {};
-      case Kind::enumeration: case Kind::enumeration64: {
-        if (third != 1 && third != 2 && third != 4 && third != 8) return bad_type(id, fmt::format("is an enumeration of {} bytes", third));
+      case Kind::enumeration:
+      case Kind::enumeration64: {
+        if (third != 1 && third != 2 && third != 4 && third != 8)
+          return bad_type(id, fmt::format("is an enumeration of {} bytes", third));
         const size_t each = kind == Kind::enumeration ? 8 : 12;
         for (uint32_t i = 0; i < count; ++i)
-          if (!good_name(out_.word(at + 12 + each * i))) return bad_type(id, fmt::format("value {} has a name that is not there", i));
+          if (!good_name(out_.word(at + 12 + each * i)))
+            return bad_type(id, fmt::format("value {} has a name that is not there", i));
         out_.signs_enumerations_ = out_.signs_enumerations_ || (info >> 31) != 0;
         return {};
       }
@@ -172,7 +191,8 @@ class Btf::Loader {
         RV_TRY(value(third, "a result"));
         for (uint32_t i = 0; i < count; ++i) {
           const uint32_t type = out_.word(at + 16 + 8 * i);
-          if (!good_name(out_.word(at + 12 + 8 * i))) return bad_type(id, fmt::format("parameter {} has a name that is not there", i));
+          if (!good_name(out_.word(at + 12 + 8 * i)))
+            return bad_type(id, fmt::format("parameter {} has a name that is not there", i));
           if (type == 0 && i + 1 != count) return bad_type(id, "has a parameter of type void that is not its last");
           RV_TRY(value(type, "a parameter"));
         }
@@ -181,11 +201,13 @@ class Btf::Loader {
       case Kind::section:
         for (uint32_t i = 0; i < count; ++i) {
           const uint32_t type = out_.word(at + 12 + 12 * i);
-          if (!good_id(type) || kind_at(type) != Kind::variable) return bad_type(id, fmt::format("entry {} is no variable", i));
+          if (!good_id(type) || kind_at(type) != Kind::variable)
+            return bad_type(id, fmt::format("entry {} is no variable", i));
         }
         return {};
       case Kind::floating:
-        if (third != 2 && third != 4 && third != 8 && third != 12 && third != 16) return bad_type(id, fmt::format("is a float of {} bytes", third));
+        if (third != 2 && third != 4 && third != 8 && third != 12 && third != 16)
+          return bad_type(id, fmt::format("is a float of {} bytes", third));
         return {};
       case Kind::decl_tag:
         if (third == 0 || !good_id(third)) return bad_type(id, "is a tag of what is not there");
@@ -202,8 +224,10 @@ class Btf::Loader {
 
   Result<void> check_integer(BtfId id, uint32_t size, uint32_t encoding) const {
     const uint32_t bits = encoding & 0xff, offset = encoding >> 16 & 0xff, how = encoding >> 24;
-    if (size != 1 && size != 2 && size != 4 && size != 8 && size != 16) return bad_type(id, fmt::format("is an integer of {} bytes", size));
-    if (bits == 0 || bits + offset > 8 * size) return bad_type(id, fmt::format("is an integer of {} bits from {} on in {} bytes", bits, offset, size));
+    if (size != 1 && size != 2 && size != 4 && size != 8 && size != 16)
+      return bad_type(id, fmt::format("is an integer of {} bytes", size));
+    if (bits == 0 || bits + offset > 8 * size)
+      return bad_type(id, fmt::format("is an integer of {} bits from {} on in {} bytes", bits, offset, size));
     if (how > 7 || (encoding & 0xff00) != 0) return bad_type(id, "is an integer of a kind not known");
     return {};
   }
@@ -232,7 +256,7 @@ class Btf::Loader {
   using Edges = std::optional<BtfId> (Loader::*)(BtfId, const Type&, uint32_t) const;
 
   // Depth first from `root`; notes how long the longest chain from each type is.
-  Result<void> walk(BtfId root, std::vector<uint8_t> Btf::* depths, Edges edges, bool sizes) {
+  Result<void> walk(BtfId root, std::vector<uint8_t> Btf::*depths, Edges edges, bool sizes) {
     if ((out_.*depths)[out_.index(root)] != kUnvisited) return {};
     std::vector<Frame> stack;
     const auto open = [&](BtfId id) {
@@ -264,7 +288,7 @@ class Btf::Loader {
     }
     return {};
   }
-  uint8_t base_depth(std::vector<uint8_t> Btf::* depths, BtfId id) const {
+  uint8_t base_depth(std::vector<uint8_t> Btf::*depths, BtfId id) const {
     const Btf* b = out_.base_;
     while (!b->own(id)) b = b->base_;
     return (b->*depths)[b->index(id)];
@@ -278,7 +302,11 @@ class Btf::Loader {
   Result<void> set_size(BtfId id, const Type& t) {
     uint32_t& size = out_.sizes_[out_.index(id)];
     switch (t.kind) {
-      case Kind::integer: case Kind::enumeration: case Kind::enumeration64: case Kind::floating: case Kind::section: size = t.size; return {};
+      case Kind::integer:
+      case Kind::enumeration:
+      case Kind::enumeration64:
+      case Kind::floating:
+      case Kind::section: size = t.size; return {};
       case Kind::pointer: size = 8; return {};
       case Kind::array: {
         const Array a = out_.array(id);
@@ -289,7 +317,8 @@ class Btf::Loader {
         size = static_cast<uint32_t>(bytes);
         return {};
       }
-      case Kind::structure: case Kind::union_:
+      case Kind::structure:
+      case Kind::union_:
         if (t.size == kNoSize) return bad_type(id, "is too large");
         size = t.size;
         for (uint32_t i = 0; i < t.count; ++i) RV_TRY(check_member(id, t, i));
@@ -322,7 +351,8 @@ class Btf::Loader {
       const Type t = out_.type(BtfId(id));
       if (!t.name.empty()) keys.push_back({t.name, t.kind, BtfId(id)});
     }
-    std::sort(keys.begin(), keys.end(), [](const Key& a, const Key& b) { return std::tie(a.name, a.kind, a.id) < std::tie(b.name, b.kind, b.id); });
+    std::sort(keys.begin(), keys.end(),
+              [](const Key& a, const Key& b) { return std::tie(a.name, a.kind, a.id) < std::tie(b.name, b.kind, b.id); });
     for (const Key& k : keys) out_.by_name_.push_back(k.id);
   }
 

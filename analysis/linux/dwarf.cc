@@ -23,8 +23,8 @@ constexpr uint64_t kImageBegin = 0xffffffff80000000;
 constexpr uint32_t kMostParameters = 64;
 constexpr size_t kMostFunctionBytes = size_t{256} << 20;
 
-// ENDBR64 (CET), and the five bytes that -mfentry leaves at a function's begin: a call of __fentry__ that the kernel makes a NOP
-// of (arch/x86/kernel/ftrace.c). Neither changes what a parameter is in.
+// ENDBR64 (CET), and the five bytes that -mfentry leaves at a function's begin: a call of __fentry__ that the kernel makes a
+// NOP of (arch/x86/kernel/ftrace.c). Neither changes what a parameter is in.
 constexpr std::array<uint8_t, 4> kEndbr64 = {0xf3, 0x0f, 0x1e, 0xfa};
 constexpr std::array<uint8_t, 5> kNop5 = {0x0f, 0x1f, 0x44, 0x00, 0x00};
 constexpr uint8_t kCall = 0xe8;
@@ -91,10 +91,12 @@ class Maker {
       by_name_.push_back(&s);
       if (s.address >= kImageBegin) sorted.push_back(&s);
     }
-    std::sort(by_name_.begin(), by_name_.end(),
-              [](const KernelSymbol* a, const KernelSymbol* b) { return std::tie(a->name, a->address) < std::tie(b->name, b->address); });
-    std::sort(sorted.begin(), sorted.end(),
-              [](const KernelSymbol* a, const KernelSymbol* b) { return std::tie(a->address, a->name) < std::tie(b->address, b->name); });
+    std::sort(by_name_.begin(), by_name_.end(), [](const KernelSymbol* a, const KernelSymbol* b) {
+      return std::tie(a->name, a->address) < std::tie(b->name, b->address);
+    });
+    std::sort(sorted.begin(), sorted.end(), [](const KernelSymbol* a, const KernelSymbol* b) {
+      return std::tie(a->address, a->name) < std::tie(b->address, b->name);
+    });
     fentry_ = only("__fentry__");
     for (size_t i = 0; i < sorted.size();) {
       size_t next = i;
@@ -115,7 +117,9 @@ class Maker {
   using Symbols = std::vector<const KernelSymbol*>;
   Symbols::const_iterator first_of(std::string_view name, uint64_t address) const {
     return std::lower_bound(by_name_.begin(), by_name_.end(), std::pair(name, address),
-                            [](const KernelSymbol* s, const auto& key) { return std::tie(s->name, s->address) < std::tie(key.first, key.second); });
+                            [](const KernelSymbol* s, const auto& key) {
+                              return std::tie(s->name, s->address) < std::tie(key.first, key.second);
+                            });
   }
   const KernelSymbol* symbol(std::string_view name, uint64_t address) const {
     const auto found = first_of(name, address);
@@ -135,7 +139,8 @@ class Maker {
     const auto [at, is_new] = known_.try_emplace(name);
     if (!is_new || !only(name)) return at->second;
     const auto found = btf_.all(name, Kind::function);
-    const bool agree = std::all_of(found.begin(), found.end(), [&](BtfId id) { return btf_.type(id).type == btf_.type(found.front()).type; });
+    const bool agree = std::all_of(found.begin(), found.end(),
+                                   [&](BtfId id) { return btf_.type(id).type == btf_.type(found.front()).type; });
     if (!found.empty() && agree) at->second = found.front();
     return at->second;
   }
@@ -157,7 +162,7 @@ class Maker {
   }
 
   void loclists_header() {  // 7.29
-    lists_.u32(0);  // its length
+    lists_.u32(0);          // its length
     lists_.u16(5);
     lists_.u8(8);
     lists_.u8(0);
@@ -184,7 +189,8 @@ class Maker {
     const Btf::Type t = btf_.type(id);
     die_at_[static_cast<uint32_t>(id)] = static_cast<uint32_t>(info_.size());
     switch (t.kind) {
-      case Kind::integer: case Kind::floating:
+      case Kind::integer:
+      case Kind::floating:
         shape(base);
         info_.u32(t.name_at);
         info_.u8(encoding(id, t));
@@ -204,8 +210,10 @@ class Maker {
         info_.u8(0);
         break;
       }
-      case Kind::structure: case Kind::union_: members(id, t); break;
-      case Kind::enumeration: case Kind::enumeration64: values(id, t); break;
+      case Kind::structure:
+      case Kind::union_: members(id, t); break;
+      case Kind::enumeration:
+      case Kind::enumeration64: values(id, t); break;
       case Kind::forward:
         shape(t.flag ? forward_union : forward_structure);
         info_.u32(t.name_at);
@@ -280,14 +288,15 @@ class Maker {
     info_.u8(0);
   }
 
-  // How many bytes of a function are executed with everything still where the caller has put it: one more than where the first
-  // instruction of its own begins.
+  // How many bytes of a function are executed with everything still where the caller has put it: one more than where the
+  // first instruction of its own begins.
   uint64_t entry_bytes(const Function& f) const {
     std::array<uint8_t, 9> bytes{};
     const uint64_t begin = f.symbol->address;
     const auto there = std::span<const uint8_t>(bytes).first(code_.read(begin, bytes));
     const auto has = [&](size_t at, std::span<const uint8_t> what) {
-      return there.size() >= at + what.size() && std::equal(what.begin(), what.end(), there.begin() + static_cast<std::ptrdiff_t>(at));
+      return there.size() >= at + what.size() &&
+             std::equal(what.begin(), what.end(), there.begin() + static_cast<std::ptrdiff_t>(at));
     };
     size_t at = has(0, kEndbr64) ? kEndbr64.size() : 0;
     if (has(at, kNop5)) {
@@ -334,7 +343,8 @@ class Maker {
     ++out_.functions;
   }
 
-  // Those of sections: BTF says where in their section they lie. Per-CPU variables' addresses are offsets in each CPU's area.
+  // Those of sections: BTF says where in their section they lie. Per-CPU variables' addresses are offsets in each CPU's
+  // area.
   void variables() {
     const auto per_cpu = only("__per_cpu_start");
     for (uint32_t id = 1; id < btf_.end(); ++id) {

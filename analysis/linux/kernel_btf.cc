@@ -13,7 +13,8 @@ bool is_signed(const Btf& btf, BtfId id) {
   const BtfId meaning = btf.resolve(id);
   switch (btf.type(meaning).kind) {
     case Btf::Kind::integer: return btf.integer(meaning).is_signed;
-    case Btf::Kind::enumeration: case Btf::Kind::enumeration64: return btf.is_signed_enumeration(meaning);
+    case Btf::Kind::enumeration:
+    case Btf::Kind::enumeration64: return btf.is_signed_enumeration(meaning);
     default: return false;
   }
 }

@@ -46,7 +46,9 @@ bool ParameterPlaces::only_integers(BtfId type, uint64_t offset, uint32_t& patie
   const uint32_t size = btf_.size_of(id).value_or(0);
   switch (t.kind) {
     case Btf::Kind::integer: return size <= 8 && offset % size == 0;
-    case Btf::Kind::pointer: case Btf::Kind::enumeration: case Btf::Kind::enumeration64: return offset % size == 0;
+    case Btf::Kind::pointer:
+    case Btf::Kind::enumeration:
+    case Btf::Kind::enumeration64: return offset % size == 0;
     case Btf::Kind::array: {
       const Btf::Array a = btf_.array(id);
       const uint32_t element = btf_.size_of(a.element).value_or(0);
@@ -54,7 +56,8 @@ bool ParameterPlaces::only_integers(BtfId type, uint64_t offset, uint32_t& patie
         if (!only_integers(a.element, offset + uint64_t{element} * i, patience)) return false;
       return true;
     }
-    case Btf::Kind::structure: case Btf::Kind::union_:
+    case Btf::Kind::structure:
+    case Btf::Kind::union_:
       for (uint32_t i = 0; i < t.count; ++i) {
         const Btf::Member m = btf_.member(id, i);
         if (m.bits == 0 && !only_integers(m.type, offset + m.bit / 8, patience)) return false;

@@ -1,5 +1,5 @@
-// Types out of hostile memory: read or refused in bounded time, and then safe to use, whatever is asked of them, and to make DWARF of
-// that holds together.
+// Types out of hostile memory: read or refused in bounded time, and then safe to use, whatever is asked of them, and to make
+// DWARF of that holds together.
 #include "analysis/linux/dwarf.h"
 #include "tests/fuzz/target.h"
 #include "tests/unit/linux/btf_bytes.h"
@@ -35,7 +35,8 @@ void describe(const Btf& btf) {
   for (uint32_t i = 1; i < btf.end(); ++i) {
     const Btf::Type t = btf.type(BtfId(i));
     const uint64_t at = symbols.symbols.size();
-    if (t.kind == Btf::Kind::function) symbols.symbols.push_back({kLinkedText + 16 * at, at % 3 == 0 ? 't' : 'T', std::string(t.name)});
+    if (t.kind == Btf::Kind::function)
+      symbols.symbols.push_back({kLinkedText + 16 * at, at % 3 == 0 ? 't' : 'T', std::string(t.name)});
     if (t.kind != Btf::Kind::section) continue;
     for (uint32_t v = 0; v < t.count; ++v) {
       const Btf::Placed placed = btf.placed(BtfId(i), v);

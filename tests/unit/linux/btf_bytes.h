@@ -64,7 +64,8 @@ class BtfBytes {
   uint32_t structure(std::string_view text, uint32_t size, const std::vector<Entry>& entries, bool flag = false) {
     return members(Kind::structure, text, size, entries, flag);
   }
-  uint32_t enumeration(std::string_view text, const std::vector<std::pair<std::string_view, int32_t>>& values, bool flag = false) {
+  uint32_t enumeration(std::string_view text, const std::vector<std::pair<std::string_view, int32_t>>& values,
+                       bool flag = false) {
     const uint32_t id = add(Kind::enumeration, text, 4, static_cast<uint32_t>(values.size()), flag);
     for (const auto& [value_name, value] : values) {
       word(name(value_name));
@@ -72,7 +73,8 @@ class BtfBytes {
     }
     return id;
   }
-  uint32_t enumeration64(std::string_view text, const std::vector<std::pair<std::string_view, int64_t>>& values, bool flag = false) {
+  uint32_t enumeration64(std::string_view text, const std::vector<std::pair<std::string_view, int64_t>>& values,
+                         bool flag = false) {
     const uint32_t id = add(Kind::enumeration64, text, 8, static_cast<uint32_t>(values.size()), flag);
     for (const auto& [value_name, value] : values) {
       word(name(value_name));
@@ -108,7 +110,8 @@ class BtfBytes {
 
   std::vector<uint8_t> build() const {
     std::vector<uint8_t> out = {0x9f, 0xeb, 1, 0};
-    for (const size_t v : {size_t{24}, size_t{0}, types_.size(), types_.size(), strings_.size()}) put(out, static_cast<uint32_t>(v));
+    for (const size_t v : {size_t{24}, size_t{0}, types_.size(), types_.size(), strings_.size()})
+      put(out, static_cast<uint32_t>(v));
     out.insert(out.end(), types_.begin(), types_.end());
     out.insert(out.end(), strings_.begin(), strings_.end());
     return out;
@@ -152,8 +155,14 @@ struct SomeBtf {
   uint32_t wide = b.enumeration64("wide", {{"WIDE", 0x123456789a}, {"LAST", -1}});
   uint32_t anonymous_union = b.members(Btf::Kind::union_, "", 8, {{"value", u64, 0}, {"pair", int_, 32}});
   uint32_t task = b.structure("task_struct", 80,
-                              {{"pid", pid_t_, 0}, {"on_cpu", int_, 32 | 1 << 24}, {"depth", int_, 33 | 5 << 24}, {"", int_, 38 | 2 << 24},
-                               {"", anonymous_union, 64}, {"tasks", list, 128}, {"comm", text, 256}, {"state", state, 384},
+                              {{"pid", pid_t_, 0},
+                               {"on_cpu", int_, 32 | 1 << 24},
+                               {"depth", int_, 33 | 5 << 24},
+                               {"", int_, 38 | 2 << 24},
+                               {"", anonymous_union, 64},
+                               {"tasks", list, 128},
+                               {"comm", text, 256},
+                               {"state", state, 384},
                                {"rest", int_ + 26, 448}},
                               true);
   uint32_t matrix_row = b.array(int_, int_, 2);
@@ -170,7 +179,8 @@ struct SomeBtf {
   uint32_t old_bits = b.integer("unsigned int", 4, 0, 3, 2);
   uint32_t old = b.structure("old_bits", 4, {{"three", old_bits, 8}});
   uint32_t empty = b.structure("empty", 0, {});
-  uint32_t holder = b.add(Btf::Kind::type_def, "holder_t", b.structure("", 16, {{"pointer", hidden_pointer, 0}, {"call", callback, 64}}));
+  uint32_t holder =
+      b.add(Btf::Kind::type_def, "holder_t", b.structure("", 16, {{"pointer", hidden_pointer, 0}, {"call", callback, 64}}));
 };
 
 inline std::vector<uint8_t> some_btf() { return SomeBtf().b.build(); }

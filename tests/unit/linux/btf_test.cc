@@ -77,7 +77,8 @@ TEST(Btf, sizes) {
   EXPECT_EQ(btf.size_of(BtfId(s.wide)), 8u);
   EXPECT_EQ(btf.size_of(BtfId(s.holder)), 16u);
   EXPECT_EQ(btf.size_of(BtfId(s.empty)), 0u);
-  for (const uint32_t none : {uint32_t{0}, s.hidden, s.const_void, s.proto, s.panic}) EXPECT_EQ(btf.size_of(BtfId(none)), std::nullopt) << none;
+  for (const uint32_t none : {uint32_t{0}, s.hidden, s.const_void, s.proto, s.panic})
+    EXPECT_EQ(btf.size_of(BtfId(none)), std::nullopt) << none;
 }
 
 TEST(Btf, is_asked_by_name) {
@@ -113,8 +114,8 @@ TEST(Btf, members_are_found_through_anonymous_ones) {
   EXPECT_EQ(btf.field("old_bits", "three")->bits, 3u);
   EXPECT_EQ(btf.field("holder_t", "call")->offset, 8u);
   EXPECT_EQ(btf.field("task_struct", "")->bits, 640u);
-  for (const auto* wrong : {"none", "pid.x", "tasks.", "tasks..next", ".pid", "comm[", "comm[]", "comm[x]", "comm[1", "comm[99999999999]",
-                            "pid[0]", "comm.[1]", "comm[1]x", "tasks.next.next", "[0]"})
+  for (const auto* wrong : {"none", "pid.x", "tasks.", "tasks..next", ".pid", "comm[", "comm[]", "comm[x]", "comm[1",
+                            "comm[99999999999]", "pid[0]", "comm.[1]", "comm[1]x", "tasks.next.next", "[0]"})
     EXPECT_FALSE(btf.field("task_struct", wrong).ok()) << wrong;
   EXPECT_THAT(btf.field("task_struct", "tasks.middle").error().message, HasSubstr("task_struct: no member 'middle'"));
 }
@@ -169,7 +170,8 @@ TEST(Btf, a_modules_types_go_on_where_its_kernels_end) {
 TEST(Btf, every_truncation_is_refused) {
   const auto whole = some_btf();
   ASSERT_EQ(refusal(whole), "accepted");
-  for (size_t size = 0; size < whole.size(); ++size) EXPECT_NE(refusal({whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size)}), "accepted") << size;
+  for (size_t size = 0; size < whole.size(); ++size)
+    EXPECT_NE(refusal({whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size)}), "accepted") << size;
 }
 
 TEST(Btf, a_damaged_header_is_refused) {
@@ -217,7 +219,8 @@ TEST(Btf, damaged_types_are_refused_by_what_is_wrong) {
   EXPECT_THAT(one([](B b, uint32_t) { b.integer("x", 4, 8); }), HasSubstr("kind not known"));
   EXPECT_THAT(one([](B b, uint32_t) { b.add(Kind::floating, "x", 3); }), HasSubstr("float of 3"));
   EXPECT_THAT(one([](B b, uint32_t i) { b.add(Kind::function, "f", i); }), HasSubstr("without a prototype"));
-  EXPECT_THAT(one([](B b, uint32_t i) { b.add(Kind::pointer, "", b.add(Kind::function, "f", b.prototype(i, {}))); }), HasSubstr("which is none"));
+  EXPECT_THAT(one([](B b, uint32_t i) { b.add(Kind::pointer, "", b.add(Kind::function, "f", b.prototype(i, {}))); }),
+              HasSubstr("which is none"));
   EXPECT_THAT(one([](B b, uint32_t i) { b.prototype(i, {{"a", 0}, {"b", i}}); }), HasSubstr("not its last"));
   EXPECT_THAT(one([](B b, uint32_t) { b.prototype(88, {}); }), HasSubstr("a result of type 88"));
   EXPECT_THAT(one([](B b, uint32_t i) { b.prototype(i, {{"a", 88}}); }), HasSubstr("a parameter of type 88"));
@@ -226,14 +229,27 @@ TEST(Btf, damaged_types_are_refused_by_what_is_wrong) {
   EXPECT_THAT(one([](B b, uint32_t) { b.tag("t", 88, 0); }), HasSubstr("tag of what is not there"));
   EXPECT_THAT(one([](B b, uint32_t) { b.array(0, 1, 1); }), HasSubstr("what has no size"));
   EXPECT_THAT(one([](B b, uint32_t i) { b.array(b.array(i, i, UINT32_MAX / 4), i, 2); }), HasSubstr("is an array of"));
-  EXPECT_THAT(one([](B b, uint32_t i) { b.array(b.array(i, i, 0x40000000), i, 1); }), HasSubstr("is an array of 4294967296"));
+  EXPECT_THAT(one([](B b, uint32_t i) { b.array(b.array(i, i, 0x40000000), i, 1); }),
+              HasSubstr("is an array of 4294967296"));
   EXPECT_THAT(one([](B b, uint32_t i) { b.structure("s", 4, {{"m", i, 8}}); }), HasSubstr("member 0 ends behind it"));
-  EXPECT_THAT(one([](B b, uint32_t i) { b.structure("s", 8, {{"m", i, 0xffffffe0}}); }), HasSubstr("member 0 ends behind it"));
+  EXPECT_THAT(one([](B b, uint32_t i) {
+                b.structure("s", 8, {{"m", i, 0xffffffe0}});
+              }),
+              HasSubstr("member 0 ends behind it"));
   EXPECT_THAT(one([](B b, uint32_t i) { b.structure("s", 8, {{"m", i, 3}}); }), HasSubstr("inside of a byte"));
-  EXPECT_THAT(one([](B b, uint32_t i) { b.structure("s", 80, {{"m", i, 33U << 24}}, true); }), HasSubstr("more bits than its type"));
+  EXPECT_THAT(one([](B b, uint32_t i) {
+                b.structure("s", 80, {{"m", i, 33U << 24}}, true);
+              }),
+              HasSubstr("more bits than its type"));
   EXPECT_THAT(one([](B b, uint32_t) { b.structure("s", 8, {{"m", 0, 0}}); }), HasSubstr("member 0 has no size"));
-  EXPECT_THAT(one([](B b, uint32_t) { b.structure("s", 8, {{"m", b.add(Kind::forward, "f", 0), 0}}); }), HasSubstr("member 0 has no size"));
-  EXPECT_THAT(one([](B b, uint32_t) { b.structure("s", 8, {{"m", 88, 0}}); }), HasSubstr("a member of type 88, which is not there"));
+  EXPECT_THAT(one([](B b, uint32_t) {
+                b.structure("s", 8, {{"m", b.add(Kind::forward, "f", 0), 0}});
+              }),
+              HasSubstr("member 0 has no size"));
+  EXPECT_THAT(one([](B b, uint32_t) {
+                b.structure("s", 8, {{"m", 88, 0}});
+              }),
+              HasSubstr("a member of type 88, which is not there"));
   EXPECT_THAT(one([](B b, uint32_t) { b.add(Kind::enumeration, "e", 3); }), HasSubstr("enumeration of 3"));
 }
 
@@ -269,9 +285,9 @@ TEST(Btf, long_chains_are_refused_in_whatever_order_they_come) {
     for (const uint32_t length : {100U, 5000U}) {
       BtfBytes b;
       b.integer("int", 4);
-      for (uint32_t i = 0; i < length; ++i) b.add(Kind::pointer, "", forward && i + 1 < length ? i + 3 : forward ? 1 : i + 1);
-      if (length == 100) EXPECT_EQ(refusal(b), "accepted");
-      if (length != 100) EXPECT_THAT(refusal(b), HasSubstr("nested too deep"));
+      for (uint32_t i = 0; i < length; ++i)
+        b.add(Kind::pointer, "", forward && i + 1 < length ? i + 3 : forward ? 1 : i + 1);
+      EXPECT_THAT(refusal(b), HasSubstr(length == 100 ? "accepted" : "nested too deep"));
     }
   }
 }

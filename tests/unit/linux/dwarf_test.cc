@@ -20,8 +20,8 @@ constexpr uint64_t kText = kLinkedText;
 class Dwarf : public testing::Test {
  protected:
   Dwarf() : code_(0x300, 0x90) {
-    symbols_.symbols = {{0, 'A', "__per_cpu_start"},      {0x40, 'A', "current_task"},         {kText, 'T', "wake_up_process"},
-                        {kText + 0x40, 'T', "panic"},     {kText + 0x80, 't', "unknown"},      {kText + 0xc0, 't', "__fentry__"},
+    symbols_.symbols = {{0, 'A', "__per_cpu_start"},   {0x40, 'A', "current_task"},    {kText, 'T', "wake_up_process"},
+                        {kText + 0x40, 'T', "panic"},  {kText + 0x80, 't', "unknown"}, {kText + 0xc0, 't', "__fentry__"},
                         {kText + 0x100, 'T', "_etext"}};
   }
   // The unit, kept with what it was made of.
@@ -59,7 +59,9 @@ class Dwarf : public testing::Test {
       default: return t.name();
     }
   }
-  std::optional<DwarfReader::Range> place(const Entry& parameter) { return DwarfReader(sections_).location(parameter.value(at_location)); }
+  std::optional<DwarfReader::Range> place(const Entry& parameter) {
+    return DwarfReader(sections_).location(parameter.value(at_location));
+  }
 
   KernelSymbols symbols_;
   std::vector<uint8_t> code_;
@@ -75,10 +77,12 @@ TEST_F(Dwarf, structures_have_their_members_where_they_are) {
   std::vector<std::string> seen;
   for (const Entry& m : task.children)
     seen.push_back(m.name() + ": " + type_of(m) + " " +
-                   (m.values.count(at_bit_size) != 0 ? std::to_string(m.value(at_data_bit_offset)) + ":" + std::to_string(m.value(at_bit_size))
-                                                     : std::to_string(m.value(at_data_member_location))));
-  EXPECT_THAT(seen, ElementsAre("pid: pid_t 0", "on_cpu: int 32:1", "depth: int 33:5", ": int 38:2", ": union  8", "tasks: struct list_head 16",
-                                "comm: char[16] 32", "state: enum state 48", "rest: int[2][3] 56"));
+                   (m.values.count(at_bit_size) != 0
+                        ? std::to_string(m.value(at_data_bit_offset)) + ":" + std::to_string(m.value(at_bit_size))
+                        : std::to_string(m.value(at_data_member_location))));
+  EXPECT_THAT(seen,
+              ElementsAre("pid: pid_t 0", "on_cpu: int 32:1", "depth: int 33:5", ": int 38:2", ": union  8",
+                          "tasks: struct list_head 16", "comm: char[16] 32", "state: enum state 48", "rest: int[2][3] 56"));
   EXPECT_EQ(type_of(named(tag_structure_type, "list_head").children.at(0)), "struct list_head*");
   const Entry& old = named(tag_structure_type, "old_bits").children.at(0);
   EXPECT_EQ(old.value(at_data_bit_offset), 10u);
@@ -143,7 +147,7 @@ TEST_F(Dwarf, what_ftrace_has_put_first_changes_no_parameter) {
   EXPECT_EQ(entry_bytes({0xf3, 0x0f, 0x1e, 0xfa, 0x0f, 0x1f, 0x44, 0x00, 0x00}), 10u);
   EXPECT_EQ(entry_bytes({0xe8, 0xbb, 0x00, 0x00, 0x00, 0x90}), 6u);  // call __fentry__
   EXPECT_EQ(entry_bytes({0xe8, 0xbc, 0x00, 0x00, 0x00, 0x90}), 1u);  // of something else
-  code_.clear();                                                    // not there: nothing is assumed
+  code_.clear();                                                     // not there: nothing is assumed
   EXPECT_EQ(entry_bytes({}), 1u);
 }
 
@@ -213,16 +217,20 @@ TEST(ParameterPlaces, are_those_of_the_system_v_abi) {
     for (const uint32_t t : types) out.push_back(p.next(BtfId(t)));
     return out;
   };
-  const auto reg = [](uint8_t n) { return Place({static_cast<uint8_t>(0x50 + n)}); };
-  const auto stack = [](uint8_t at) { return Place({0x77, at}); };
-  EXPECT_THAT(places({i, l, small, i, i, i, i, l}), ElementsAre(reg(5), reg(4), reg(1), reg(2), reg(8), reg(9), stack(8), stack(16)));
-  EXPECT_THAT(places({pair, l}), ElementsAre(Place({0x55, 0x93, 8, 0x54, 0x93, 8}), reg(1)));
-  EXPECT_THAT(places({twelve}), ElementsAre(Place({0x55, 0x93, 8, 0x54, 0x93, 4})));
+  const auto bytes = [](std::initializer_list<int> list) { return Place(std::vector<uint8_t>(list.begin(), list.end())); };
+  const auto reg = [&](int n) { return bytes({0x50 + n}); };
+  const auto stack = [&](int at) { return bytes({0x77, at}); };
+  EXPECT_THAT(places({i, l, small, i, i, i, i, l}),
+              ElementsAre(reg(5), reg(4), reg(1), reg(2), reg(8), reg(9), stack(8), stack(16)));
+  EXPECT_THAT(places({pair, l}), ElementsAre(bytes({0x55, 0x93, 8, 0x54, 0x93, 8}), reg(1)));
+  EXPECT_THAT(places({twelve}), ElementsAre(bytes({0x55, 0x93, 8, 0x54, 0x93, 4})));
   EXPECT_THAT(places({l, l, l, l, l, pair, l, l}), testing::Contains(stack(8)));
-  EXPECT_THAT(places({l, l, l, l, l, pair, l, l}).at(6), reg(9));  // what does not fit whole goes to the stack, later ones may fit
+  EXPECT_THAT(places({l, l, l, l, l, pair, l, l}).at(6),
+              reg(9));  // what does not fit whole goes to the stack, later ones may fit
   EXPECT_THAT(places({big, l}), ElementsAre(stack(8), reg(5)));
   EXPECT_THAT(places({empty, l}), ElementsAre(std::nullopt, reg(5)));
-  EXPECT_THAT(places({wide, l, l, l, l, l}), ElementsAre(Place({0x55, 0x93, 8, 0x54, 0x93, 8}), reg(1), reg(2), reg(8), reg(9), stack(8)));
+  EXPECT_THAT(places({wide, l, l, l, l, l}),
+              ElementsAre(bytes({0x55, 0x93, 8, 0x54, 0x93, 8}), reg(1), reg(2), reg(8), reg(9), stack(8)));
   EXPECT_THAT(places({l, l, l, l, l, l, l, wide}).back(), stack(24));
   EXPECT_THAT(places({packed, l}), ElementsAre(std::nullopt, std::nullopt));  // nobody knows from there on
   EXPECT_THAT(places({l, real, l}), ElementsAre(reg(5), std::nullopt, std::nullopt));
