@@ -43,7 +43,8 @@ Result<KernelSymbols> decode_kallsyms(std::span<const uint8_t> image);
 Result<KernelSymbols> find_kernel_symbols(Machine& machine);
 
 // An ELF file with these symbols and no code, for gdb's `symbol-file` and `add-symbol-file`. `offset` is added to all
-// addresses of the kernel's image.
-std::vector<uint8_t> symbols_elf(const KernelSymbols& symbols, uint64_t offset);
+// addresses of the kernel's image; `debug` was made with the same one.
+struct DebugSections;
+std::vector<uint8_t> symbols_elf(const KernelSymbols& symbols, uint64_t offset, const DebugSections* debug = nullptr);
 
 }  // namespace retrovisor

@@ -1,4 +1,4 @@
-// An ELF file that holds nothing but symbols. Source: System V ABI, chapter 4 (Object Files), and its x86-64 supplement.
+// An ELF file that holds nothing but symbols, and types. Source: System V ABI, chapter 4 (Object Files), and its x86-64 supplement.
 #include <elf.h>
 #include <fmt/format.h>
 
@@ -7,6 +7,7 @@
 #include <string>
 #include <tuple>
 
+#include "analysis/linux/dwarf.h"
 #include "analysis/linux/kallsyms.h"
 
 namespace retrovisor {
@@ -52,6 +53,12 @@ Kind kind_of(const KernelSymbol& s) {
   }
 }
 
+// Linked at 0, and copied to an area of each CPU: the symbols are offsets in it, which gdb must not move with all the rest. What
+// the kernel's own file calls that section. Ours is empty: gdb names what an address in a section belongs to, and would print each
+// null pointer as <fixed_percpu_data>.
+constexpr const char* kPerCpuSection = ".data..percpu";
+constexpr uint64_t kMostPerCpu = uint64_t{16} << 20;
+
 bool in_image(const KernelSymbol& s) { return s.address >= kImageBegin; }
 
 // The kernel's image, from `begin` to `end`, cut wherever functions give way to data and back. The linker's marks at such a
@@ -88,7 +95,7 @@ void name_areas(std::vector<Area>& areas, const KernelSymbols& symbols) {
 
 }  // namespace
 
-std::vector<uint8_t> symbols_elf(const KernelSymbols& symbols, uint64_t offset) {
+std::vector<uint8_t> symbols_elf(const KernelSymbols& symbols, uint64_t offset, const DebugSections* debug) {
   uint64_t lowest = UINT64_MAX, highest = kImageBegin;
   std::vector<const KernelSymbol*> sorted;
   for (const KernelSymbol& s : symbols.symbols) {
@@ -113,6 +120,14 @@ std::vector<uint8_t> symbols_elf(const KernelSymbols& symbols, uint64_t offset) 
     return static_cast<uint16_t>(next - areas.begin());
   };
 
+  // Behind those of the image.
+  const uint64_t per_cpu = std::min(address("__per_cpu_start", 0) == 0 ? address("__per_cpu_end", 0) : 0, kMostPerCpu);
+  const auto sections = areas.size() + (per_cpu != 0 ? 1 : 0);
+  const auto home_of = [&](const KernelSymbol& s) -> uint16_t {
+    if (in_image(s)) return s.address >= text && s.address <= end ? section_of(s.address) : uint16_t{SHN_ABS};
+    return per_cpu != 0 && s.address <= per_cpu ? static_cast<uint16_t>(sections) : uint16_t{SHN_ABS};
+  };
+
   std::vector<uint8_t> strings{0}, names{0}, table;
   append(table, Elf64_Sym{});
   uint32_t locals = 1;
@@ -124,9 +139,9 @@ std::vector<uint8_t> symbols_elf(const KernelSymbols& symbols, uint64_t offset) 
       Elf64_Sym e{};
       e.st_name = intern(strings, s.name);
       e.st_value = s.address + (in_image(s) ? offset : 0);
-      e.st_shndx = in_image(s) && s.address >= text && s.address <= end ? section_of(s.address) : uint16_t{SHN_ABS};
+      e.st_shndx = home_of(s);
       const Kind kind = kind_of(s);
-      const bool weak_code = (s.type == 'w' || s.type == 'W') && e.st_shndx != SHN_ABS && areas[e.st_shndx - 1U].code;
+      const bool weak_code = (s.type == 'w' || s.type == 'W') && in_image(s) && e.st_shndx != SHN_ABS && areas[e.st_shndx - 1U].code;
       const bool weak = s.type == 'w' || s.type == 'W' || s.type == 'v' || s.type == 'V';
       e.st_info = static_cast<unsigned char>(ELF64_ST_INFO(local  ? STB_LOCAL
                                                            : weak ? STB_WEAK
@@ -134,47 +149,57 @@ std::vector<uint8_t> symbols_elf(const KernelSymbols& symbols, uint64_t offset) 
                                                            kind == Kind::code || weak_code ? STT_FUNC : STT_OBJECT));
       size_t next = i + 1;  // aliases share their size
       while (next < sorted.size() && sorted[next]->address == s.address) ++next;
-      if (next < sorted.size() && e.st_shndx != SHN_ABS) e.st_size = sorted[next]->address - s.address;
+      if (next < sorted.size() && e.st_shndx != SHN_ABS && (in_image(s) || sorted[next]->address <= per_cpu)) e.st_size = sorted[next]->address - s.address;
       append(table, e);
       if (local) ++locals;
     }
   }
 
-  // Header, section headers, then the three tables.
-  const size_t symtab = areas.size() + 1, strtab = symtab + 1, shstrtab = strtab + 1;
-  std::vector<uint8_t> out;
-  std::vector<Elf64_Shdr> headers(shstrtab + 1);
-  uint64_t at = sizeof(Elf64_Ehdr) + headers.size() * sizeof(Elf64_Shdr);
-  for (size_t i = 0; i < areas.size(); ++i) {
+  // Header, section headers, then what is in the sections.
+  struct Contents {
+    const char* name;
+    uint32_t type;
+    const std::vector<uint8_t>* bytes;
+  };
+  std::vector<Contents> contents;
+  if (debug != nullptr) {
+    contents = {{".debug_info", SHT_PROGBITS, &debug->info},
+                {".debug_abbrev", SHT_PROGBITS, &debug->abbrev},
+                {".debug_str", SHT_PROGBITS, &debug->str},
+                {".debug_loclists", SHT_PROGBITS, &debug->loclists}};
+  }
+  contents.insert(contents.end(), {{".symtab", SHT_SYMTAB, &table}, {".strtab", SHT_STRTAB, &strings}, {".shstrtab", SHT_STRTAB, &names}});
+  std::vector<Elf64_Shdr> headers(1 + sections + contents.size());
+  intern(names, "");
+  for (size_t i = 0; i < sections; ++i) {
+    const bool image = i < areas.size();
     Elf64_Shdr& h = headers[1 + i];
-    h.sh_name = intern(names, areas[i].name);
+    h.sh_name = intern(names, image ? areas[i].name : kPerCpuSection);
     h.sh_type = SHT_NOBITS;
-    h.sh_flags = SHF_ALLOC | (areas[i].code ? SHF_EXECINSTR : SHF_WRITE);
-    h.sh_addr = areas[i].begin + offset;
-    h.sh_offset = at;
-    h.sh_size = areas[i].end - areas[i].begin;
+    h.sh_flags = SHF_ALLOC | (image && areas[i].code ? SHF_EXECINSTR : SHF_WRITE);
+    h.sh_addr = image ? areas[i].begin + offset : 0;
+    h.sh_offset = sizeof(Elf64_Ehdr);
+    h.sh_size = image ? areas[i].end - areas[i].begin : 0;
     h.sh_addralign = 16;
   }
-  const auto place = [&](size_t index, const char* name, uint32_t type, const std::vector<uint8_t>& contents) {
-    Elf64_Shdr& h = headers[index];
-    h.sh_name = intern(names, name);
-    h.sh_type = type;
+  for (size_t i = 0; i < contents.size(); ++i) {
+    Elf64_Shdr& h = headers[1 + sections + i];
+    h.sh_name = intern(names, contents[i].name);
+    h.sh_type = contents[i].type;
+    h.sh_addralign = h.sh_type == SHT_SYMTAB ? 8 : 1;
+  }
+  uint64_t at = sizeof(Elf64_Ehdr) + headers.size() * sizeof(Elf64_Shdr);
+  for (size_t i = 0; i < contents.size(); ++i) {
+    Elf64_Shdr& h = headers[1 + sections + i];
+    at = (at + 7) / 8 * 8;
     h.sh_offset = at;
-    h.sh_size = contents.size();
-    h.sh_addralign = 8;
-    at += contents.size();
-  };
-  intern(names, "");
-  place(symtab, ".symtab", SHT_SYMTAB, table);
-  headers[symtab].sh_link = static_cast<uint32_t>(strtab);
-  headers[symtab].sh_info = locals;
-  headers[symtab].sh_entsize = sizeof(Elf64_Sym);
-  place(strtab, ".strtab", SHT_STRTAB, strings);
-  headers[shstrtab].sh_name = intern(names, ".shstrtab");
-  headers[shstrtab].sh_type = SHT_STRTAB;
-  headers[shstrtab].sh_offset = at;
-  headers[shstrtab].sh_size = names.size();
-  headers[shstrtab].sh_addralign = 1;
+    h.sh_size = contents[i].bytes->size();
+    at += h.sh_size;
+  }
+  const size_t shstrtab = headers.size() - 1, strtab = shstrtab - 1;
+  headers[strtab - 1].sh_link = static_cast<uint32_t>(strtab);
+  headers[strtab - 1].sh_info = locals;
+  headers[strtab - 1].sh_entsize = sizeof(Elf64_Sym);
 
   Elf64_Ehdr e{};
   std::memcpy(e.e_ident, ELFMAG, SELFMAG);
@@ -190,11 +215,13 @@ std::vector<uint8_t> symbols_elf(const KernelSymbols& symbols, uint64_t offset) 
   e.e_shentsize = sizeof(Elf64_Shdr);
   e.e_shnum = static_cast<uint16_t>(headers.size());
   e.e_shstrndx = static_cast<uint16_t>(shstrtab);
+  std::vector<uint8_t> out;
   append(out, e);
   for (const Elf64_Shdr& h : headers) append(out, h);
-  out.insert(out.end(), table.begin(), table.end());
-  out.insert(out.end(), strings.begin(), strings.end());
-  out.insert(out.end(), names.begin(), names.end());
+  for (size_t i = 0; i < contents.size(); ++i) {
+    out.resize(headers[1 + sections + i].sh_offset);
+    out.insert(out.end(), contents[i].bytes->begin(), contents[i].bytes->end());
+  }
   return out;
 }
 

@@ -70,6 +70,16 @@ TEST_F(SymbolFile, what_is_no_kernel_is_refused_by_name) {
   EXPECT_THAT(symbol_file_arguments(write(elf), recorded()).error().text(), HasSubstr("not for x86-64"));
 }
 
+TEST_F(SymbolFile, per_cpu_variables_of_ours_are_not_moved) {
+  auto kernel = recorded();
+  kernel.symbols.push_back({0, 'A', "__per_cpu_start"});
+  kernel.symbols.push_back({0x40, 'A', "current_task"});
+  kernel.symbols.push_back({0x34000, 'A', "__per_cpu_end"});
+  const auto where = symbol_file_arguments(write(symbols_elf(kernel, kLinkedText - kBase)), kernel);
+  ASSERT_TRUE(where.ok()) << where.error().text();
+  EXPECT_EQ(*where, "-o 0x12600000 -s .data..percpu 0");
+}
+
 // The file is the user's, and may be cut off or damaged: an error or an answer, never a crash.
 TEST_F(SymbolFile, every_truncation_is_answered) {
   const auto elf = symbols_elf(recorded(), 0);
