@@ -14,6 +14,7 @@ void add_trace(CLI::App& app, Action& action);
 void add_trace_convert(CLI::App& trace, Action& action);  // `trace convert`; likewise
 void add_trace_dump(CLI::App& trace, Action& action);  // `trace dump`; added by add_trace
 void add_gdb(CLI::App& app, Action& action);
+void add_debug(CLI::App& app, Action& action);
 void add_symbols(CLI::App& app, Action& action);
 void add_doctor(CLI::App& app, Action& action);
 void add_dev(CLI::App& app, Action& action);

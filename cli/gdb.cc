@@ -47,7 +47,7 @@ Result<void> write_init_file(const GdbCommand& options, const std::string& addre
   std::string out = "set confirm off\nset pagination off\n";
   // Without `target remote` before it, gdb does not know the architecture.
   if (!address.empty()) out += "target remote " + address + "\n";
-  out += "define hookpost-monitor\n  maintenance flush register-cache\n  python retrovisor_unwinder.forget()\nend\n"
+  out += "define hookpost-monitor\n  maintenance flush register-cache\nend\n"
          "define seek\n"
          "  if $argc == 1\n    monitor seek $arg0\n  end\n"
          "  if $argc == 2\n    monitor seek $arg0 $arg1\n  end\n"

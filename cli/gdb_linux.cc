@@ -1,6 +1,7 @@
 #include "cli/gdb_linux.h"
 
 #include <fmt/format.h>
+#include <xxhash.h>
 
 #include <cstring>
 #include <iterator>
@@ -59,9 +60,9 @@ Result<std::string> backtrace(Known& known, Execution& e, Words words) {
   return out + std::string(why(end));
 }
 
-// For the script of --init: the number of frames, and of each what the script's FRAME takes apart.
+// For the script of --init: a sum of all that follows, the number of frames, and of each what the script's FRAME takes apart.
 std::vector<uint8_t> frames_for_script(Known& known, Execution& e) {
-  std::vector<uint64_t> numbers{0};
+  std::vector<uint64_t> numbers{0, 0};
   const auto kernel = known.kernel(e);
   const FrameRegisters first = FrameRegisters::of(e.machine().vcpu(e.selected()).state);
   if (kernel && (*kernel)->has_orc() && !first.user) {
@@ -69,7 +70,7 @@ std::vector<uint8_t> frames_for_script(Known& known, Execution& e) {
     const Unwinder unwinder = (*kernel)->unwinder(memory);
     UnwindStep step;
     step.caller = first;
-    for (; numbers[0] < kMostFrames; ++numbers[0]) {
+    for (; numbers[1] < kMostFrames; ++numbers[1]) {
       const FrameRegisters frame = step.caller;
       const auto place = (*kernel)->place_of(frame.code());
       step = unwinder.step(frame);
@@ -83,11 +84,12 @@ std::vector<uint8_t> frames_for_script(Known& known, Execution& e) {
       numbers.insert(numbers.end(), {frame.ip, place ? frame.code() - place->offset : frame.ip, at, valid});
       for (const auto& value : frame.gpr) numbers.push_back(value.value_or(0));
       if (guessed || !has_caller) {
-        ++numbers[0];
+        ++numbers[1];
         break;
       }
     }
   }
+  numbers[0] = XXH3_64bits(numbers.data() + 1, (numbers.size() - 1) * 8);
   std::vector<uint8_t> out(numbers.size() * 8);
   std::memcpy(out.data(), numbers.data(), out.size());
   return out;
@@ -122,21 +124,18 @@ class RetrovisorUnwinder(gdb.unwinder.Unwinder):
 
     def __init__(self):
         super().__init__("retrovisor")
-        self.forget()
-
-    def forget(self, event=None):
-        self.tables = {}
+        self.head, self.frames = b"", {}
 
     def table(self):
         """The frames of the selected thread, by RIP and RSP."""
-        thread = gdb.selected_thread().num
-        if thread not in self.tables:
-            memory = gdb.selected_inferior()
-            count, = struct.unpack("<Q", memory.read_memory(RETROVISOR_FRAMES, 8))
-            frames = list(self.FRAME.iter_unpack(memory.read_memory(RETROVISOR_FRAMES + 8, count * self.FRAME.size))) if count else []
-            callers = frames[1:] + [None]
-            self.tables[thread] = {(f[0], f[4 + 4]): (f, caller) for f, caller in zip(frames, callers)}
-        return self.tables[thread]
+        memory = gdb.selected_inferior()
+        head = memory.read_memory(RETROVISOR_FRAMES, 16).tobytes()
+        if head != self.head:
+            count = struct.unpack("<2Q", head)[1]
+            frames = list(self.FRAME.iter_unpack(memory.read_memory(RETROVISOR_FRAMES + 16, count * self.FRAME.size))) if count else []
+            self.frames = {(f[0], f[4 + 4]): (f, caller) for f, caller in zip(frames, frames[1:] + [None])}
+            self.head = head
+        return self.frames
 
     def __call__(self, frame):
         try:
@@ -146,15 +145,14 @@ class RetrovisorUnwinder(gdb.unwinder.Unwinder):
             return None
         info = frame.create_unwind_info(RetrovisorFrameId(known[2], known[1]))
         info.add_saved_register("rip", gdb.Value(caller[0] if caller else 0))
+        if not caller:
+            info.add_saved_register("rsp", gdb.Value(known[2]))
         for number, name in enumerate(self.NAMES):
             if caller and caller[3] >> number & 1:
                 info.add_saved_register(name, gdb.Value(caller[4 + number]))
         return info
 
-retrovisor_unwinder = RetrovisorUnwinder()
-gdb.unwinder.register_unwinder(None, retrovisor_unwinder, replace=True)
-for event in ("cont", "stop", "register_changed", "memory_changed"):
-    getattr(gdb.events, event).connect(retrovisor_unwinder.forget)
+gdb.unwinder.register_unwinder(None, RetrovisorUnwinder(), replace=True)
 end
 )";
 }
