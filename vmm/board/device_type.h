@@ -48,7 +48,8 @@ Result<CheckedDevice> check_device(const DeviceSpec& device);
 // another value.
 Result<void> add_device(DeviceList& list, DeviceSpec device);
 
-// What tells two devices of a type apart where their names clash, for an error: "; give one another index=". Or nothing.
+// What tells two devices of a type apart where their names clash, for an error: "; give one another number by
+// index=". Or nothing.
 std::string_view numbered(const DeviceType& type);
 
 // What the command line says to `--device help` and `--device TYPE,help`.
