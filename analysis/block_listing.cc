@@ -188,7 +188,8 @@ Result<BlockListing> list_block(std::span<const uint8_t> bytes, const CodePlace&
   if (decoded.empty()) {
     const bool too_long = decoded.end() == BlockEnd::too_long;
     return Error{ErrorCode::bad_argument,
-                 too_long ? "the instruction has more than 15 bytes: #GP" : fmt::format("no whole instruction in {} byte{}", bytes.size(), bytes.size() == 1 ? "" : "s"),
+                 too_long ? "the instruction has more than 15 bytes: #GP"
+                          : fmt::format("no whole instruction in {} byte{}", bytes.size(), bytes.size() == 1 ? "" : "s"),
                  fmt::format("address {:#x}", place.address)};
   }
   block.phys = place.address & ~kPageMask;

@@ -71,7 +71,8 @@ struct BlockListing {
 };
 
 // `bytes`: from the block's start on, as many as there are (of the page that it is in, and of the next, for an instruction that
-// crosses into it); Capstone sees those behind the block, too. `handler_name`: of the function at an address. An error if there is no whole instruction.
+// crosses into it); Capstone sees those behind the block, too. `handler_name`: of the function at an address. An error if there is
+// no whole instruction.
 Result<BlockListing> list_block(std::span<const uint8_t> bytes, const CodePlace& place, unsigned most,
                                 const std::function<std::string(uintptr_t)>& handler_name);
 

@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "analysis/disassemble.h"
+#include "vmm/soft/decoded_block.h"
 #include "vmm/soft/soft_cpu.h"
 
 namespace retrovisor {
@@ -110,7 +111,8 @@ InsnText insn_text(const DecodedInsn& d, std::span<const uint8_t> bytes, uint64_
   }
   name_sizes(insn, words);
   if (code64) drop_ignored_segments(words);
-  const auto* named = std::find_if(std::begin(kElsewhere), std::end(kElsewhere), [&](const auto& n) { return n.first == words.mnemonic; });
+  const auto* named =
+      std::find_if(std::begin(kElsewhere), std::end(kElsewhere), [&](const auto& n) { return n.first == words.mnemonic; });
   if (named != std::end(kElsewhere)) words.mnemonic = named->second;
   std::string text = words.text();
   if (text == other.text) return {std::move(text), ""};

@@ -6,9 +6,11 @@
 #include <span>
 #include <string>
 
-#include "vmm/soft/decoded_block.h"
-
 namespace retrovisor {
+
+namespace soft {
+struct DecodedInsn;
+}
 
 struct InsnText {
   std::string text;  // "mov eax, dword ptr [rbx]"; "(bad)" for what raises #UD

@@ -174,7 +174,11 @@ Json json_of(const std::vector<ListedOp>& ops) {
 }
 
 std::string as_json(const BlockListing& block) {
-  Json out = {{"address", json_hex(block.address)}, {"instruction_pointer", json_hex(block.instruction_pointer)}, {"bits", block.bits}, {"size", block.size}, {"ops", block.ops}};
+  Json out = {{"address", json_hex(block.address)},
+              {"instruction_pointer", json_hex(block.instruction_pointer)},
+              {"bits", block.bits},
+              {"size", block.size},
+              {"ops", block.ops}};
   Json& instructions = out["instructions"] = Json::array();
   for (const ListedInsn& insn : block.instructions) {
     Json memory = Json::array();
@@ -216,11 +220,14 @@ Result<void> check(const BlockCommand& options, bool bytes_given) {
     const char* option;
   };
   if (trace) {
-    for (const Given& g : {Given{options.bits.has_value(), "--bits"}, {!options.address.empty(), "--address"}, {!options.cs_base.empty(), "--cs-base"}})
+    for (const Given& g :
+         {Given{options.bits.has_value(), "--bits"}, {!options.address.empty(), "--address"}, {!options.cs_base.empty(), "--cs-base"}})
       if (g.is) return bad("goes with --bytes: a recording knows by itself", g.option);
     return {};
   }
-  for (const Given& g : {Given{!options.at.empty(), "--at"}, {!options.images.kernel.empty(), "--kernel"}, {!options.images.initrd.empty(), "--initrd"},
+  for (const Given& g : {Given{!options.at.empty(), "--at"},
+                         {!options.images.kernel.empty(), "--kernel"},
+                         {!options.images.initrd.empty(), "--initrd"},
                          {!options.images.modules.empty(), "--module"}})
     if (g.is) return bad("goes with a TRACE, and --bytes are none", g.option);
   return {};

@@ -25,14 +25,16 @@ IrqLine DeviceContext::irq(unsigned line) {
   });
   if (other != parts_.irqs.end() && !irq_error_)
     irq_error_ = Error{ErrorCode::bad_argument,
-                       fmt::format("{} wants line {} of the ISA bus, which {} has", type_.name, line, to_string(list_[other->spec])), ""};
+                       fmt::format("{} wants line {} of the ISA bus, which {} has", type_.name, line, to_string(list_[other->spec])),
+                       ""};
   parts_.irqs.push_back({line, spec_, type_.shares_irqs});
   return IrqLine(parts_.wiring.isa, line);
 }
 
 EndpointId DeviceContext::endpoint(Endpoint endpoint, EndpointReceiver* receiver) {
   for (const Endpoint& other : parts_.endpoints)
-    if (other.name == endpoint.name) fail({ErrorCode::bad_argument, fmt::format("two endpoints are called {}{}", endpoint.name, numbered(type_)), ""});
+    if (other.name == endpoint.name)
+      fail({ErrorCode::bad_argument, fmt::format("two endpoints are called {}{}", endpoint.name, numbered(type_)), ""});
   parts_.endpoints.push_back(std::move(endpoint));
   parts_.receivers.push_back(receiver);
   return EndpointId(static_cast<uint32_t>(parts_.endpoints.size() - 1));

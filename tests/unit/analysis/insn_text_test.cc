@@ -10,6 +10,7 @@
 #include <map>
 
 #include "analysis/block_listing.h"
+#include "vmm/soft/decoded_block.h"
 #include "vmm/soft/emit.h"
 #include "vmm/soft/soft_cpu.h"
 

@@ -185,7 +185,8 @@ TEST(Board, a_line_of_the_isa_bus_is_one_devices) {
                                   .shares_irqs = true};
   static const DeviceRegistration kRegistered(kShared);
   EXPECT_EQ(error_of(with({"line-sharer,irq=3", "line-sharer,index=1,irq=3"})), "");
-  EXPECT_EQ(error_of(with({"led,irq=3", "line-sharer,irq=3"})), "line-sharer wants line 3 of the ISA bus, which led,irq=3 has (device line-sharer,irq=3)");
+  EXPECT_EQ(error_of(with({"led,irq=3", "line-sharer,irq=3"})),
+            "line-sharer wants line 3 of the ISA bus, which led,irq=3 has (device line-sharer,irq=3)");
   EXPECT_NE(error_of(with({"line-sharer,irq=3", "led,irq=3"})), "");
 }
 

@@ -35,7 +35,8 @@ class MemoryOperandsOf : public SystemMachine {
 
   void SetUp() override {
     watched_ = observers.subscribe({.breakpoints = {},
-                                    .watches = {{LinearAddr(kLowData), kLowEnd - kLowData, true, true}, {LinearAddr(kData), kEnd - kData, true, true}},
+                                    .watches = {{LinearAddr(kLowData), kLowEnd - kLowData, true, true},
+                                                {LinearAddr(kData), kEnd - kData, true, true}},
                                     .physical = {},
                                     .events = 0,
                                     .hit = [this](const Observation& o) {
@@ -123,7 +124,10 @@ class MemoryOperandsOf : public SystemMachine {
     const std::string where = fmt::format("{}-bit code: {:02x}", bits, fmt::join(bytes.first(insn.length), " "));
     for (const Seen& a : seen_)
       if (a.kind == Kind::write) fill(a.address, a.address + a.size);
-    if (insn.map == OpMap::one_byte && insn.opcode == 0xcf) fill(before.gpr[RSP] + (before.mode64() ? 0 : before.segment[SS].base), before.gpr[RSP] + (before.mode64() ? 0 : before.segment[SS].base) + 40);
+    if (insn.map == OpMap::one_byte && insn.opcode == 0xcf) {
+      const uint64_t stack = before.gpr[RSP] + (before.mode64() ? 0 : before.segment[SS].base);
+      fill(stack, stack + 40);
+    }
     if (!done) return;
     ++ran_;
     done_.insert(static_cast<unsigned>(insn.map) << 8 | insn.opcode);
