@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "analysis/disassemble.h"
+#include "analysis/insn_text.h"
 #include "vmm/soft/block_ops.h"
 #include "vmm/soft/decoded_block.h"
 #include "vmm/soft/soft_cpu.h"
@@ -21,23 +21,10 @@ using soft::DecodedInsn;
 using soft::MemoryOperand;
 using soft::MemoryUse;
 
-constexpr const char* kRegisters[3][16] = {
-    {"ax", "cx", "dx", "bx", "sp", "bp", "si", "di", "r8w", "r9w", "r10w", "r11w", "r12w", "r13w", "r14w", "r15w"},
-    {"eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi", "r8d", "r9d", "r10d", "r11d", "r12d", "r13d", "r14d", "r15d"},
-    {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"},
-};
 constexpr const char* kSegments[6] = {"es", "cs", "ss", "ds", "fs", "gs"};
 static_assert(ES == 0 && CS == 1 && SS == 2 && DS == 3 && FS == 4 && GS == 5);
 
 unsigned bits_of(uint8_t mode) { return 16u << (mode & soft::block_mode::code_mask); }
-
-CodeMode code_mode(unsigned bits) { return bits == 64 ? CodeMode::bits64 : bits == 32 ? CodeMode::bits32 : CodeMode::bits16; }
-
-// Of `size` bytes; in any size of stack 0, the widest name that fits.
-std::string register_name(uint8_t number, unsigned size) {
-  if (number == soft::kRipBase) return size == 8 ? "rip" : "eip";
-  return kRegisters[size == 8 ? 2 : size == 2 ? 0 : 1][number & 15];
-}
 
 std::string number(int64_t v) {
   const uint64_t magnitude = v < 0 ? ~static_cast<uint64_t>(v) + 1 : static_cast<uint64_t>(v);
@@ -55,6 +42,10 @@ std::string operand_text(const MemoryOperand& o, uint8_t mode) {
     out += o.implicit ? "al" : register_name(o.index, size);  // XLAT is the only one
     if (o.scale != 0) out += fmt::format("*{}", 1u << o.scale);
   }
+  if (o.bit_register != soft::kNoRegister) {  // a signed number of bits, of which the operand's size takes these
+    const unsigned bits = o.size == 2 ? 4 : o.size == 4 ? 5 : 6;
+    out += fmt::format("{}({}>>{})*{}", out.size() == start ? "" : "+", register_name(o.bit_register, o.size), bits, o.size);
+  }
   if (out.size() == start) {
     const uint64_t mask = size == 8 ? ~uint64_t{0} : size == 4 ? 0xffffffff : 0xffff;
     out += fmt::format("{:#x}", static_cast<uint64_t>(o.displacement) & mask);
@@ -66,7 +57,6 @@ std::string operand_text(const MemoryOperand& o, uint8_t mode) {
 
 const char* use_name(MemoryUse use) {
   switch (use) {
-    case MemoryUse::none: return "address";
     case MemoryUse::read: return "read";
     case MemoryUse::write: return "write";
     case MemoryUse::read_write: return "read_write";
@@ -95,7 +85,7 @@ std::string decoded_text(const DecodedInsn& d) {
     out += insn.memory ? ", rm memory" : fmt::format(", rm {}", insn.rm);
   }
   out += fmt::format(", operand size {}, address size {}", insn.operand_size, insn.address_size);
-  if (insn.imm != 0) out += fmt::format(", immediate {}", number(insn.imm));
+  if (insn.has_imm) out += fmt::format(", immediate {}", number(insn.imm));
   return out;
 }
 
@@ -105,16 +95,22 @@ ListedOp listed_op(const soft::Op& op, const std::function<std::string(uintptr_t
           .remaining = op.remaining};
 }
 
-ListedInsn listed_insn(const DecodedInsn& d, const CodePlace& place) {
+// Linear addresses and instruction pointers outside of 64-bit code have 32 bits.
+uint64_t cut(uint64_t address, unsigned bits) { return bits == 64 ? address : address & 0xffffffff; }
+
+ListedInsn listed_insn(const DecodedInsn& d, const CodePlace& place, std::span<const uint8_t> bytes) {
+  const unsigned bits = bits_of(place.mode);
   ListedInsn out;
-  out.address = place.address + d.offset;
+  out.address = cut(place.address + d.offset, bits);
+  out.instruction_pointer = cut(place.instruction_pointer + d.offset, bits);
   out.bytes.assign(d.bytes.begin(), d.bytes.begin() + d.insn.length);
-  out.text = disassemble(out.bytes, place.instruction_pointer + d.offset, code_mode(bits_of(place.mode))).text;
+  const InsnText text = insn_text(d, bytes.subspan(d.offset), out.instruction_pointer);
+  out.text = text.text;
+  out.note = text.note;
   out.decoded = decoded_text(d);
-  if (d.status == soft::DecodeStatus::ok) {
-    for (const MemoryOperand& o : d.memory())
-      out.memory.push_back({use_name(o.use), operand_text(o, place.mode), o.size, o.implicit});
-  }
+  const soft::MemoryOperands memory = d.memory();
+  for (const MemoryOperand& o : memory) out.memory.push_back({use_name(o.use), operand_text(o, place.mode), o.size, o.implicit});
+  out.tables = memory.tables;
   out.flags_read = flag_names(d.flags.read);
   out.flags_written = flag_names(d.flags.written);
   out.flags_kept = flag_names(d.flags.kept);
@@ -135,7 +131,7 @@ constexpr EndName kEnds[] = {
     {BlockEnd::system, "system", "an instruction that may change mode, rights or interrupts, or meets the world outside"},
     {BlockEnd::undefined, "undefined", "no such instruction: #UD"},
     {BlockEnd::page_end, "page_end", "its page ends there"},
-    {BlockEnd::bytes_end, "bytes_end", "the next instruction is not whole in the bytes of this page"},
+    {BlockEnd::bytes_end, "bytes_end", "the next instruction is not whole in the bytes that there are"},
     {BlockEnd::too_long, "too_long", "the next instruction has more than 15 bytes: #GP"},
     {BlockEnd::most_instructions, "most_instructions", "a block has no more instructions"},
     {BlockEnd::cut, "cut", "it was cut there"},
@@ -148,32 +144,29 @@ const EndName& name_of_end(BlockEnd end) {
 std::vector<uint64_t> successors_of(const DecodedBlock& block, const CodePlace& place) {
   const DecodedInsn& last = block.last();
   const unsigned bits = bits_of(place.mode);
-  const auto cut = [&](uint64_t ip, unsigned operand_size) {
-    if (bits == 64) return ip;
-    return ip & (operand_size == 2 ? 0xffff : 0xffffffff);
-  };
-  const uint64_t next = cut(place.instruction_pointer + block.size(), 4);
-  const uint64_t target = cut(place.instruction_pointer + static_cast<uint64_t>(last.target()), last.insn.operand_size);
+  const uint64_t begin = cut(place.instruction_pointer + last.offset, bits);
+  const uint64_t next = cut(begin + last.insn.length, bits);
+  const uint64_t target = branch_target(last, begin);
   switch (block.end()) {
     case BlockEnd::branch:
-      if (last.flow == soft::Flow::conditional) return {target, next};
+      if (last.flow == soft::Flow::conditional && target != next) return {target, next};
       return {target};
     case BlockEnd::page_end:
     case BlockEnd::bytes_end:
     case BlockEnd::too_long:
     case BlockEnd::most_instructions:
     case BlockEnd::cut: return {next};
-    case BlockEnd::repeat: return {cut(place.instruction_pointer + last.offset, 4), next};
+    case BlockEnd::repeat: return {begin, next};
     default: return {};
   }
 }
 
 }  // namespace
 
-CodePlace code_place(uint64_t address, unsigned bits) {
+CodePlace code_place(uint64_t address, unsigned bits, uint64_t cs_base) {
   using namespace soft::block_mode;
   const unsigned mode = bits == 64 ? code64 | flat : bits == 32 ? code32 | flat | stack32 : unsigned{code16};
-  return {.address = address, .instruction_pointer = address, .mode = static_cast<uint8_t>(mode)};
+  return {.address = address, .instruction_pointer = cut(address - cs_base, bits), .mode = static_cast<uint8_t>(mode)};
 }
 
 CodePlace code_place(const CpuState& state, ProcessorModel processor_model) {
@@ -195,7 +188,8 @@ Result<BlockListing> list_block(std::span<const uint8_t> bytes, const CodePlace&
   if (decoded.empty()) {
     const bool too_long = decoded.end() == BlockEnd::too_long;
     return Error{ErrorCode::bad_argument,
-                 too_long ? "the instruction has more than 15 bytes: #GP" : fmt::format("no whole instruction in {} bytes", bytes.size()),
+                 too_long ? "the instruction has more than 15 bytes: #GP"
+                          : fmt::format("no whole instruction in {} byte{}", bytes.size(), bytes.size() == 1 ? "" : "s"),
                  fmt::format("address {:#x}", place.address)};
   }
   block.phys = place.address & ~kPageMask;
@@ -205,6 +199,7 @@ Result<BlockListing> list_block(std::span<const uint8_t> bytes, const CodePlace&
 
   BlockListing out;
   out.address = place.address;
+  out.instruction_pointer = place.instruction_pointer;
   out.bits = bits_of(place.mode);
   out.size = decoded.size();
   out.ops = static_cast<unsigned>(ops.size());
@@ -215,7 +210,7 @@ Result<BlockListing> list_block(std::span<const uint8_t> bytes, const CodePlace&
     return of;
   };
   for (const DecodedInsn& d : decoded.instructions()) {
-    ListedInsn insn = listed_insn(d, place);
+    ListedInsn insn = listed_insn(d, place, bytes);
     insn.ops = at_offset(d.offset);
     insn.fused = insn.ops.empty();
     out.instructions.push_back(std::move(insn));
@@ -223,7 +218,8 @@ Result<BlockListing> list_block(std::span<const uint8_t> bytes, const CodePlace&
   out.end_ops = at_offset(decoded.size());
   const EndName& end = name_of_end(decoded.end());
   out.end = end.name;
-  out.end_text = end.text;
+  const bool used_up = decoded.end() == BlockEnd::bytes_end && decoded.size() == bytes.size();
+  out.end_text = used_up ? "there are no more bytes" : end.text;
   out.successors = successors_of(decoded, place);
   return out;
 }

@@ -17,20 +17,20 @@ inline constexpr unsigned kMostBlockInstructions = 48;
 
 // Where code lies and how the CPU takes it.
 struct CodePlace {
-  uint64_t address = 0;      // linear
-  uint64_t instruction_pointer = 0;
+  uint64_t address = 0;              // linear
+  uint64_t instruction_pointer = 0;  // without the base of CS
   uint8_t mode = 0;          // soft::SoftCpu::mode
   ProcessorModel processor_model = ProcessorModel::model;
 };
-// In 16-bit code, or flat 32- or 64-bit code, with the FPU ready for use.
-CodePlace code_place(uint64_t address, unsigned bits);
+// In 16-bit code, or flat 32- or 64-bit code, with the FPU ready for use. `address` is linear.
+CodePlace code_place(uint64_t address, unsigned bits, uint64_t cs_base = 0);
 // Where this CPU is.
 CodePlace code_place(const CpuState& state, ProcessorModel processor_model);
 
 struct ListedMemory {
-  std::string access;    // "read", "write", "read_write", "address"
+  std::string access;    // "read", "write", "read_write"
   std::string operand;   // "ds:[rbx+rcx*8+0x10]"
-  unsigned size = 0;     // in bytes; 0: none, or not known
+  unsigned size = 0;     // in bytes; 0: more than the instruction decides
   bool implicit = false;
 };
 
@@ -44,11 +44,13 @@ struct ListedOp {
 };
 
 struct ListedInsn {
-  uint64_t address = 0;
+  uint64_t address = 0;                   // linear
+  uint64_t instruction_pointer = 0;
   std::vector<uint8_t> bytes;
-  std::string text;                       // Capstone's
+  std::string text, note;                 // insn_text.h
   std::string decoded;                    // what our decoder made of it
-  std::vector<ListedMemory> memory;
+  std::vector<ListedMemory> memory;       // in the order of accesses
+  bool tables = false;                    // soft::MemoryOperands::tables
   std::vector<std::string> flags_read, flags_written, flags_kept, flags_live;
   bool may_leave = false;                 // by a fault or the like, before it is done
   bool fused = false;                     // part of the op before it
@@ -56,7 +58,8 @@ struct ListedInsn {
 };
 
 struct BlockListing {
-  uint64_t address = 0;
+  uint64_t address = 0;                   // linear
+  uint64_t instruction_pointer = 0;
   unsigned bits = 0;
   unsigned size = 0;                      // in bytes
   unsigned ops = 0;
@@ -68,7 +71,8 @@ struct BlockListing {
 };
 
 // `bytes`: from the block's start on, as many as there are (of the page that it is in, and of the next, for an instruction that
-// crosses into it). `handler_name`: of the function at an address. An error if there is no whole instruction.
+// crosses into it); Capstone sees those behind the block, too. `handler_name`: of the function at an address. An error if there is
+// no whole instruction.
 Result<BlockListing> list_block(std::span<const uint8_t> bytes, const CodePlace& place, unsigned most,
                                 const std::function<std::string(uintptr_t)>& handler_name);
 

@@ -5,6 +5,8 @@
 #include <fmt/format.h>
 #include <link.h>
 
+#include <array>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -32,7 +34,38 @@ void remove_all(std::string& text, std::string_view what) {
   for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at)) text.erase(at, what.size());
 }
 
-// Takes away each "(...)" that holds parameters, and parentheses around names; keeps those of enumerators: "(Alu)0".
+// Enumerators that handlers are templates of, whose names no symbol has: "(Alu)0". In the order of their definitions in vmm/soft
+// (arith.h, alu.cc, bits.cc, multiply.cc, string.cc, move.cc, emit.h, sse_common.h) and vmm/processor_model.h.
+constexpr struct {
+  std::string_view type;
+  std::array<std::string_view, 9> names;
+} kEnums[] = {
+    {"Alu", {"add", "or", "adc", "sbb", "and", "sub", "xor", "cmp", "test"}},
+    {"Shift", {"rol", "ror", "rcl", "rcr", "shl", "shr", "sal", "sar"}},
+    {"Unary", {"inc", "dec", "not", "neg"}},
+    {"Bit", {"test", "set", "reset", "complement"}},
+    {"Group3", {"mul", "imul", "div", "idiv"}},
+    {"Str", {"movs", "cmps", "stos", "lods", "scas"}},
+    {"Rep", {"none", "rep", "repe", "repne"}},
+    {"FlagOp", {"clc", "stc", "cmc", "cld", "std"}},
+    {"FpuClass", {"none", "x87", "wait", "mmx", "sse", "fxsave"}},
+    {"Align", {"any", "natural"}},
+    {"Heat", {"cold", "hot"}},
+    {"ProcessorModel", {"model", "amd", "intel", "amd_zen3"}},
+};
+
+void name_enumerators(std::string& text) {
+  for (const auto& e : kEnums) {
+    const std::string before = "(" + std::string(e.type) + ")";
+    for (size_t at = text.find(before); at != std::string::npos; at = text.find(before, at + 1)) {
+      const size_t digit = at + before.size();
+      const size_t number = digit < text.size() ? static_cast<size_t>(text[digit] - '0') : SIZE_MAX;  // none has ten
+      if (number < e.names.size() && !e.names[number].empty()) text.replace(at, before.size() + 1, e.names[number]);
+    }
+  }
+}
+
+// Takes away each "(...)" that holds parameters, and parentheses around names.
 void remove_parameters(std::string& text) {
   for (size_t at = text.find("(SoftCpu"); at != std::string::npos; at = text.find("(SoftCpu", at)) {
     const size_t end = text.find(')', at);
@@ -62,6 +95,7 @@ std::string short_function_name(const std::string& mangled) {
     out.erase(at, 2);
   }
   remove_all(out, "&");
+  name_enumerators(out);
   return out;
 }
 
@@ -85,6 +119,12 @@ HandlerNames::HandlerNames() {
       symbols_.emplace(symbol.st_value, std::string(file.data() + name, strnlen(file.data() + name, file.size() - name)));
     }
   }
+}
+
+std::vector<std::string> HandlerNames::all() const {
+  std::vector<std::string> out;
+  for (const auto& [place, symbol] : symbols_) out.push_back(short_function_name(symbol));
+  return out;
 }
 
 std::string HandlerNames::name(uintptr_t function) const {

@@ -56,7 +56,8 @@ CLI::Validator device_or_help() {
             if (!device) return device.error().message;
             if (device->type == "help") throw CLI::CallForVersion(device_help(), CLI::ExitCodes::Success);
             const auto type = find_device_type(device->type);
-            if (type.ok() && !device->options.empty() && device->options[0].first == "help")
+            const auto is_help = [](const auto& option) { return option.first == "help"; };
+            if (type.ok() && std::any_of(device->options.begin(), device->options.end(), is_help))
               throw CLI::CallForVersion(device_help(**type), CLI::ExitCodes::Success);
             const auto checked = check_device(*device);
             return checked ? std::string() : checked.error().message;
@@ -112,8 +113,8 @@ void add_guest_options(CLI::App& app, GuestOptions& options) {
       ->type_name("NAME")
       ->group(group);
   app.add_option("--device", options.devices,
-                 "another device, as TYPE[,OPTION=VALUE...]; may be repeated. --device help lists the types, --device TYPE,help the "
-                 "options of one")
+                 "one more device or, of a type of which a machine has just one, options for it, as TYPE[,OPTION=VALUE...]; may be "
+                 "repeated. --device help lists the types, --device TYPE,help the options of one")
       ->type_name("DEVICE")
       ->allow_extra_args(false)
       ->check(device_or_help())

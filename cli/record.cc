@@ -146,7 +146,7 @@ void add_record(CLI::App& app, Action& action) {
       ->group(group);
   sub->add_option("--key-frames", options->key_frames,
                   "store the machine's state each N instructions (200M), so that replays and debuggers can start in the "
-                  "middle: some MiB each; 0: never [0]")
+                  "middle; the first takes what the guest has used of its memory, packed, each other what has changed since; 0: never [0]")
       ->type_name("N")
       ->group(group);
   sub->add_flag("--sync", options->sync, "have the trace on disk, not only in the host's cache, before the command ends")

@@ -70,6 +70,17 @@ int bisect_replay(const ReplayCommand& options, const BootImages& images, const 
   return found->finding == BisectReport::Finding::no_divergence ? printed : kDivergence;
 }
 
+// How far what was replayed is what was recorded.
+std::string equal_text(const ReplayCommand& options, const ReplayResult& result) {
+  std::string run = "the recorded run";
+  if (result.end == ReplayResult::End::incomplete) run += ", as far as it was recorded";
+  if (result.end == ReplayResult::End::stop_at || result.end == ReplayResult::End::host)
+    run += fmt::format(", up to position {}", result.position.value);
+  if (options.no_checks) return run + "'s input: nothing was compared (--no-checks)";
+  return fmt::format("{}: {} digests and {} journal events compared equal", run, grouped(result.digests_compared),
+                     grouped(result.events_compared));
+}
+
 int finish(const ReplayCommand& options, ReplaySession& session, Position begin, size_t parts, const ReplayResult& result,
            const StopSource& stop) {
   RunSummary summary;
@@ -92,10 +103,7 @@ int finish(const ReplayCommand& options, ReplaySession& session, Position begin,
   if (parts == 1 && options.jobs > 1)
     summary.remarks.push_back("replayed in one part: the trace has no key frames for others to start at (record --key-frames)");
   if (!result.note.empty()) summary.remarks.push_back(result.note);
-  if (!result.divergence)
-    summary.remarks.push_back(
-        fmt::format("the recorded run, as far as it went: {} digests and {} journal events compared equal",
-                    grouped(result.digests_compared), grouped(result.events_compared)));
+  if (!result.divergence) summary.remarks.push_back(equal_text(options, result));
   if (auto reported = report(summary, session.machine(), options.report); !reported) return fail(reported.error());
   if (!result.divergence) return exit_code_of(summary, options.report);
   fmt::print(stderr, "{}\n", result.divergence->text());
@@ -132,6 +140,8 @@ int replay(ReplayCommand options) {
     auto position = parse_position(options.from, "--from");
     if (!position) return fail(position.error());
     from = *position;
+    if (from > how.stop_at)
+      return fail({ErrorCode::bad_argument, fmt::format("begins behind --stop-at {}", options.stop_at), "--from " + options.from});
   }
   CommandFiles files;
   files.output("--output", options.output);
@@ -155,9 +165,14 @@ int replay(ReplayCommand options) {
   if (!session) return fail(session.error());
   *images = {};  // the guest has its copy
   const Position end = (*session)->end();
-  for (const auto& [option, wanted] : {std::pair{"--stop-at", options.stop_at.empty() ? Position() : how.stop_at}, {"--from", from}})
-    if (wanted > end) say("{} {}: the recording ends at {}", option, grouped(wanted.value), grouped(end.value));
-  const auto begin = (*session)->start_from(std::min(from, how.stop_at));
+  // A run that would end later ends at its end; one that would begin later is none.
+  if (!options.stop_at.empty() && how.stop_at > end)
+    say("--stop-at {}: the recording ends at {}", grouped(how.stop_at.value), grouped(end.value));
+  if (from > end)
+    return fail({ErrorCode::bad_argument,
+                 fmt::format("the recording{} ends at {}", (*session)->summary().complete() ? "" : ", which was cut off,", grouped(end.value)),
+                 "--from " + options.from});
+  const auto begin = (*session)->start_from(from);
   if (!begin) return fail(begin.error());
 
   const bool screen_is_free = shown.fd < 0 || !options.output.empty() || isatty(STDOUT_FILENO) == 0;

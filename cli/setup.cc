@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -12,6 +13,7 @@
 
 #include "cli/progress.h"
 #include "cli/say.h"
+#include "replay/replay_session.h"
 #include "traces/describe.h"
 #include "traces/reader.h"
 #include "vmm/boot/bzimage.h"
@@ -120,12 +122,8 @@ std::string module_file(const std::string& given) {
   return access(given.c_str(), F_OK) == 0 ? given : split_module(given).first;
 }
 
-bool is_recorded(const TraceImage& image, std::span<const uint8_t> bytes) {
-  return bytes.size() == image.size && image_digest(bytes) == image.digest;
-}
-
-// Where it was recorded, and beside the trace: the first that has the recorded bytes. If none has, the first that can be read:
-// it is refused for what it is.
+// The file that was given. Else where it was recorded, and beside the trace: the first that has the recorded bytes. If none has,
+// the first that could be read is refused for what it is.
 Result<std::vector<uint8_t>> find_image(const TraceImage& image, const std::string& trace, const std::string& given,
                                         const std::string& option, uint64_t limit, CommandFiles& files) {
   std::vector<std::string> places = {given};
@@ -134,28 +132,31 @@ Result<std::vector<uint8_t>> find_image(const TraceImage& image, const std::stri
     if (!image.name.starts_with('/')) places.push_back(folder_of(trace) + image.name);
     places.push_back(folder_of(trace) + image.name.substr(image.name.rfind('/') + 1));
   }
-  std::optional<Error> first_error;
-  std::optional<std::pair<std::string, std::vector<uint8_t>>> other;
+  std::optional<Error> first_error, other;
   for (const std::string& path : places) {
     auto bytes = read_image(path, option, limit);
     if (!bytes) {
       if (!first_error) first_error = std::move(bytes).error();
-    } else if (is_recorded(image, *bytes)) {
+      continue;
+    }
+    auto same = check_image(image, *bytes, path);
+    if (same) {
       files.input(option, path);
       return bytes;
-    } else if (!other) {
-      other.emplace(path, std::move(bytes).value());
     }
+    if (!other) other = std::move(same).error();
   }
   if (other) {
-    if (given.empty())
-      say("{} is not the {} that was recorded, and beside the trace there is none: say with {} where it is now", other->first,
-          to_string(image.role), option);
-    files.input(option, other->first);
-    return std::move(other->second);
+    files.input(option, other->where);  // what is said of it is not said into it
+    RV_TRY(files.check());
   }
-  if (given.empty()) first_error->message += ", nor is it beside the trace";
-  first_error->message += fmt::format("; the trace was recorded with it: say with {} where it is now", option);
+  if (!given.empty()) return other ? std::move(*other) : std::move(*first_error);
+  if (other) {
+    say("{} is not the {} that was recorded, and beside the trace there is none: say with {} where it is now", other->where,
+        to_string(image.role), option);
+    return std::move(*other);
+  }
+  first_error->message += fmt::format(", nor is it beside the trace; the trace was recorded with it: say with {} where it is now", option);
   return std::move(*first_error);
 }
 
@@ -164,6 +165,13 @@ Result<std::vector<uint8_t>> find_image(const TraceImage& image, const std::stri
 Result<BootImages> read_recorded_images(const TraceHeader& header, const std::string& trace, const ImageNames& instead,
                                         CommandFiles& files) {
   BootImages images;
+  const auto recorded = [&](ImageRole role) {
+    return static_cast<size_t>(std::count_if(header.images.begin(), header.images.end(), [&](const TraceImage& i) { return i.role == role; }));
+  };
+  if (!instead.initrd.empty() && recorded(ImageRole::initrd) == 0)
+    return Error{ErrorCode::bad_argument, "the trace was recorded without an initrd", "--initrd"};
+  if (const size_t count = recorded(ImageRole::module); instead.modules.size() > count)
+    return Error{ErrorCode::bad_argument, fmt::format("the trace was recorded with {} module{}", count, count == 1 ? "" : "s"), "--module"};
   for (const TraceImage& image : header.images) {
     const size_t module = images.modules.size();
     std::string given;

@@ -46,8 +46,9 @@ void say_summary(const RunSummary& s, Machine& machine, const StateDigest& diges
   const std::string cause = s.cause == StopCause::none ? "" : fmt::format(" ({})", to_string(s.cause));
   say("{} ended: {}{} at position {}", s.what, s.ended.empty() ? describe(s.run.stop, faults) : s.ended, cause, instructions);
   const bool by_events = machine.config().positions == PositionUnit::events;
-  say("  {} {} in {}: {}; guest time {}, of it idle {}", grouped(instructions), by_events ? "events" : "instructions",
-      duration_text(seconds_of(s.run.host_time)),
+  const uint64_t begin = s.run.begin.value;
+  say("  {} {}{} in {}: {}; guest time {}, of it idle {}", grouped(instructions - begin), by_events ? "events" : "instructions",
+      begin == 0 ? "" : fmt::format(" from position {} on", begin), duration_text(seconds_of(s.run.host_time)),
       by_events ? fmt::format("{:.1f} k/s", s.run.mips() * 1e3) : fmt::format("{:.0f} M/s", s.run.mips()),
       duration_text(static_cast<double>(machine.now().value) / 1e9),
       duration_text(static_cast<double>(machine.idle_ns()) / 1e9));
@@ -73,6 +74,7 @@ std::string as_json(const RunSummary& s, Machine& machine, const StateDigest& di
       {"host_cause", to_string(s.cause)},
       {"engine", machine.engine().name()},
       {"instructions", machine.position().value},
+      {"begin", s.run.begin.value},
       {"seconds", seconds_of(s.run.host_time)},
       {"million_instructions_per_second", s.run.mips()},
       {"guest_time_ns", machine.now().value},

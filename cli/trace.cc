@@ -52,8 +52,11 @@ std::string key_frames_text(const TraceSummary& s) {
                      grouped(s.key_frames.back().position.value));
 }
 
+// Of what a replay needs and is checked by: events, journal, digests. Key frames are there to start at, as many as were asked for.
+uint64_t log_bytes(const TraceSummary& s) { return s.file_size - s.key_frame_bytes(); }
+
 double bytes_per_million(const TraceSummary& s) {
-  return s.through.value == 0 ? 0 : static_cast<double>(s.file_size) * 1e6 / static_cast<double>(s.through.value);
+  return s.through.value == 0 ? 0 : static_cast<double>(log_bytes(s)) * 1e6 / static_cast<double>(s.through.value);
 }
 
 std::string as_text(const TraceSummary& s, const std::string& path) {
@@ -93,7 +96,8 @@ std::string as_text(const TraceSummary& s, const std::string& path) {
   for (size_t i = 0; i < kEventKinds; ++i)
     if (s.events[i] != 0) line("", fmt::format("{:>12}  {}", grouped(s.events[i]), to_string(static_cast<EventKind>(i))));
   if (!s.key_frames.empty()) line("key frames", key_frames_text(s));
-  const std::string rate = by_events ? "" : fmt::format(", {:.0f} bytes per million", bytes_per_million(s));
+  const std::string rate =
+      by_events ? "" : fmt::format(", {:.0f} bytes per million{}", bytes_per_million(s), s.key_frames.empty() ? "" : " without key frames");
   line("length", fmt::format("{} {}{}", grouped(s.through.value), unit, rate));
   line("ended by", s.end ? describe(s.end->stop, s.end->faults) : "nothing: " + s.completeness());
   return out;
@@ -140,6 +144,7 @@ std::string as_json(const TraceSummary& s, const std::string& path) {
       {"complete", s.complete()},
       {"state", s.completeness()},
       {"instructions", s.through.value},
+      {"log_size", log_bytes(s)},
       {"bytes_per_million_instructions", bytes_per_million(s)},
       {"header", header_json(s.header)},
       {"chunks", s.chunks},

@@ -6,18 +6,19 @@
 #include "vmm/board/device_type.h"
 
 namespace retrovisor {
-namespace {
 
-Result<void> check_image(const TraceImage& recorded, std::span<const uint8_t> given) {
+Result<void> check_image(const TraceImage& recorded, std::span<const uint8_t> given, const std::string& name) {
   const ImageDigest digest = image_digest(given);
   if (recorded.size == given.size() && recorded.digest == digest) return {};
   return Error{
-      ErrorCode::bad_argument,
+      ErrorCode::bad_image,
       fmt::format("the trace does not belong to this {}: it was recorded with {} bytes of digest {}, this one has {} "
                   "bytes and digest {}",
                   to_string(recorded.role), recorded.size, to_string(recorded.digest), given.size(), to_string(digest)),
-      recorded.name};
+      name};
 }
+
+namespace {
 
 Error missing(const TraceImage& recorded) {
   return {ErrorCode::bad_argument,
@@ -31,15 +32,15 @@ Result<void> check_images(const TraceHeader& header, const BootImages& images) {
   size_t modules = 0;
   for (const TraceImage& i : header.images) {
     switch (i.role) {
-      case ImageRole::kernel: RV_TRY(check_image(i, images.kernel)); break;
+      case ImageRole::kernel: RV_TRY(check_image(i, images.kernel, i.name)); break;
       case ImageRole::initrd:
         initrd = true;
         if (images.initrd.empty()) return missing(i);
-        RV_TRY(check_image(i, images.initrd));
+        RV_TRY(check_image(i, images.initrd, i.name));
         break;
       case ImageRole::module:
         if (modules >= images.modules.size()) return missing(i);
-        RV_TRY(check_image(i, images.modules[modules++]));
+        RV_TRY(check_image(i, images.modules[modules++], i.name));
         break;
     }
   }

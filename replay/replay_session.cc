@@ -76,7 +76,6 @@ Result<Position> ReplaySession::start_from(Position p) {
     return key_frames_.error(*number, restored.error().text());
   RV_TRY(key_frames_.check(*number, *machine_));
   sketch_->update();
-  ++compared_;
 
   const KeyFramePlace& place = key_frames_[*number];
   RV_TRY(boundary_->seek(ReplayBoundary::Mark::at(place.behind())));
@@ -137,7 +136,6 @@ Result<void> ReplaySession::take_fault() {
 void ReplaySession::compare(const DigestRecord& recorded, const ReplayOptions& options) {
   const StateDigest now = machine_->digest();
   sketch_->update();
-  ++compared_;
   if (now == recorded.state) {
     good_ = std::max(good_, recorded.position);
     if (options.equal) options.equal(now);
@@ -163,7 +161,10 @@ Result<void> ReplaySession::arrive(const ReplayOptions& options) {
     RV_TRY(const auto digest, peek_digest());
     if (digest == nullptr || digest->position > now || digest->at_stop) break;
     // Those before are of a part of the run that was replayed without looking at them.
-    if (options.check_digests && digest->position == now) compare(*digest, options);
+    if (options.check_digests && digest->position == now) {
+      ++compared_;
+      compare(*digest, options);
+    }
     next_digest_.reset();
   }
   return {};
@@ -209,7 +210,10 @@ Result<void> ReplaySession::finish(const ReplayOptions& options) {
   RV_TRY(take_fault());
   RV_TRY(const auto digest, peek_digest());
   if (!options.check_digests || divergence_) return {};
-  if (digest != nullptr && digest->at_stop) compare(*digest, options);
+  if (digest != nullptr && digest->at_stop) {
+    ++compared_;
+    compare(*digest, options);
+  }
   next_digest_.reset();
   if (!divergence_) compare_sums(end.state, options);
   return {};

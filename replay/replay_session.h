@@ -50,13 +50,15 @@ struct ReplayResult {
   Position position;
   Stop stop;  // End::complete: how the recorded run ended
   std::optional<Divergence> divergence;
-  uint64_t digests_compared = 0;
+  uint64_t digests_compared = 0;  // of those that TraceSummary counts: not what a key frame or the end marker says again
   uint64_t events_compared = 0;
   std::chrono::nanoseconds host_time{0};
   // What the user should know beside: "the trace is incomplete ..."; may be empty.
   std::string note;
 };
 
+// Whether `given`, which was read from a file called `name`, is the image that was recorded; the error names that file.
+Result<void> check_image(const TraceImage& recorded, std::span<const uint8_t> given, const std::string& name);
 // Whether `images` are those that the trace was recorded with; the error says which is not.
 Result<void> check_images(const TraceHeader& header, const BootImages& images);
 // The machine that the trace was recorded on.

@@ -40,6 +40,7 @@ ALLOWED_INCLUDES = {
     "cli/doctor.cc": {"vmm/soft/": "asks the engine what it needs of the host", "vmm/kvm/": "the same",
                       "vmm/cpu/": "shows the CPU model"},
     "analysis/block_listing.cc": {"vmm/soft/": "shows what the soft engine makes of code"},
+    "analysis/insn_text.cc": {"vmm/soft/": "the same"},
     "cli/auto_engine.h": {"vmm/kvm/probe.h": "decides by what this host's KVM can do"},
     "cli/summary.cc": {"vmm/kvm/kvm_engine.h": "shows what the engine counted"},
     "cli/setup.cc": {"vmm/kvm/": "says what is missing of KVM before a trace is begun"},

@@ -194,10 +194,34 @@ class BadTraces(support.Case):
     def test_a_trace_of_another_kernel_file(self):
         self.make()
         other = self.file("other", self.read_guest() + b"\0")
-        words = self.tool("replay", self.path("t.trace"), "--kernel", other, expect=(BAD_ARGUMENTS, BAD_TRACE)).words
-        self.assertIn("does not belong to this kernel", words)
-        words = self.tool("replay", self.path("t.trace"), "--kernel", "/nowhere", expect=FAILED).words
-        self.assertIn("--kernel", words)
+        for command in (["replay"], ["gdb", "--stdio"], ["dev", "block", "--at", "7"], ["symbols", "-o", self.path("s")]):
+            words = self.tool(*command, self.path("t.trace"), "--kernel", other, expect=BAD_IMAGE).words
+            self.assertIn("does not belong to this kernel", words)
+            self.assertIn(f"({other})", words, "the file that was read, not the one that was recorded")
+            words = self.tool(*command, self.path("t.trace"), "--kernel", "/nowhere", expect=FAILED).words
+            self.assertIn("cannot open /nowhere: No such file or directory (--kernel)", words)
+            self.assertNotIn("say with", words, "it was said")
+        self.assertIn("6 bad kernel or initrd", self.tool("replay", "--help").stdout.decode())
+
+    def test_an_image_that_the_recording_had_not_is_no_image_of_it(self):
+        self.make()
+        for option, words in (("--initrd", "was recorded without an initrd (--initrd)"), ("--module", "was recorded with 0 modules (--module)")):
+            self.assertIn(words, self.tool("replay", self.path("t.trace"), option, ECHO[1], expect=BAD_ARGUMENTS).words)
+
+    def test_a_replay_cannot_begin_behind_the_end(self):
+        recorded, good = self.make()
+        end = recorded["instructions"]
+        def refused(name, last):
+            for position in (last + 1, 10 ** 12):
+                result = self.tool("replay", self.path(name), "--from", str(position), expect=BAD_ARGUMENTS)
+                self.assertIn(f" ends at {last:,} (--from {position})".replace(",", " "), result.words)
+                self.assertEqual(result.stdout, b"", "nothing was replayed")
+        refused("t.trace", end)
+        self.tool("replay", self.path("t.trace"), "--from", str(end))
+        self.file("cut.trace", good[:len(good) - 1])
+        refused("cut.trace", support.json.loads(self.tool("trace", "info", self.path("cut.trace"), "--json").stdout)["instructions"])
+        words = self.tool("replay", self.path("t.trace"), "--from", "1k", "--stop-at", "999", expect=BAD_ARGUMENTS).words
+        self.assertIn("behind --stop-at 999 (--from 1k)", words)
 
     def test_a_kernel_that_moved_is_taken_from_where_it_is_said_to_be(self):
         self.make()

@@ -196,7 +196,7 @@ class KeyFrames(support.Case):
             self.assert_replays(recorded)
             end = recorded["instructions"]
             self.assertEqual(self.info()["key_frames"]["count"], (end - 1) // interval)
-            for position in (0, interval - 1, interval, end, 2 * end, *(generator.randrange(end) for _ in range(4))):
+            for position in (0, min(interval - 1, end), min(interval, end), end, *(generator.randrange(end) for _ in range(4))):
                 begin = self.assert_replays_from(recorded, position)
                 self.assertEqual(begin, min(position, end - 1) // interval * interval)
 
@@ -204,7 +204,7 @@ class KeyFrames(support.Case):
         how = [*ECHO, "--deterministic", "--console", "script:" + self.file("s", random_script(random.Random(3), 20))]
         plain = self.record(*how)
         self.assertEqual(self.info()["key_frames"]["count"], 0)
-        self.assertEqual(self.assert_replays_from(plain, 10_000_000), 0)
+        self.assertEqual(self.assert_replays_from(plain, plain["instructions"]), 0)
         self.assert_same_run(plain, self.record(*how, "--key-frames", "0", trace="none.trace"))
         self.assert_same_run(plain, self.record(*how, "--key-frames", "70k", trace="many.trace"))
         dumps = [self.tool("trace", "dump", self.path(name), "--kind", "journal,boundary").stdout
@@ -224,6 +224,46 @@ class KeyFrames(support.Case):
         self.assert_replays(recorded)
         for i in range(info["count"] + 1):
             self.assertEqual(self.assert_replays_from(recorded, (i + 1) * 300_000_000 - 1), i * 300_000_000)
+
+    def test_every_report_counts_digests_and_instructions_alike(self):
+        recorded = self.record(*ECHO, "--deterministic", "--stop-at", "1M", "--key-frames", "300k", "--digest-interval", "70k")
+        info = self.info()
+        verified = support.json.loads(self.tool("trace", "verify", self.path("t.trace"), "--json").stdout)
+        digests = recorded["trace"]["digests"]
+        self.assertEqual((info["digests"], verified["digests"]), (digests, digests))
+        def compared(*how):
+            replayed = self.replay("--quiet", *how)
+            return replayed, replayed["remarks"][-1]
+        for how in ([], ["--jobs", "4"], ["--from", "100k"]):
+            self.assertRegex(compared(*how)[1], rf"^the recorded run: {digests} digests and ")
+        replayed, remark = compared("--from", "950k")
+        self.assertEqual((replayed["begin"], replayed["instructions"]), (900_000, 1_000_000))
+        dumped = self.tool("trace", "dump", self.path("t.trace"), "--kind", "digest", "--json").stdout.splitlines()
+        self.assertEqual(len(dumped), digests)
+        behind = sum(support.json.loads(line)["position"] > 900_000 for line in dumped)
+        self.assertRegex(remark, rf"^the recorded run: {behind} digests and ")
+        words = self.tool("replay", self.path("t.trace"), "--quiet", "--from", "950k").words
+        self.assertIn("100 000 instructions from position 900000 on in ", words)
+        rate = replayed["million_instructions_per_second"] * replayed["seconds"]
+        self.assertAlmostEqual(rate, 0.1, delta=0.001)
+        self.assertRegex(compared("--stop-at", "500k")[1], "^the recorded run, up to position 500000: ")
+        self.assertIn("nothing was compared", compared("--no-checks")[1])
+        # As far as it went: of a recording that was cut off alone.
+        content = self.file_content("t.trace")
+        self.file("cut.trace", content[:len(content) - 1])
+        self.assertRegex(self.replay("--quiet", trace="cut.trace")["remarks"][-1], "^the recorded run, as far as it was recorded: ")
+
+    def test_key_frames_are_not_counted_among_the_bytes_of_events(self):
+        how = [*ECHO, "--deterministic", "--stop-at", "1M", "--digest-interval", "100k"]
+        self.record(*how, trace="plain.trace")
+        self.record(*how, "--key-frames", "100k")
+        plain, framed = self.info("plain.trace"), self.info()
+        self.assertEqual(framed["log_size"] + framed["key_frames"]["file_size"], framed["file_size"])
+        self.assertEqual(plain["log_size"], plain["file_size"])
+        rate = "bytes_per_million_instructions"
+        self.assertEqual((plain[rate], framed[rate]), (plain["log_size"], framed["log_size"]), "of a million instructions")
+        self.assertGreater(framed["key_frames"]["file_size"], 0)
+        self.assertIn("without key frames", self.tool("trace", "info", self.path("t.trace")).stdout.decode())
 
     def test_parts_replayed_at_once_are_the_whole_run(self):
         script = self.file("s", random_script(random.Random(4), 60))

@@ -197,8 +197,9 @@ class Images(support.Case):
                                 input=b"+$?#3f+$k#6b", capture_output=True, timeout=60, check=False)
         self.assertIn(b"$T05thread:", answer.stdout, answer.stderr)
         self.file("a/k", b"another kernel by now")
-        words = self.tool("replay", self.path("a/t"), expect=BAD_ARGUMENTS).words
+        words = self.tool("replay", self.path("a/t"), expect=support.BAD_IMAGE).words
         self.assertIn("does not belong to this kernel", words)
+        self.assertIn(os.path.realpath(self.path("a/k")), words)
         self.assertIn("--kernel", words)
 
 

@@ -19,7 +19,7 @@ Result<std::unique_ptr<Board>> Board::create(const DeviceList& devices, const Pl
   parts->outside = std::move(outside);
   for (size_t i = 0; i < devices.size(); ++i) {
     RV_TRY(const CheckedDevice checked, check_device(devices[i]));
-    DeviceContext context(*parts, checked.options, i);
+    DeviceContext context(*parts, checked, devices, i);
     checked.type->make(context);
     if (context.error()) return Error{context.error()->code, context.error()->message, "device " + to_string(devices[i])};
   }
@@ -27,7 +27,10 @@ Result<std::unique_ptr<Board>> Board::create(const DeviceList& devices, const Pl
   for (size_t i = 0; i < parts->devices.size(); ++i)
     for (size_t k = 0; k < i; ++k)
       if (parts->devices[i].device->name() == parts->devices[k].device->name())
-        return Error{ErrorCode::bad_argument, fmt::format("two devices are called {}", parts->devices[i].device->name()), "device"};
+        return Error{ErrorCode::bad_argument,
+                     fmt::format("two devices are called {}{}", parts->devices[i].device->name(),
+                                 numbered(*check_device(devices[parts->devices[i].spec]).value().type)),
+                     "device"};
   return std::unique_ptr<Board>(new Board(devices, std::move(parts)));
 }
 

@@ -1,5 +1,9 @@
 #include "vmm/board/device_context.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+
 namespace retrovisor {
 
 void DeviceContext::claim_ports(const Claim& claim) {
@@ -15,9 +19,22 @@ MmioClaim DeviceContext::claim_memory(const Claim& claim) {
   return {&parts_.platform.mmio, *id};
 }
 
+IrqLine DeviceContext::irq(unsigned line) {
+  const auto other = std::find_if(parts_.irqs.begin(), parts_.irqs.end(), [&](const BoardParts::IrqClaim& c) {
+    return c.line == line && c.spec != spec_ && !(c.shared && type_.shares_irqs);
+  });
+  if (other != parts_.irqs.end() && !irq_error_)
+    irq_error_ = Error{ErrorCode::bad_argument,
+                       fmt::format("{} wants line {} of the ISA bus, which {} has", type_.name, line, to_string(list_[other->spec])),
+                       ""};
+  parts_.irqs.push_back({line, spec_, type_.shares_irqs});
+  return IrqLine(parts_.wiring.isa, line);
+}
+
 EndpointId DeviceContext::endpoint(Endpoint endpoint, EndpointReceiver* receiver) {
   for (const Endpoint& other : parts_.endpoints)
-    if (other.name == endpoint.name) fail({ErrorCode::bad_argument, "two endpoints are called " + endpoint.name, ""});
+    if (other.name == endpoint.name)
+      fail({ErrorCode::bad_argument, fmt::format("two endpoints are called {}{}", endpoint.name, numbered(type_)), ""});
   parts_.endpoints.push_back(std::move(endpoint));
   parts_.receivers.push_back(receiver);
   return EndpointId(static_cast<uint32_t>(parts_.endpoints.size() - 1));

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "vmm/board/device_options.h"
+#include "vmm/board/device_type.h"
 #include "vmm/board/dma_port.h"
 #include "vmm/endpoint.h"
 #include "vmm/board/interrupt_wiring.h"
@@ -52,11 +53,19 @@ struct BoardParts {
   std::vector<Endpoint> endpoints;
   std::vector<EndpointReceiver*> receivers;  // of each; null: takes nothing
   Outside outside;
+  struct IrqClaim {
+    unsigned line;  // of the ISA bus
+    size_t spec;
+    bool shared;
+  };
+  std::vector<IrqClaim> irqs;
 };
 
 class DeviceContext {
  public:
-  DeviceContext(BoardParts& parts, const DeviceOptions& options, size_t spec) : parts_(parts), options_(options), spec_(spec) {}
+  // `list` is what devices are made of, `spec` which of it this one is.
+  DeviceContext(BoardParts& parts, const CheckedDevice& device, const DeviceList& list, size_t spec)
+      : parts_(parts), type_(*device.type), options_(device.options), list_(list), spec_(spec) {}
 
   const DeviceOptions& options() const { return options_; }
   const Clock& guest_clock() const { return parts_.platform.clock; }
@@ -66,8 +75,9 @@ class DeviceContext {
   uint64_t memory_size() const { return parts_.platform.memory.size(); }
   std::span<const std::unique_ptr<Vcpu>> vcpus() const { return parts_.vcpus; }
   InterruptWiring& wiring() { return parts_.wiring; }
-  // A line of the ISA bus, 0 to 15.
-  IrqLine irq(unsigned line) { return IrqLine(parts_.wiring.isa, line); }
+  // A line of the ISA bus, 0 to 15. One that another device drives is an error of the board, unless both share (DeviceType): the last
+  // one to set a level would win.
+  IrqLine irq(unsigned line);
 
   // Makes the device, or one of several that are one type. The order is that of their state.
   template <class D, class... Args>
@@ -111,13 +121,16 @@ class DeviceContext {
   }
 
   void fail(Error error);
-  const std::optional<Error>& error() const { return error_; }
+  // Names and addresses come first: who names a device twice has its line twice, too.
+  const std::optional<Error>& error() const { return error_ ? error_ : irq_error_; }
 
  private:
   BoardParts& parts_;
+  const DeviceType& type_;
   const DeviceOptions& options_;
+  const DeviceList& list_;
   const size_t spec_;
-  std::optional<Error> error_;
+  std::optional<Error> error_, irq_error_;
 };
 
 }  // namespace retrovisor

@@ -45,6 +45,8 @@ class DeviceOptions {
   uint64_t number(std::string_view name) const;
   bool flag(std::string_view name) const { return number(name) != 0; }
   const std::string& text(std::string_view name) const;
+  // Whether an option has the same value in `other`, of a device of the same type: 0x10 is 16.
+  bool same(std::string_view name, const DeviceOptions& other) const;
 
  private:
   std::map<std::string, uint64_t, std::less<>> numbers_;  // and flags: 0 or 1

@@ -48,25 +48,38 @@ Result<void> add_device(DeviceList& list, DeviceSpec device) {
     list.push_back(std::move(device));
     return {};
   }
+  RV_TRY(const auto before, check_device(*same));
   for (auto& [name, value] : device.options) {
     const auto given = std::find_if(same->options.begin(), same->options.end(), [&](const auto& o) { return o.first == name; });
-    if (given != same->options.end()) given->second = std::move(value);
-    else same->options.emplace_back(std::move(name), std::move(value));
+    if (given == same->options.end()) {
+      same->options.emplace_back(std::move(name), std::move(value));
+    } else if (!checked.options.same(name, before.options)) {
+      return Error{ErrorCode::bad_argument,
+                   fmt::format("{0}={1} and {0}={2} contradict each other: a machine has one {3}", name, given->second, value, device.type),
+                   "device " + device.type};
+    }
   }
   return {};
 }
 
+std::string_view numbered(const DeviceType& type) {
+  const bool is = std::any_of(type.options.begin(), type.options.end(), [](const OptionType& o) { return o.name == "index"; });
+  return is ? "; give one another number by index=" : "";
+}
+
 std::string device_help() {
   std::string out;
-  for (const DeviceType* type : device_types()) out += fmt::format("{:<16} {}\n", type->name, type->help);
+  for (const DeviceType* type : device_types())
+    out += fmt::format("{:<16} {}{}\n", type->name, type->help, !type->single ? "" : type->options.empty() ? " (one)" : " (one; takes options)");
   return out;
 }
 
 std::string device_help(const DeviceType& type) {
-  std::string out = fmt::format("{}: {}\n", type.name, type.help);
+  std::string out = fmt::format("{}: {}{}\n", type.name, type.help, type.single ? "; a machine has one, to which these options go" : "");
   static constexpr const char* kKinds[] = {"NUMBER", "on|off", "TEXT"};
   for (const OptionType& o : type.options)
     out += fmt::format("  {:<24} {} [{}]\n", fmt::format("{}={}", o.name, kKinds[static_cast<size_t>(o.kind)]), o.help, o.standard);
+  if (type.options.empty()) out += "  (no options)\n";
   return out;
 }
 

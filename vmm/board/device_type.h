@@ -23,6 +23,7 @@ struct DeviceType {
   void (*make)(DeviceContext& context) = nullptr;
   void (*firmware)(const DeviceOptions& options, FirmwareTables& tables) = nullptr;  // null: nothing
   bool single = false;    // a machine has one: to name it again is to give options to it (add_device)
+  bool shares_irqs = false;  // other devices whose type says so, too, may drive its lines (DeviceContext::irq)
 };
 
 // Makes a type known as long as the program runs: an object of static storage duration beside the type.
@@ -43,8 +44,13 @@ struct CheckedDevice {
 };
 Result<CheckedDevice> check_device(const DeviceSpec& device);
 
-// One more device, or other options for the one that there is. Fails at an unknown type.
+// One more device; or, of a single one, options for it. Fails at an unknown type, and at an option that it was given already with
+// another value.
 Result<void> add_device(DeviceList& list, DeviceSpec device);
+
+// What tells two devices of a type apart where their names clash, for an error: "; give one another number by
+// index=". Or nothing.
+std::string_view numbered(const DeviceType& type);
 
 // What the command line says to `--device help` and `--device TYPE,help`.
 std::string device_help();

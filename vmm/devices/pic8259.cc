@@ -317,6 +317,7 @@ constinit const DeviceType kPic8259Device{
           for (const uint16_t base : {machine_map::kPic0, machine_map::kPic1, machine_map::kElcr})
             c.claim_ports({.first = base, .count = 2, .device = &pic});
           c.wiring().isa.add(pic);
+          c.irq(kCascadeLine);
           c.offer<ExtIntController>(pic);
         },
     .firmware = [](const DeviceOptions&, FirmwareTables& tables) { tables.pics = true; },

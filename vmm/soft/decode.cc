@@ -235,6 +235,7 @@ class Decoder {
   bool immediate(uint16_t kind) {
     const unsigned z = out_.operand_size == 2 ? 2 : 4;
     uint64_t v = 0;
+    out_.has_imm = has_immediate(kind);
     switch (kind) {
       case format::imm8: return signed_value(1, out_.imm);
       case format::imm16:
@@ -257,11 +258,17 @@ class Decoder {
         if (!unsigned_value(2, v)) return false;
         out_.imm = static_cast<int64_t>(v);
         return second_immediate(1);
-      case format::group3b: return out_.reg_field() > 1 || signed_value(1, out_.imm);
-      case format::group3z: return out_.reg_field() > 1 || signed_value(z, out_.imm);
-      default:  // extract
-        if (out_.mod() != 3 || (out_.rep != 0xf2 && (out_.rep != 0 || !out_.prefix66))) return true;
-        return signed_value(1, out_.imm) && second_immediate(1);
+      case format::group3b: return !out_.has_imm || signed_value(1, out_.imm);
+      case format::group3z: return !out_.has_imm || signed_value(z, out_.imm);
+      default: return !out_.has_imm || (signed_value(1, out_.imm) && second_immediate(1));  // extract
+    }
+  }
+  bool has_immediate(uint16_t kind) const {
+    switch (kind) {
+      case format::moffs: return false;
+      case format::group3b: case format::group3z: return out_.reg_field() <= 1;
+      case format::extract: return out_.mod() == 3 && (out_.rep == 0xf2 || (out_.rep == 0 && out_.prefix66));
+      default: return true;
     }
   }
   bool second_immediate(unsigned size) {

@@ -78,6 +78,7 @@ void decode_block(const CodeBytes& code, const CodeContext& context, unsigned mo
 
 void DecodedBlock::end_undefined(unsigned index) {
   DecodedInsn& d = insns_[index];
+  d.status = DecodeStatus::invalid;
   d.flow = Flow::next;
   d.flags = {};
   count_ = index + 1;

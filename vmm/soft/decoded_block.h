@@ -48,7 +48,8 @@ struct DecodedInsn {
   // Of a relative branch: where it goes, from the start of the block. (In 16- and 32-bit code the instruction pointer is then cut
   // to the operand size.)
   int64_t target() const { return static_cast<int64_t>(offset) + insn.length + insn.imm; }
-  MemoryOperands memory() const { return memory_operands_of(insn); }
+  // None, if it is no instruction that there is.
+  MemoryOperands memory() const { return status == DecodeStatus::ok ? memory_operands_of(insn) : MemoryOperands{}; }
 };
 
 class DecodedBlock {

@@ -44,6 +44,7 @@ struct Insn {
   uint8_t segment = DS;        // SegReg of the memory operand: override, else SS for rBP/rSP based, else DS
   int64_t disp = 0;            // sign-extended displacement; the whole offset of a moffs (8 bytes in 64-bit mode)
   int64_t imm = 0;             // sign-extended immediate; relative displacement of branches; offset of far pointers
+  bool has_imm = false;        // there is one in the bytes, which may be 0
   uint16_t imm2 = 0;           // ENTER's level, EXTRQ/INSERTQ's second; selector of far pointers
 
   uint8_t mod() const { return modrm >> 6; }

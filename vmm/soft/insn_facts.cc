@@ -40,8 +40,12 @@ FlagUse shift_use(const Insn& insn) {
   const bool rotate = insn.reg_field() < 4;
   FlagUse use{.read = 0, .written = rotate ? static_cast<uint16_t>(kCf | kOf) : kArithmetic};
   if (insn.reg_field() == 2 || insn.reg_field() == 3) use.read = kCf;
-  // Rotates that come round to where they were, or by more than one, keep some on some processors.
-  if (by_cl || (rotate && !by_one)) use.kept = use.written;
+  if (by_cl) {
+    use.kept = use.written;
+  } else if (rotate && !by_one) {  // OF is defined for rotates by one alone; through CF, a whole round of a narrow operand changes nothing
+    const bool round = use.read != 0 && shift_count(insn, size) % (8 * size + 1) == 0;
+    use.kept = round ? use.written : shift_count(insn, size) == 1 ? uint16_t{0} : kOf;
+  }
   return use;
 }
 

@@ -11,7 +11,6 @@ struct SizedUse {
   unsigned size;
   MemoryUse use;
 };
-constexpr SizedUse kAddressOnly{0, MemoryUse::none};
 constexpr SizedUse read(unsigned size) { return {size, MemoryUse::read}; }
 constexpr SizedUse write(unsigned size) { return {size, MemoryUse::write}; }
 constexpr SizedUse change(unsigned size) { return {size, MemoryUse::read_write}; }
@@ -86,7 +85,7 @@ SizedUse one_byte(const Insn& insn) {
     case 0xfe: case 0xff:
       if (field < 2) return change(pair);
       return read(field == 3 || field == 5 ? far_size(insn) : size);
-    default: return kAddressOnly;  // LEA
+    default: return read(size);
   }
 }
 
@@ -191,7 +190,6 @@ SizedUse map_0f3a(const Insn& insn) {
 }
 
 SizedUse named(const Insn& insn) {
-  if (!accesses_named_memory(insn)) return kAddressOnly;
   switch (insn.map) {
     case OpMap::one_byte: return one_byte(insn);
     case OpMap::map_0f: return map_0f(insn);
@@ -200,35 +198,74 @@ SizedUse named(const Insn& insn) {
   }
 }
 
+// BT and its kin with memory and a register.
+bool is_bit_string(const Insn& insn) { return insn.memory && insn.map == OpMap::map_0f && (insn.opcode & 0xe7) == 0xa3; }
+
+bool may_read_tables(const Insn& insn) {
+  const uint8_t o = insn.opcode, field = insn.reg_field();
+  if (insn.map == OpMap::one_byte) {
+    switch (o) {
+      case 0x07: case 0x17: case 0x1f: case 0x8e: case 0xc4: case 0xc5: return true;  // loads of segment registers
+      case 0x9a: case 0xca: case 0xcb: case 0xcf: case 0xea: return true;             // far transfers
+      case 0xcc: case 0xcd: case 0xce: case 0xf1: return true;                        // INT
+      case 0xff: return field == 3 || field == 5;
+      // Ports: the permissions in the TSS.
+      case 0x6c: case 0x6d: case 0x6e: case 0x6f:
+      case 0xe4: case 0xe5: case 0xe6: case 0xe7: case 0xec: case 0xed: case 0xee: case 0xef: return true;
+      default: return false;
+    }
+  }
+  if (insn.map != OpMap::map_0f) return false;
+  switch (o) {
+    case 0x00: return field >= 2 && field < 6;  // LLDT, LTR, VERR, VERW
+    case 0x02: case 0x03: return true;          // LAR, LSL
+    case 0xa1: case 0xa9: case 0xb2: case 0xb4: case 0xb5: return true;
+    default: return false;
+  }
+}
+
 class Collector {
  public:
   explicit Collector(const Insn& insn) : insn_(insn) {}
 
   MemoryOperands run() {
-    if (insn_.memory) {
-      const SizedUse use = named(insn_);
-      out_.list[out_.count++] = {.segment = insn_.segment, .base = insn_.base, .index = insn_.index, .scale = insn_.scale,
-                                 .address_size = insn_.address_size, .use = use.use, .implicit = false,
-                                 .size = static_cast<uint16_t>(use.size), .displacement = insn_.disp};
-    }
-    if (insn_.map == OpMap::one_byte) implicit_one_byte();
+    const bool one_byte = insn_.map == OpMap::one_byte;
+    const bool pops = one_byte && insn_.opcode == 0x8f;  // POP computes the address of its operand with rSP as it is then (SDM 2)
+    if (!pops) explicit_operand(0);
+    if (one_byte) implicit_one_byte();
     else if (insn_.map == OpMap::map_0f) implicit_0f();
+    if (pops) explicit_operand(insn_.base == RSP ? insn_.operand_size : 0);
+    out_.tables = may_read_tables(insn_);
     return out_;
   }
 
  private:
+  void explicit_operand(int64_t further) {
+    if (!accesses_named_memory(insn_)) return;
+    const SizedUse use = named(insn_);
+    out_.list[out_.count++] = {.segment = insn_.segment, .base = insn_.base, .index = insn_.index, .scale = insn_.scale,
+                               .address_size = insn_.address_size, .use = use.use, .implicit = false,
+                               .bit_register = is_bit_string(insn_) ? insn_.reg : kNoRegister,
+                               .size = static_cast<uint16_t>(use.size), .displacement = insn_.disp + further};
+  }
   MemoryOperand& add(uint8_t segment, uint8_t base, MemoryUse use, unsigned size) {
     MemoryOperand& operand = out_.list[out_.count++];
     operand = {.segment = segment, .base = base, .address_size = insn_.address_size, .use = use, .implicit = true,
                .size = static_cast<uint16_t>(size)};
     return operand;
   }
-  void stack(uint8_t base, MemoryUse use, unsigned size) {
+  MemoryOperand& stack(uint8_t base, MemoryUse use, unsigned size) {
     MemoryOperand& operand = add(SS, base, use, size);
     operand.address_size = insn_.mode == block_mode::code64 ? 8 : 0;
     if (use == MemoryUse::write) operand.displacement = -static_cast<int64_t>(size);
+    return operand;
   }
   void push(unsigned size) { stack(RSP, MemoryUse::write, size); }
+  // Of 32 bits, a selector's upper half is left as it was (SDM 2, PUSH: so newer processors do).
+  void push_selector() {
+    push(insn_.operand_size);
+    if (insn_.operand_size == 4) out_.list[out_.count - 1].size = 2;
+  }
   void pop(unsigned size) { stack(RSP, MemoryUse::read, size); }
   uint8_t source() const { return insn_.segment_override != kNoRegister ? insn_.segment_override : static_cast<uint8_t>(DS); }
 
@@ -239,7 +276,8 @@ class Collector {
     if (o >= 0x50 && o < 0x58) return push(size);
     if (o >= 0x58 && o < 0x60) return pop(size);
     switch (o) {
-      case 0x06: case 0x0e: case 0x16: case 0x1e: case 0x68: case 0x6a: case 0x9c: case 0xe8: return push(size);
+      case 0x06: case 0x0e: case 0x16: case 0x1e: return push_selector();
+      case 0x68: case 0x6a: case 0x9c: case 0xe8: return push(size);
       case 0x07: case 0x17: case 0x1f: case 0x8f: case 0x9d: case 0xc2: case 0xc3: return pop(size);
       case 0x60: return push(8 * size);
       case 0x61: return pop(8 * size);
@@ -250,17 +288,28 @@ class Collector {
         add(ES, RDI, MemoryUse::write, pair);
         return;
       case 0xa6: case 0xa7:
-        add(source(), RSI, MemoryUse::read, pair);
         add(ES, RDI, MemoryUse::read, pair);
+        add(source(), RSI, MemoryUse::read, pair);
         return;
       case 0xaa: case 0xab: add(ES, RDI, MemoryUse::write, pair); return;
       case 0xac: case 0xad: add(source(), RSI, MemoryUse::read, pair); return;
       case 0xae: case 0xaf: add(ES, RDI, MemoryUse::read, pair); return;
-      case 0xc8: return push(size * (1u + (insn_.imm2 & 31)));  // ENTER: rBP and as many frame pointers
-      case 0xc9: return stack(RBP, MemoryUse::read, size);      // LEAVE: where rBP points
+      case 0x9a: return push(2 * size);
+      case 0xc8: {  // ENTER: rBP, and as many frame pointers: all but the last from the outer frame
+        const unsigned level = insn_.imm2 & 31;
+        if (level < 2) return push(size * (1 + level));
+        push(size);
+        stack(RBP, MemoryUse::read, size * (level - 1)).displacement = -static_cast<int64_t>(size * (level - 1));
+        stack(RSP, MemoryUse::write, size * level).displacement -= size;
+        return;
+      }
+      case 0xca: case 0xcb: return pop(2 * size);
+      case 0xcf: return pop((insn_.mode == block_mode::code64 ? 5 : 3) * size);
+      case 0xc9: stack(RBP, MemoryUse::read, size); return;  // LEAVE: where rBP points
       case 0xd7: add(source(), RBX, MemoryUse::read, 1).index = RAX; return;
       case 0xff:
         if (insn_.reg_field() == 2 || insn_.reg_field() == 6) push(size);
+        if (insn_.reg_field() == 3) push(2 * size);
         return;
       default: return;
     }
@@ -268,7 +317,7 @@ class Collector {
 
   void implicit_0f() {
     switch (insn_.opcode) {
-      case 0xa0: case 0xa8: return push(insn_.operand_size);
+      case 0xa0: case 0xa8: return push_selector();
       case 0xa1: case 0xa9: return pop(insn_.operand_size);
       case 0xf7: add(source(), RDI, MemoryUse::write, vector_size(prefix_of(insn_))); return;  // MASKMOVQ, MASKMOVDQU
       default: return;

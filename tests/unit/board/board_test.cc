@@ -1,6 +1,7 @@
 // Boards made from lists, and a device type that comes from outside.
 #include "vmm/board/board.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include "tests/fuzz/target.h"
 #include "tests/unit/board/led.h"
 #include "tests/unit/devices/board.h"
+#include "vmm/board/device_context.h"
 
 namespace retrovisor::test {
 namespace {
@@ -41,7 +43,10 @@ TEST(DeviceOptions, are_read_checked_and_written_as_they_were_given) {
   for (const auto& [text, problem] : std::initializer_list<std::pair<const char*, const char*>>{
            {"led,port=x", "port=x: expected a number"},
            {"led,port=0x10000", "port=0x10000: at most 0xffff"},
-           {"led,port=1,port=2", "option port is given twice"},
+           {"led,port=0X10000", "port=0X10000: at most 0xffff"},
+           {"led,port=65536", "port=65536: at most 65535"},
+           {"led,index=8", "index=8: at most 7"},
+           {"led,port=1,port=2", "option port is given twice: 1 and 2"},
            {"led,colour=red", "no option colour; it has index, port, irq"},
            {"led,port=18446744073709551616", "expected a number"}}) {
     const auto parsed = parse_device(text);
@@ -50,11 +55,22 @@ TEST(DeviceOptions, are_read_checked_and_written_as_they_were_given) {
     ASSERT_FALSE(checked.ok()) << text;
     EXPECT_NE(checked.error().text().find(problem), std::string::npos) << checked.error().text();
   }
-  for (const char* text : {"", ",port=1", "led,", "led,,irq=1", "led,=1"}) {
+  for (const auto& [text, problem] : std::initializer_list<std::pair<const char*, const char*>>{
+           {"", "an empty text: a device begins with its type"},
+           {",port=1", "a device begins with its type"},
+           {",", "a device begins with its type"},
+           {"led,", "ends with a comma"},
+           {"led,irq=1,", "ends with a comma"},
+           {"led,,irq=1", "\"\" is no option=value"},
+           {"led,=1", "\"=1\" is no option=value"},
+           {"led, irq=1", "\" irq=1\" has a blank"},
+           {" led,irq=1", "\" led\" has a blank"},
+           {"led,irq =1", "has a blank"}}) {
     const auto parsed = parse_device(text);
-    const bool refused = !parsed.ok() || !DeviceOptions::check(kLedDevice.options, *parsed).ok();
-    EXPECT_TRUE(refused || std::string(text) == "led,") << text;
+    ASSERT_FALSE(parsed.ok()) << text;
+    EXPECT_NE(parsed.error().text().find(problem), std::string::npos) << parsed.error().text();
   }
+  EXPECT_TRUE(parse_device("led,name=a b").ok()) << "values are whatever they are";
   EXPECT_FALSE(parse_device(std::string(5000, 'x')).ok());
 }
 
@@ -99,10 +115,31 @@ TEST(Board, a_type_from_outside_is_everywhere_by_its_registration) {
 TEST(Board, refusals_name_the_device_and_both_claimants) {
   EXPECT_EQ(error_of(pc_devices()), "");
   EXPECT_EQ(error_of(with({"led,port=0x3f9"})), "led0 wants port 0x3f9, of which uart0 has ports 0x3f8 to 0x3ff (device led,port=0x3f9)");
-  EXPECT_NE(error_of(with({"led", "led"})).find("two endpoints are called led0"), std::string::npos);
+  EXPECT_NE(error_of(with({"led", "led"})).find("two endpoints are called led0; give one another number by index="), std::string::npos);
+  EXPECT_NE(error_of(with({"uart16550"})).find("two endpoints are called uart0; give one another number by index="), std::string::npos);
   EXPECT_NE(error_of(with({"lamp"})).find("there is no device lamp; there are acpi-pm, "), std::string::npos);
   EXPECT_NE(error_of({{"lapic", {}}}).find("there is no 8259A pair before it"), std::string::npos);
   EXPECT_NE(error_of({{"i8042", {}}, {"i8042", {}}}).find("i8042 wants port 0x60, of which i8042 has port 0x60"), std::string::npos);
+}
+
+TEST(Board, options_of_a_single_device_do_not_contradict_each_other) {
+  const auto add = [](std::initializer_list<const char*> texts) {
+    DeviceList list = pc_devices();
+    for (const char* text : texts)
+      if (const auto added = add_device(list, parse_device(text).value()); !added) return added.error().text();
+    const auto& pm = *std::find_if(list.begin(), list.end(), [](const DeviceSpec& d) { return d.type == "acpi-pm"; });
+    return to_string(pm);
+  };
+  EXPECT_EQ(add({"acpi-pm,s3=on", "acpi-pm"}), "acpi-pm,s3=on");
+  EXPECT_EQ(add({"acpi-pm,s3=on", "acpi-pm,s3"}), "acpi-pm,s3=on");
+  EXPECT_EQ(add({"acpi-pm,s3=on", "acpi-pm,s3=off"}),
+            "s3=on and s3=off contradict each other: a machine has one acpi-pm (device acpi-pm)");
+  const auto numbers = [](const char* a, const char* b) {
+    return DeviceOptions::check(kLedDevice.options, parse_device(a).value())
+        ->same("port", *DeviceOptions::check(kLedDevice.options, parse_device(b).value()));
+  };
+  EXPECT_TRUE(numbers("led,port=0x10", "led,port=16"));
+  EXPECT_FALSE(numbers("led,port=0x10", "led,port=10"));
 }
 
 // A device that remembers how it was asked.
@@ -123,6 +160,35 @@ class Probe final : public Device {
  private:
   std::string name_;
 };
+
+TEST(Board, a_line_of_the_isa_bus_is_one_devices) {
+  EXPECT_EQ(error_of(with({"led,irq=4"})), "led wants line 4 of the ISA bus, which uart16550 has (device led,irq=4)");
+  EXPECT_EQ(error_of(with({"led,irq=7", "uart16550,index=1,port=0x2f8,irq=7"})),
+            "uart16550 wants line 7 of the ISA bus, which led,irq=7 has (device uart16550,index=1,port=0x2f8,irq=7)");
+  for (const auto& [line, owner] : std::initializer_list<std::pair<int, const char*>>{
+           {0, "pit8254"}, {1, "i8042"}, {2, "pic8259"}, {8, "rtc"}, {9, "acpi-pm"}, {12, "i8042"}}) {
+    const std::string text = fmt::format("led,irq={}", line);
+    EXPECT_NE(error_of(with({text.c_str()})).find(fmt::format("which {} has", owner)), std::string::npos) << line;
+  }
+  EXPECT_EQ(error_of(with({"led,irq=3", "led,index=1,port=0x330,irq=7"})), "");
+
+  // Unless the types of both say that they share.
+  static constexpr OptionType kOptions[] = {{.name = "index", .standard = "0", .help = ""}, {.name = "irq", .standard = "10", .help = ""}};
+  static const DeviceType kShared{.name = "line-sharer",
+                                  .help = "drives a line with others",
+                                  .options = kOptions,
+                                  .make =
+                                      [](DeviceContext& c) {
+                                        c.add<Probe>("sharer" + std::to_string(c.options().number("index")));
+                                        c.irq(static_cast<unsigned>(c.options().number("irq")));
+                                      },
+                                  .shares_irqs = true};
+  static const DeviceRegistration kRegistered(kShared);
+  EXPECT_EQ(error_of(with({"line-sharer,irq=3", "line-sharer,index=1,irq=3"})), "");
+  EXPECT_EQ(error_of(with({"led,irq=3", "line-sharer,irq=3"})),
+            "line-sharer wants line 3 of the ISA bus, which led,irq=3 has (device line-sharer,irq=3)");
+  EXPECT_NE(error_of(with({"line-sharer,irq=3", "led,irq=3"})), "");
+}
 
 TEST(Buses, exact_claims_take_whole_accesses_of_their_width_alone) {
   BareBoard b;

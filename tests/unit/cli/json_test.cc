@@ -80,7 +80,7 @@ TEST(TraceReports, say_of_a_trace_what_is_in_it_in_their_order) {
   const std::vector<TraceItem> items = write_sample(file.path());
   const Json info = Json::parse(run_trace("info", file.path()));
   EXPECT_EQ(keys_of(info), (std::vector<std::string>{"trace", "file_size", "complete", "state", "instructions",
-                                                     "bytes_per_million_instructions", "header", "chunks", "whole_size",
+                                                     "log_size", "bytes_per_million_instructions", "header", "chunks", "whole_size",
                                                      "torn_bytes", "digests", "key_frames", "events", "end"}));
   EXPECT_EQ(info["header"]["images"].size(), 2U);
   EXPECT_EQ(info["header"]["seed"], 7);
