@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <tuple>
 #include <unordered_map>
@@ -22,6 +23,9 @@ constexpr uint64_t kImageBegin = 0xffffffff80000000;
 // What nobody's kernel has, and a made-up one shall not make a debugger's file of gigabytes with.
 constexpr uint32_t kMostParameters = 64;
 constexpr size_t kMostFunctionBytes = size_t{256} << 20;
+constexpr size_t kFunctionsPerUnit = 512;
+// Members, values or parameters of a type that a unit of functions has for itself.
+constexpr uint32_t kMostCopied = 64;
 
 // ENDBR64 (CET), and the five bytes that -mfentry leaves at a function's begin: a call of __fentry__ that the kernel makes a
 // NOP of (arch/x86/kernel/ftrace.c). Neither changes what a parameter is in.
@@ -35,23 +39,30 @@ bool is_global(char type) { return type >= 'A' && type <= 'Z'; }
 class Maker {
  public:
   Maker(const Btf& btf, const KernelSymbols& symbols, const KernelMemory& code, uint64_t offset)
-      : btf_(btf), symbols_(symbols), code_(code), offset_(offset), die_at_(btf.end()) {}
+      : btf_(btf), symbols_(symbols), code_(code), offset_(offset), die_at_(btf.end()), local_at_(btf.end()), ambiguous_(btf.end()) {}
 
+  // All types in a unit of their own, and functions some hundred to a unit: a debugger that stands in one reads its unit. So such a
+  // unit has all that its functions' prototypes are made of, but of structures their names alone: what a pointer leads to is looked
+  // up in the first unit when somebody follows it.
   DebugSections make() {
     find_functions();
-    unit_header();
+    find_ambiguous_names();
+    begin_unit({});
     for (uint32_t id = 1; id < btf_.end(); ++id) type(BtfId(id));
-    loclists_header();
-    for (const Function& f : functions_)
-      if (info_.size() + lists_.size() < kMostFunctionBytes) function_entry(f);
-    variables();
-    info_.u8(0);
-    for (const uint32_t at : references_) {
-      uint32_t id = 0;
-      std::memcpy(&id, info_.bytes().data() + at, sizeof id);
-      info_.set_u32(at, die_at_[id]);
-    }
-    info_.set_u32(0, static_cast<uint32_t>(info_.size() - 4));
+    end_unit();
+    local_ = true;
+    lists_header();
+    const std::span<const Function> all(functions_);
+    size_t first = 0;
+    do {
+      const auto some = all.subspan(first, std::min(kFunctionsPerUnit, all.size() - first));
+      begin_unit(some);
+      for (const Function& f : some) function_entry(f);
+      // In a unit with code: of one without any, gdb takes variables' addresses for code's.
+      if (first == 0) variables();
+      end_unit();
+      first += kFunctionsPerUnit;
+    } while (first < all.size() && info_.size() + lists_.size() < kMostFunctionBytes);
     lists_.set_u32(0, static_cast<uint32_t>(lists_.size() - 4));
     out_.info = info_.take();
     out_.loclists = lists_.take();
@@ -145,24 +156,55 @@ class Maker {
     return at->second;
   }
 
-  void unit_header() {
+  // Names of which a debugger that looks for one finds any of several.
+  void find_ambiguous_names() {
+    std::unordered_map<std::string_view, BtfId> seen;
+    for (uint32_t i = 1; i < btf_.end(); ++i) {
+      const Btf::Type t = btf_.type(BtfId(i));
+      const bool tagged = t.kind == Kind::structure || t.kind == Kind::union_ || t.kind == Kind::enumeration || t.kind == Kind::enumeration64;
+      if (!tagged || t.name.empty()) continue;
+      const auto [at, is_new] = seen.try_emplace(t.name, BtfId(i));
+      if (!is_new) ambiguous_[i] = ambiguous_[static_cast<uint32_t>(at->second)] = true;
+    }
+  }
+
+  void begin_unit(std::span<const Function> functions) {  // 7.5.1.1
+    unit_at_ = info_.size();
     info_.u32(0);  // its length
     info_.u16(5);
     info_.u8(kUnitCompile);
     info_.u8(8);   // bytes of an address
     info_.u32(0);  // in .debug_abbrev
-    begin_ = functions_.empty() ? 0 : functions_.front().symbol->address;
-    const uint64_t end = functions_.empty() ? 0 : functions_.back().end;
-    shape(unit);
+    shape(functions.empty() ? unit : unit_of_code);
     info_.text("Retrovisor, from BTF");
     info_.u8(kLanguageC11);
     info_.text("vmlinux");
-    info_.u64(functions_.empty() ? 0 : begin_ + offset_);
-    info_.u32(static_cast<uint32_t>(end - begin_));
+    if (functions.empty()) return;
+    begin_ = functions.front().symbol->address;
+    info_.u64(begin_ + offset_);
+    info_.u32(static_cast<uint32_t>(functions.back().end - begin_));
   }
 
-  void loclists_header() {  // 7.29
-    lists_.u32(0);          // its length
+  void end_unit() {
+    while (!wanted_.empty()) {
+      const BtfId id = wanted_.back();
+      wanted_.pop_back();
+      type(id);
+    }
+    info_.u8(0);
+    for (const uint32_t at : references_) {
+      uint32_t id = 0;
+      std::memcpy(&id, info_.bytes().data() + at, sizeof id);
+      info_.set_u32(at, local_at_[id] != 0 ? local_at_[id] : die_at_[id]);
+    }
+    references_.clear();
+    for (const BtfId id : copied_) local_at_[static_cast<uint32_t>(id)] = 0;
+    copied_.clear();
+    info_.set_u32(unit_at_, static_cast<uint32_t>(info_.size() - unit_at_ - 4));
+  }
+
+  void lists_header() {  // 7.29
+    lists_.u32(0);       // its length
     lists_.u16(5);
     lists_.u8(8);
     lists_.u8(0);
@@ -175,10 +217,22 @@ class Maker {
     shape(name.empty() ? of + 1 : of);
     if (!name.empty()) info_.u32(name_at);
   }
-  void refer(BtfId id) {
+  void refer(BtfId to) {
+    const BtfId id = btf_.without_tags(to);
     references_.push_back(static_cast<uint32_t>(info_.size()));
-    info_.u32(static_cast<uint32_t>(btf_.without_tags(id)));
+    info_.u32(static_cast<uint32_t>(id));
+    uint32_t& copy = local_at_[static_cast<uint32_t>(id)];
+    if (!local_ || copy != 0 || !worth_a_copy(id)) return;
+    copy = UINT32_MAX;  // until it is there
+    wanted_.push_back(id);
+    copied_.push_back(id);
   }
+  bool worth_a_copy(BtfId id) const {
+    const Btf::Type t = btf_.type(id);
+    return !ambiguous_[static_cast<uint32_t>(id)] && (t.count <= kMostCopied || is_declared(t));
+  }
+  // Only a name in the units of functions.
+  static bool is_declared(const Btf::Type& t) { return (t.kind == Kind::structure || t.kind == Kind::union_) && !t.name.empty(); }
   bool is_void(BtfId id) const { return btf_.without_tags(id) == BtfId::none; }
   void or_void(unsigned of, BtfId id) {
     shape(is_void(id) ? of + 1 : of);
@@ -187,7 +241,12 @@ class Maker {
 
   void type(BtfId id) {
     const Btf::Type t = btf_.type(id);
-    die_at_[static_cast<uint32_t>(id)] = static_cast<uint32_t>(info_.size());
+    (local_ ? local_at_ : die_at_)[static_cast<uint32_t>(id)] = static_cast<uint32_t>(info_.size());
+    if (local_ && is_declared(t)) {
+      shape(t.kind == Kind::union_ ? forward_union : forward_structure);
+      info_.u32(t.name_at);
+      return;
+    }
     switch (t.kind) {
       case Kind::integer:
       case Kind::floating:
@@ -238,7 +297,7 @@ class Maker {
         break;
       default: return;  // functions and variables come with their addresses
     }
-    ++out_.types;
+    if (!local_) ++out_.types;
   }
 
   Encoding encoding(BtfId id, const Btf::Type& t) const {
@@ -383,8 +442,13 @@ class Maker {
   std::optional<uint64_t> fentry_;
   uint64_t begin_ = 0;  // of the unit
   ByteWriter info_, lists_;
-  std::vector<uint32_t> die_at_;      // by type id
-  std::vector<uint32_t> references_;  // where in info_ type ids stand that become positions of entries
+  std::vector<uint32_t> die_at_;       // by type id: in the first unit
+  std::vector<uint32_t> local_at_;     // in the present one, if it has a copy
+  std::vector<bool> ambiguous_;
+  std::vector<uint32_t> references_;   // where in info_ type ids stand that become positions of entries
+  std::vector<BtfId> wanted_, copied_; // copies that have to be made, and all of this unit
+  size_t unit_at_ = 0;
+  bool local_ = false;
   DebugSections out_;
 };
 

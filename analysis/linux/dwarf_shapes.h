@@ -20,7 +20,7 @@ enum Attribute : uint8_t {
 };
 enum Form : uint8_t {
   form_addr = 0x01, form_data4 = 0x06, form_string = 0x08, form_data1 = 0x0b, form_flag = 0x0c, form_sdata = 0x0d, form_strp = 0x0e,
-  form_udata = 0x0f, form_ref4 = 0x13, form_sec_offset = 0x17, form_exprloc = 0x18, form_flag_present = 0x19
+  form_udata = 0x0f, form_ref_addr = 0x10, form_sec_offset = 0x17, form_exprloc = 0x18, form_flag_present = 0x19
 };
 enum Encoding : uint8_t {
   ate_boolean = 2, ate_float = 4, ate_signed = 5, ate_signed_char = 6, ate_unsigned = 7, ate_unsigned_char = 8
@@ -39,20 +39,21 @@ struct Shape {
 
 // Where there are two, the second has no name, or no type: it is anonymous, or void.
 enum ShapeOf : uint8_t {
-  unit, base, pointer, pointer_void, structure, structure_anonymous, union_, union_anonymous, member, member_anonymous, bits,
+  unit, unit_of_code, base, pointer, pointer_void, structure, structure_anonymous, union_, union_anonymous, member, member_anonymous, bits,
   bits_anonymous, enumeration, enumeration_anonymous, enumeration_declared, value_signed, value_unsigned, forward_structure,
   forward_union, type_def, type_def_void, const_, const_void, volatile_, volatile_void, restrict_, restrict_void, array, range,
   prototype, prototype_void, prototype_parameter, any_parameters, function, function_void, parameter, parameter_anonymous,
   parameter_nowhere, parameter_anonymous_nowhere, variable, shapes
 };
 
-inline constexpr Field kName{at_name, form_strp}, kType{at_type, form_ref4}, kSize{at_byte_size, form_udata};
+inline constexpr Field kName{at_name, form_strp}, kType{at_type, form_ref_addr}, kSize{at_byte_size, form_udata};
 inline constexpr Field kDeclared{at_declaration, form_flag_present}, kPrototyped{at_prototyped, form_flag_present};
 inline constexpr Field kWhere{at_location, form_sec_offset}, kBegin{at_low_pc, form_addr}, kEnd{at_high_pc, form_data4};
 inline constexpr Field kExternal{at_external, form_flag}, kOffset{at_data_member_location, form_udata};
 inline constexpr Field kBitSize{at_bit_size, form_udata}, kBitOffset{at_data_bit_offset, form_udata};
 
 inline constexpr std::array<Shape, shapes> kShapes = {{
+    {tag_compile_unit, true, {{{at_producer, form_string}, {at_language, form_data1}, {at_name, form_string}}}},
     {tag_compile_unit, true,
      {{{at_producer, form_string}, {at_language, form_data1}, {at_name, form_string}, kBegin, kEnd}}},
     {tag_base_type, false, {{kName, {at_encoding, form_data1}, kSize}}},

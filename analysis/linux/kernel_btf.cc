@@ -38,6 +38,17 @@ Result<Btf> read_kernel_btf(const KernelMemory& memory, const KernelSymbols& sym
   return Btf::parse(bytes);
 }
 
+Result<Btf> read_module_btf(const KernelMemory& memory, const Btf& kernel, uint64_t module) {
+  const auto data = kernel.field("module", "btf_data"), data_size = kernel.field("module", "btf_data_size");
+  if (!data || !data_size) return Error{ErrorCode::unsupported, "the kernel's modules carry no types", "BTF"};
+  const auto at = read_field(memory, kernel, module, *data), size = read_field(memory, kernel, module, *data_size);
+  if (!at || !size) return Error{ErrorCode::bad_image, "no module is there", "BTF"};
+  if (*at == 0 || *size == 0) return Error{ErrorCode::unsupported, "the module carries no types", "BTF"};
+  const auto bytes = *size <= kMostBytes ? memory.bytes(*at, *size) : std::nullopt;
+  if (!bytes) return Error{ErrorCode::bad_image, "the module's types are not in memory", "BTF"};
+  return Btf::parse(*bytes, &kernel);
+}
+
 std::optional<uint64_t> read_field(const KernelMemory& memory, const Btf& btf, uint64_t object, const Btf::Field& field) {
   if (field.bits == 0 || field.bits > 64 || field.bit > 7) return std::nullopt;
   const size_t size = (field.bit + field.bits + 7) / 8;  // up to 9

@@ -320,5 +320,31 @@ TEST(KernelBtf, lies_between_two_symbols) {
   EXPECT_THAT(read_kernel_btf(memory, symbols).error().text(), HasSubstr("not where its symbols say"));
 }
 
+TEST(KernelBtf, of_a_module_is_where_its_structure_says) {
+  BtfBytes b;
+  const uint32_t size = b.integer("unsigned int", 4), pointer = b.add(Kind::pointer, "", 0);
+  b.structure("module", 24, {{"btf_data_size", size, 64}, {"btf_data", pointer, 128}});
+  BtfBytes own(b);
+  own.structure("own", 8, {{"pointer", pointer, 0}});
+  const auto bytes = own.build();
+  std::vector<uint8_t> memory(24);
+  const auto set = [&](size_t at, uint64_t value) { std::memcpy(memory.data() + at, &value, 8); };
+  set(8, bytes.size());
+  set(16, 0x1018);
+  memory.insert(memory.end(), bytes.begin(), bytes.end());
+  const Btf kernel = parsed(b);
+  const auto read = [&] { return read_module_btf(ImageMemory(0x1000, memory), kernel, 0x1000); };
+  ASSERT_TRUE(read().ok()) << read().error().text();
+  EXPECT_EQ(read()->field("own", "pointer")->type, BtfId(pointer));
+  set(8, bytes.size() + 1);
+  EXPECT_THAT(read().error().text(), HasSubstr("not in memory"));
+  set(8, UINT32_MAX);
+  EXPECT_THAT(read().error().text(), HasSubstr("not in memory"));
+  set(8, 0);
+  EXPECT_EQ(read().error().code, ErrorCode::unsupported);
+  EXPECT_THAT(read_module_btf(ImageMemory(0x1000, {}), kernel, 0x1000).error().text(), HasSubstr("no module is there"));
+  EXPECT_EQ(read_module_btf(ImageMemory(0x1000, memory), parsed(SomeBtf().b), 0x1000).error().code, ErrorCode::unsupported);
+}
+
 }  // namespace
 }  // namespace retrovisor

@@ -27,16 +27,21 @@ class DwarfReader {
 
   explicit DwarfReader(const DebugSections& sections) : s_(sections) {}
 
-  // Of the one unit. Empty: malformed; error() says how.
+  // All units, as children of an entry that is none. Empty: malformed; error() says how.
   std::optional<Entry> read() {
-    at_ = 0;
-    if (number(4) + 4 != s_.info.size()) return fail("length");
-    if (number(2) != 5 || number(1) != 1 || number(1) != 8 || number(4) != 0) return fail("header");
+    Entry all;
+    all.at = UINT64_MAX;
     if (!read_abbreviations()) return fail("abbreviations");
-    Entry unit;
-    if (!read_entry(unit, 0) || at_ != s_.info.size()) return fail("entries");
-    if (!check(unit)) return fail("references");
-    return unit;
+    while (at_ < s_.info.size()) {
+      const uint64_t end = number(4) + at_;
+      if (number(2) != 5 || number(1) != 1 || number(1) != 8 || number(4) != 0 || !good_) return fail("header");
+      Entry unit;
+      if (!read_entry(unit, 0)) return fail("entries");
+      if (at_ != end) return fail("length");
+      all.children.push_back(std::move(unit));
+    }
+    if (!check(all)) return fail("references");
+    return all;
   }
   const std::string& error() const { return error_; }
 
@@ -57,7 +62,7 @@ class DwarfReader {
     uint64_t begin = 0, end = 0;
     std::vector<uint8_t> expression;
   };
-  // The one range of a location list; addresses count from the unit's begin.
+  // The one range of a location list; addresses count from its unit's begin.
   std::optional<Range> location(uint64_t list) const {
     DwarfReader r(s_);
     r.from_ = &s_.loclists;
@@ -161,7 +166,7 @@ class DwarfReader {
         case 0x0d: e.values[attribute] = sleb(); break;
         case 0x0e: e.texts[attribute] = text(s_.str, number(4)); break;
         case 0x0f: e.values[attribute] = uleb(); break;
-        case 0x13:
+        case 0x10:
           e.values[attribute] = number(4);
           e.references.insert(attribute);
           break;

@@ -24,7 +24,7 @@ class Dwarf : public testing::Test {
                         {kText + 0x40, 'T', "panic"},  {kText + 0x80, 't', "unknown"}, {kText + 0xc0, 't', "__fentry__"},
                         {kText + 0x100, 'T', "_etext"}};
   }
-  // The unit, kept with what it was made of.
+  // All units, kept with what they were made of.
   const Entry& made(const BtfBytes& b, uint64_t offset = 0) {
     auto btf = Btf::parse(b.build());
     RV_ASSERT(btf.ok());
@@ -33,19 +33,25 @@ class Dwarf : public testing::Test {
     DwarfReader reader(sections_);
     auto unit = reader.read();
     EXPECT_TRUE(unit) << reader.error();
-    unit_ = unit ? std::move(*unit) : Entry{};
-    return unit_;
+    all_ = unit ? std::move(*unit) : Entry{};
+    return all_;
+  }
+  // The first of the units' that is called so.
+  const Entry* maybe(Tag tag, const std::string& name) {
+    for (const Entry& unit : all_.children)
+      if (const Entry* found = DwarfReader::named(unit, tag, name)) return found;
+    return nullptr;
   }
   const Entry& named(Tag tag, const std::string& name) {
     static const Entry kNone;
-    const Entry* found = DwarfReader::named(unit_, tag, name);
+    const Entry* found = maybe(tag, name);
     EXPECT_NE(found, nullptr) << name;
     return found != nullptr ? *found : kNone;
   }
   // What an entry's type is, as C says it.
   std::string type_of(const Entry& e) {
     if (e.references.count(at_type) == 0) return "void";
-    const Entry& t = *DwarfReader::find(unit_, e.value(at_type));
+    const Entry& t = *DwarfReader::find(all_, e.value(at_type));
     switch (t.tag) {
       case tag_pointer_type: return type_of(t) + "*";
       case tag_const_type: return "const " + type_of(t);
@@ -67,7 +73,7 @@ class Dwarf : public testing::Test {
   std::vector<uint8_t> code_;
   std::optional<Btf> btf_;
   DebugSections sections_;
-  Entry unit_;
+  Entry all_;
 };
 
 TEST_F(Dwarf, structures_have_their_members_where_they_are) {
@@ -107,7 +113,7 @@ TEST_F(Dwarf, every_kind_is_there) {
   EXPECT_EQ(named(tag_enumeration_type, "flags").children.at(1).value(at_const_value), 0x80000000u);
   EXPECT_EQ(named(tag_enumeration_type, "wide").children.at(0).value(at_const_value), 0x123456789au);
   EXPECT_EQ(named(tag_enumeration_type, "wide").children.at(1).value(at_const_value), UINT64_MAX);
-  const Entry& holder = *DwarfReader::find(unit_, named(tag_typedef, "holder_t").value(at_type));
+  const Entry& holder = *DwarfReader::find(all_, named(tag_typedef, "holder_t").value(at_type));
   EXPECT_EQ(type_of(holder.children.at(0)), "struct hidden*");
   EXPECT_EQ(type_of(holder.children.at(1)), "int()*");
 }
@@ -115,8 +121,8 @@ TEST_F(Dwarf, every_kind_is_there) {
 TEST_F(Dwarf, functions_have_parameters_in_registers_at_their_first_instruction_only) {
   made(SomeBtf().b, 0x1000);
   EXPECT_EQ(sections_.functions, 2u);
-  EXPECT_EQ(unit_.value(at_low_pc), kText + 0x1000);
-  EXPECT_EQ(unit_.value(at_high_pc), 0x80u);
+  EXPECT_EQ(all_.children.at(1).value(at_low_pc), kText + 0x1000);
+  EXPECT_EQ(all_.children.at(1).value(at_high_pc), 0x80u);
   const Entry& wake = named(tag_subprogram, "wake_up_process");
   EXPECT_EQ(wake.value(at_low_pc), kText + 0x1000);
   EXPECT_EQ(wake.value(at_high_pc), 0x40u);
@@ -134,6 +140,37 @@ TEST_F(Dwarf, functions_have_parameters_in_registers_at_their_first_instruction_
   EXPECT_EQ(type_of(panic), "void");
   EXPECT_EQ(panic.children.back().tag, tag_unspecified_parameters);
   EXPECT_EQ(place(panic.children.at(0))->begin, 0x40u);
+}
+
+// What a debugger reads when it stops somewhere.
+TEST_F(Dwarf, units_of_functions_need_no_other_unit_but_for_what_is_ambiguous) {
+  made(SomeBtf().b);
+  const Entry& unit = all_.children.at(1);
+  const Entry& task = *DwarfReader::find(unit, named(tag_subprogram, "wake_up_process").children.at(0).value(at_type));
+  const Entry* declared = DwarfReader::find(unit, task.value(at_type));
+  ASSERT_NE(declared, nullptr);
+  EXPECT_EQ(declared->name(), "task_struct");
+  EXPECT_EQ(declared->value(at_declaration), 1u);
+  EXPECT_EQ(all_.children.size(), 2u);
+
+  BtfBytes b;
+  const uint32_t i = b.integer("int", 4, 1);
+  const uint32_t one = b.structure("twice", 4, {{"a", i, 0}}), two = b.structure("twice", 4, {{"b", i, 0}});
+  const uint32_t nameless = b.add(Btf::Kind::type_def, "nameless_t", b.structure("", 8, {{"x", i, 0}, {"y", i, 32}}));
+  const uint32_t proto = b.prototype(nameless, {{"one", b.add(Btf::Kind::pointer, "", one)}, {"two", b.add(Btf::Kind::pointer, "", two)}});
+  b.add(Btf::Kind::function, "panic", proto);
+  made(b);
+  const Entry& panic = named(tag_subprogram, "panic");
+  for (const int n : {0, 1}) {
+    const Entry& pointer = *DwarfReader::find(all_.children.at(1), panic.children.at(static_cast<size_t>(n)).value(at_type));
+    const Entry* meant = DwarfReader::find(all_.children.at(0), pointer.value(at_type));
+    ASSERT_NE(meant, nullptr);
+    EXPECT_EQ(meant->children.at(0).name(), n == 0 ? "a" : "b");
+  }
+  const Entry& result = *DwarfReader::find(all_.children.at(1), panic.value(at_type));
+  const Entry* copied = DwarfReader::find(all_.children.at(1), result.value(at_type));
+  ASSERT_NE(copied, nullptr);
+  EXPECT_EQ(copied->children.size(), 2u);
 }
 
 TEST_F(Dwarf, what_ftrace_has_put_first_changes_no_parameter) {
@@ -154,7 +191,7 @@ TEST_F(Dwarf, what_ftrace_has_put_first_changes_no_parameter) {
 TEST_F(Dwarf, no_prototype_is_given_to_several_functions_of_one_name) {
   symbols_.symbols.push_back({kText + 0x90, 't', "panic"});
   made(SomeBtf().b);
-  EXPECT_EQ(DwarfReader::named(unit_, tag_subprogram, "panic"), nullptr);
+  EXPECT_EQ(maybe(tag_subprogram, "panic"), nullptr);
   EXPECT_EQ(sections_.functions, 1u);
 }
 
@@ -186,9 +223,10 @@ TEST_F(Dwarf, per_cpu_variables_have_their_offsets_as_addresses) {
   uint64_t address = 0;
   std::memcpy(&address, sections_.info.data() + current.value(at_location) + 1, 8);
   EXPECT_EQ(address, 0x40u);
+  EXPECT_NE(DwarfReader::named(all_.children.at(1), tag_variable, "current_task"), nullptr);  // gdb wants code in that unit
   symbols_.symbols[1].address = 0x48;  // BTF and the symbols disagree
   made(SomeBtf().b);
-  EXPECT_EQ(DwarfReader::named(unit_, tag_variable, "current_task"), nullptr);
+  EXPECT_EQ(maybe(tag_variable, "current_task"), nullptr);
 }
 
 TEST_F(Dwarf, without_symbols_there_are_types) {
