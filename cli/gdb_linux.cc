@@ -81,7 +81,7 @@ std::vector<uint8_t> frames_for_script(Known& known, Execution& e) {
       for (size_t i = 0; i < frame.gpr.size(); ++i) valid |= uint64_t{frame.gpr[i].has_value()} << i;
       // gdb wants a caller's frame to lie higher on the stack; a program's stack does not.
       const uint64_t at = frame.user ? kUserFrame : has_caller ? step.cfa : frame.sp();
-      numbers.insert(numbers.end(), {frame.ip, place ? frame.code() - place->offset : frame.ip, at, valid});
+      numbers.insert(numbers.end(), {frame.ip, place ? frame.code() - place->offset : 0, at, valid});
       for (const auto& value : frame.gpr) numbers.push_back(value.value_or(0));
       if (guessed || !has_caller) {
         ++numbers[1];

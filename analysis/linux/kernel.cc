@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <numeric>
 
+#include "analysis/linux/kernel_btf.h"
+#include "analysis/linux/module_orc.h"
+
 namespace retrovisor {
 namespace {
 
@@ -24,6 +27,8 @@ std::unique_ptr<LinuxKernel> LinuxKernel::of(KernelSymbols symbols, const Kernel
     out->banner_ = memory.text(*at, kLongestBanner);
   }
   out->read_orc(memory);
+  if (auto btf = read_kernel_btf(memory, out->symbols_)) out->btf_ = std::move(*btf);
+  else out->btf_error_ = btf.error().message;
   return out;
 }
 
@@ -118,7 +123,15 @@ std::optional<OrcEntry> LinuxKernel::find_orc(uint64_t ip) const {
 }
 
 Unwinder LinuxKernel::unwinder(const KernelMemory& memory) const {
-  return Unwinder(memory, [this](uint64_t ip) { return find_orc(ip); });
+  // Modules come and go: they are looked for each time, when the first frame outside of the image asks.
+  std::optional<ModuleOrc> modules;
+  return Unwinder(memory, [this, &memory, modules](uint64_t ip) mutable -> std::optional<OrcEntry> {
+    if (ip >= image_begin_ && ip < image_end_) return find_orc(ip);
+    const auto list = address_of("modules");
+    if (btf() == nullptr || !orc_ || !list) return std::nullopt;
+    if (!modules) modules.emplace(*btf(), memory, *list, orc_->packing());
+    return modules->find(ip);
+  });
 }
 
 }  // namespace retrovisor

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "analysis/linux/btf.h"
 #include "analysis/linux/kallsyms.h"
 #include "analysis/linux/orc.h"
 #include "analysis/linux/unwind.h"
@@ -44,7 +45,10 @@ class LinuxKernel {
   bool has_orc() const { return orc_.has_value(); }
   // Why there are no tables to unwind by; empty if there are.
   const std::string& orc_error() const { return orc_error_; }
-  // The kernel outlives the unwinder, and so does `memory`.
+  // The kernel's types (of its image, not of modules); nullptr: there are none, and btf_error() says why.
+  const Btf* btf() const { return btf_ ? &*btf_ : nullptr; }
+  const std::string& btf_error() const { return btf_error_; }
+  // Through modules' code too, where the kernel's types are known. The kernel outlives the unwinder, and so does `memory`.
   Unwinder unwinder(const KernelMemory& memory) const;
 
  private:
@@ -62,6 +66,8 @@ class LinuxKernel {
   uint64_t banner_at_ = 0;
   std::optional<OrcTable> orc_;
   std::string orc_error_;
+  std::optional<Btf> btf_;
+  std::string btf_error_;
 };
 
 }  // namespace retrovisor

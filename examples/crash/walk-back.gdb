@@ -1,8 +1,7 @@
 # From the end of a recorded crash back to the instruction that crashed the kernel, and on to who asked for it. ./run-demo
-# makes the recording (workload=crash) and the symbols; by hand, in build/demo:
+# makes the recording (workload=crash); by hand, in build/demo:
 #
-#   gdb -q vmlinux.sym
-#   (gdb) target remote | ../release/retrovisor gdb --stdio crash.trace
+#   ../release/retrovisor debug crash.trace
 #   (gdb) source ../../examples/crash/walk-back.gdb
 #
 # The crash is `echo c > /proc/sysrq-trigger`: the kernel's sysrq_handle_crash calls panic. No address is written down here,
@@ -35,8 +34,8 @@ must (*(char*)$pc&0xff)==0xe8&&$pc+5+*(int*)($pc+1)==(long)&panic
 must (long)$pc>(long)&sysrq_handle_crash&&(long)$pc<(long)&sysrq_handle_crash+64
 pipe monitor regs | head -n 6
 
-echo \n== backtrace (lines for which the symbols have no name are left out)\n
-pipe backtrace | grep -v '?? ()'
+echo \n== backtrace: exactly those who called, by the kernel's own unwind tables; the last is the program\n
+backtrace
 
 echo \n== break write_sysrq_trigger, reverse-continue: what was written to /proc/sysrq-trigger?\n
 delete

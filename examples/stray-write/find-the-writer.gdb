@@ -1,9 +1,8 @@
 # From the oops back to the store that caused it. build.sh and record.sh come first; then
 #
-#   retrovisor gdb stray-write.trace --listen 1234
-#   gdb -q -batch vmlinux.sym -ex 'target remote :1234' -x symbols.gdb -x find-the-writer.gdb
+#   retrovisor debug stray-write.trace -- -batch -x symbols.gdb -x find-the-writer.gdb
 #
-# or, as find.sh does, with the server behind a pipe. Nothing in here knows an address: each comes from the recorded crash.
+# as find.sh does. Nothing in here knows an address: each comes from the recorded crash.
 set pagination off
 set width 0
 

@@ -6,7 +6,6 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../../tools/common.sh"
 dir=$(cd "${1:-$top/build/examples/stray-write}" && pwd)
 retrovisor=${RETROVISOR:-$top/build/release/retrovisor}
-# What the server says comes on gdb's standard error: unbuffered, so that it stands where it belongs.
-exec stdbuf -o0 gdb -q -nx -batch "$dir/vmlinux.sym" \
-  -ex "target remote | '$retrovisor' gdb --stdio '$dir/stray-write.trace'" -x "$dir/symbols.gdb" \
+# What the server says comes on standard error: unbuffered, so that it stands where it belongs.
+exec stdbuf -o0 "$retrovisor" debug "$dir/stray-write.trace" -- -nx -batch -x "$dir/symbols.gdb" \
   -x "$here/find-the-writer.gdb" 2>&1

@@ -34,7 +34,7 @@ class Board final : public MachineControl {
     auto made = retrovisor::Board::create(all_devices(), *platform_, vcpus, {.transmit = [this](EndpointId endpoint, std::span<const uint8_t> bytes) {
       output.push_back(static_cast<uint8_t>(endpoint.value));
       append(output, bytes);
-    }, .read_blocks = {}});
+    }, .read_blocks = {}, .ask_directory = {}});
     FUZZ_CHECK(made.ok());
     board = std::move(*made);
     board->reset({.wall_clock = 1'700'000'000});

@@ -70,7 +70,7 @@ class Board : public BareBoard {
     platform_.emplace(Platform{*memory_.value(), ports, mmio, clock, deadlines, journal, entropy_, control, observers});
     auto made = retrovisor::Board::create(devices, *platform_, vcpus, {.transmit = [this](EndpointId endpoint, std::span<const uint8_t> bytes) {
       (endpoint == kPcConsole ? serial : debug).append(bytes.begin(), bytes.end());
-    }, .read_blocks = {}});
+    }, .read_blocks = {}, .ask_directory = {}});
     RV_ASSERT(made.ok());
     board = std::move(*made);
     board->reset({.wall_clock = wall_clock});
