@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "analysis/linux/kernel_btf.h"
+
 namespace retrovisor {
 namespace {
 
@@ -24,6 +26,8 @@ std::unique_ptr<LinuxKernel> LinuxKernel::of(KernelSymbols symbols, const Kernel
     out->banner_ = memory.text(*at, kLongestBanner);
   }
   out->read_orc(memory);
+  if (auto btf = read_kernel_btf(memory, out->symbols_)) out->btf_ = std::move(*btf);
+  else out->btf_error_ = btf.error().message;
   return out;
 }
 
@@ -61,6 +65,15 @@ std::optional<uint64_t> LinuxKernel::address_of(std::string_view name) const {
   const auto found = std::lower_bound(by_name_.begin(), by_name_.end(), name, [&](uint32_t i, std::string_view n) { return all[i].name < n; });
   if (found == by_name_.end() || all[*found].name != name) return std::nullopt;
   return all[*found].address;
+}
+
+std::vector<uint64_t> LinuxKernel::addresses_of(std::string_view name) const {
+  const auto& all = symbols_.symbols;
+  std::vector<uint64_t> out;
+  for (auto i = std::lower_bound(by_name_.begin(), by_name_.end(), name, [&](uint32_t n, std::string_view wanted) { return all[n].name < wanted; });
+       i != by_name_.end() && all[*i].name == name; ++i)
+    out.push_back(all[*i].address);
+  return out;
 }
 
 std::optional<LinuxKernel::Place> LinuxKernel::place_of(uint64_t address) const {

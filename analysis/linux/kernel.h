@@ -1,4 +1,4 @@
-// A Linux kernel as it is found in a machine's memory: its symbols and unwind tables, read once and good as long as it is that kernel.
+// A Linux kernel as it is found in a machine's memory: its symbols, unwind tables and types, read once and good as long as it is that kernel.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "analysis/linux/btf.h"
 #include "analysis/linux/kallsyms.h"
 #include "analysis/linux/orc.h"
 #include "analysis/linux/unwind.h"
@@ -24,6 +25,8 @@ class LinuxKernel {
 
   const KernelSymbols& symbols() const { return symbols_; }
   std::optional<uint64_t> address_of(std::string_view name) const;
+  // Each symbol of that name: of static ones there may be many.
+  std::vector<uint64_t> addresses_of(std::string_view name) const;
   struct Place {
     std::string_view name;
     uint64_t offset = 0;
@@ -44,6 +47,9 @@ class LinuxKernel {
   bool has_orc() const { return orc_.has_value(); }
   // Why there are no tables to unwind by; empty if there are.
   const std::string& orc_error() const { return orc_error_; }
+  // The kernel's types (of its image, not of modules); nullptr: there are none, and btf_error() says why.
+  const Btf* btf() const { return btf_ ? &*btf_ : nullptr; }
+  const std::string& btf_error() const { return btf_error_; }
   // The kernel outlives the unwinder, and so does `memory`.
   Unwinder unwinder(const KernelMemory& memory) const;
 
@@ -62,6 +68,8 @@ class LinuxKernel {
   uint64_t banner_at_ = 0;
   std::optional<OrcTable> orc_;
   std::string orc_error_;
+  std::optional<Btf> btf_;
+  std::string btf_error_;
 };
 
 }  // namespace retrovisor
