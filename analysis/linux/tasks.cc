@@ -66,12 +66,14 @@ class Reader {
     ListWalk leaders = walk_list(o_.memory(), init + tasks_.offset, kMostTasks);
     out.trouble = std::move(leaders.trouble);
     std::set<uint64_t> seen;
+    size_t threads_left = kMostTasks;  // of all lists together: a guest may let each process have the same long one
     for (const uint64_t node : leaders.nodes) {
       const uint64_t leader = node - tasks_.offset;
       add(out, seen, leader);
       const auto signal = o_.read(leader, signal_);
       if (!signal || *signal == 0 || !thread_head_ || !thread_node_) continue;
-      ListWalk threads = walk_list(o_.memory(), *signal + thread_head_->offset, kMostTasks - std::min(kMostTasks, seen.size()));
+      ListWalk threads = walk_list(o_.memory(), *signal + thread_head_->offset, threads_left);
+      threads_left -= threads.nodes.size();
       if (!threads.trouble.empty()) out.trouble = std::move(threads.trouble);
       for (const uint64_t thread : threads.nodes) add(out, seen, thread - thread_node_->offset);
     }
