@@ -15,6 +15,7 @@ void add_trace_convert(CLI::App& trace, Action& action);  // `trace convert`; li
 void add_trace_dump(CLI::App& trace, Action& action);  // `trace dump`; added by add_trace
 void add_gdb(CLI::App& app, Action& action);
 void add_debug(CLI::App& app, Action& action);
+void add_linux(CLI::App& app, Action& action);
 void add_symbols(CLI::App& app, Action& action);
 void add_doctor(CLI::App& app, Action& action);
 void add_dev(CLI::App& app, Action& action);

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "analysis/linux/kernel.h"
+#include "cli/linux_views.h"
 
 namespace retrovisor::cli {
 namespace {
@@ -20,53 +21,21 @@ using Words = MonitorCommand::Words;
 constexpr size_t kMostFrames = 256;
 constexpr uint64_t kUserFrame = ~uint64_t{15};
 
-// What is known of the kernel, as long as that is the one in memory.
-class Known {
- public:
-  Result<LinuxKernel*> kernel(Execution& e) {
-    if (kernel_ == nullptr || !kernel_->is_in(memory(e))) {
-      RV_TRY(kernel_, LinuxKernel::find(e.machine()));
-    }
-    return kernel_.get();
-  }
-  static MachineMemory memory(Execution& e) { return {e.machine().memory(), e.machine().vcpu(e.selected()).state}; }
+MachineMemory memory_of(Execution& e) { return {e.machine().memory(), e.machine().vcpu(e.selected()).state}; }
 
- private:
-  std::unique_ptr<LinuxKernel> kernel_;
-};
-
-std::string_view why(UnwindEnd end) {
-  switch (end) {
-    case UnwindEnd::user: case UnwindEnd::outermost: case UnwindEnd::none: return "";
-    case UnwindEnd::unknown: return "(nothing tells of this code's caller)\n";
-    case UnwindEnd::unreadable: return "(the stack leads to where no memory is)\n";
-  }
-  return "";
-}
-
-Result<std::string> backtrace(Known& known, Execution& e, Words words) {
-  if (!words.empty()) return Error{ErrorCode::bad_argument, "not understood", ""};
-  RV_TRY(LinuxKernel* const kernel, known.kernel(e));
-  if (!kernel->has_orc()) return Error{ErrorCode::unsupported, kernel->orc_error(), ""};
-  const MachineMemory memory = Known::memory(e);
-  UnwindEnd end{};
-  const auto frames = kernel->unwinder(memory).frames(FrameRegisters::of(e.machine().vcpu(e.selected()).state), kMostFrames, &end);
-  std::string out;
-  for (size_t i = 0; i < frames.size(); ++i) {
-    const FrameRegisters& f = frames[i];
-    const std::string place = f.user ? "(user mode)" : kernel->text_of(f.ip);
-    out += fmt::format("#{:<3} {:#018x} {}{}\n", i, f.ip, place, i != 0 && f.exact && !f.user ? " (interrupted)" : "");
-  }
-  return out + std::string(why(end));
+Result<std::string> show(const LinuxViewCommand& view, KnownKernel& known, Execution& e, Words words) {
+  RV_TRY(const LinuxKernel* const kernel, known.in(e.machine()));
+  RV_TRY(const auto memory, KernelsMemory::of(e.machine(), *kernel, e.selected()));
+  return view.run({e.machine(), *kernel, *memory, words, e.selected(), false});
 }
 
 // For the script of --init: a sum of all that follows, the number of frames, and of each what the script's FRAME takes apart.
-std::vector<uint8_t> frames_for_script(Known& known, Execution& e) {
+std::vector<uint8_t> frames_for_script(KnownKernel& known, Execution& e) {
   std::vector<uint64_t> numbers{0, 0};
-  const auto kernel = known.kernel(e);
+  const auto kernel = known.in(e.machine());
   const FrameRegisters first = FrameRegisters::of(e.machine().vcpu(e.selected()).state);
   if (kernel && (*kernel)->has_orc() && !first.user) {
-    const MachineMemory memory = Known::memory(e);
+    const MachineMemory memory = memory_of(e);
     const Unwinder unwinder = (*kernel)->unwinder(memory);
     UnwindStep step;
     step.caller = first;
@@ -98,10 +67,10 @@ std::vector<uint8_t> frames_for_script(Known& known, Execution& e) {
 }  // namespace
 
 LinuxView linux_view() {
-  const auto known = std::make_shared<Known>();
+  const auto known = std::make_shared<KnownKernel>();
   LinuxView out;
-  out.commands.push_back({"bt", "", "who called whom in the kernel, by its own unwind tables (ORC)",
-                          [known](Execution& e, Words words) { return backtrace(*known, e, words); }});
+  for (const LinuxViewCommand& view : linux_views())
+    out.commands.push_back({view.name, view.usage, view.help, [known, &view](Execution& e, Words words) { return show(view, *known, e, words); }});
   out.window = [known](Execution& e) { return frames_for_script(*known, e); };
   return out;
 }

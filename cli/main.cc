@@ -72,7 +72,8 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer(kExitCodeHelp);
   Action action;
-  for (const auto add : {add_run, add_record, add_replay, add_trace, add_debug, add_gdb, add_symbols, add_doctor, add_dev}) add(app, action);
+  for (const auto add : {add_run, add_record, add_replay, add_trace, add_debug, add_gdb, add_linux, add_symbols, add_doctor, add_dev})
+    add(app, action);
 
   try {
     app.parse(argc, argv);

@@ -68,6 +68,15 @@ std::optional<uint64_t> LinuxKernel::address_of(std::string_view name) const {
   return all[*found].address;
 }
 
+std::vector<uint64_t> LinuxKernel::addresses_of(std::string_view name) const {
+  const auto& all = symbols_.symbols;
+  std::vector<uint64_t> out;
+  for (auto i = std::lower_bound(by_name_.begin(), by_name_.end(), name, [&](uint32_t n, std::string_view wanted) { return all[n].name < wanted; });
+       i != by_name_.end() && all[*i].name == name; ++i)
+    out.push_back(all[*i].address);
+  return out;
+}
+
 std::optional<LinuxKernel::Place> LinuxKernel::place_of(uint64_t address) const {
   if (address < image_begin_ || address >= image_end_) return std::nullopt;
   const auto& all = symbols_.symbols;

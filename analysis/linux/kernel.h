@@ -1,4 +1,4 @@
-// A Linux kernel as it is found in a machine's memory: its symbols and unwind tables, read once and good as long as it is that kernel.
+// A Linux kernel as it is found in a machine's memory: its symbols, unwind tables and types, read once and good as long as it is that kernel.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +25,8 @@ class LinuxKernel {
 
   const KernelSymbols& symbols() const { return symbols_; }
   std::optional<uint64_t> address_of(std::string_view name) const;
+  // Each symbol of that name: of static ones there may be many.
+  std::vector<uint64_t> addresses_of(std::string_view name) const;
   struct Place {
     std::string_view name;
     uint64_t offset = 0;

@@ -126,7 +126,7 @@ class Busy final : public QuietBoundary {
   Result<std::vector<uint8_t>> ask_directory(Moment, EndpointId id, const DirectoryQuestion& question) override {
     EXPECT_EQ(endpoints[id.value].name, "gadget-files");
     if (++files % 7 == 0) return Error{ErrorCode::io, "no such file", ""};
-    return std::vector<uint8_t>(files % 4, static_cast<uint8_t>(files + question.path.back()));
+    return std::vector<uint8_t>(files % 4, static_cast<uint8_t>(files + static_cast<uint8_t>(question.path.back())));
   }
 };
 
