@@ -27,7 +27,7 @@ size_t ImageMemory::read(uint64_t at, std::span<uint8_t> out) const {
   const uint64_t offset = at - begin_;
   if (at < begin_ || offset >= bytes_.size()) return 0;
   const size_t n = std::min<size_t>(out.size(), bytes_.size() - offset);
-  std::memcpy(out.data(), bytes_.data() + offset, n);
+  if (n != 0) std::memcpy(out.data(), bytes_.data() + offset, n);  // nothing may be wanted, at no address
   return n;
 }
 

@@ -61,6 +61,12 @@ TEST(Views, records_without_text_that_are_written_or_that_have_gone_are_left_out
   EXPECT_EQ(log_of(small), "");
 }
 
+TEST(Views, a_record_of_no_length_is_an_empty_line) {
+  SmallKernel small;
+  small.record(SmallKernel::kFirstId + 2, 2, 200, 224, "");  // it has a place for text: a null pointer is nothing to copy to (asan)
+  EXPECT_THAT(log_of(small), HasSubstr("[    9.876543] \n"));
+}
+
 TEST(Views, a_log_that_makes_no_sense_ends_with_what_can_be_read) {
   SmallKernel small;
   std::string trouble;
