@@ -80,7 +80,7 @@ LinuxView linux_view() {
 // caller at 0 is the end for gdb.
 std::string gdb_unwinder_script() {
   return fmt::format("python\nRETROVISOR_FRAMES = {:#x}\n", gdb::kWindow) + R"(
-import gdb, gdb.unwinder, struct
+import gdb, gdb.unwinder, itertools, struct
 
 class RetrovisorFrameId:
     def __init__(self, sp, pc):
@@ -121,6 +121,16 @@ class RetrovisorUnwinder(gdb.unwinder.Unwinder):
                 info.add_saved_register(name, gdb.Value(caller[4 + number]))
         return info
 
+class RetrovisorEnd:
+    """A backtrace ends where nobody knows the caller, and not a line later."""
+    def __init__(self):
+        self.name, self.priority, self.enabled = "retrovisor", 100, True
+        gdb.frame_filters[self.name] = self
+
+    def filter(self, frames):
+        return itertools.takewhile(lambda frame: frame.inferior_frame().pc() != 0 or frame.inferior_frame().level() == 0, frames)
+
+RetrovisorEnd()
 gdb.unwinder.register_unwinder(None, RetrovisorUnwinder(), replace=True)
 end
 )";

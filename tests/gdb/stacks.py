@@ -72,7 +72,7 @@ class Stacks(Case):
         trace = self.record(*linux("workload=poweroff"))
         result = subprocess.run([TOOL, "debug", trace, "--gdb", "/nosuch/gdb"], stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
         self.assertEqual(result.returncode, 7, result.stderr.decode())
-        self.assertIn("/nosuch/gdb: cannot be started", result.stderr.decode())
+        self.assertIn("cannot be started: No such file or directory (/nosuch/gdb)", result.stderr.decode())
         left = [p for p in subprocess.run(["pgrep", "-f", trace], capture_output=True, text=True).stdout.split() if int(p) != os.getpid()]
         self.assertEqual(left, [], "the server has ended with it")
 

@@ -223,7 +223,8 @@ class KeyFrames(support.Case):
         self.assertLess(info["file_size"], recorded["guest_memory_touched_bytes"] * info["count"])
         self.assert_replays(recorded)
         for i in range(info["count"] + 1):
-            self.assertEqual(self.assert_replays_from(recorded, (i + 1) * 300_000_000 - 1), i * 300_000_000)
+            position = min((i + 1) * 300_000_000 - 1, recorded["instructions"])
+            self.assertEqual(self.assert_replays_from(recorded, position), i * 300_000_000)
 
     def test_every_report_counts_digests_and_instructions_alike(self):
         recorded = self.record(*ECHO, "--deterministic", "--stop-at", "1M", "--key-frames", "300k", "--digest-interval", "70k")
@@ -290,7 +291,7 @@ class KeyFrames(support.Case):
         recorded = self.record(*linux(), "--vcpus", "2", "--console", f"script:{script}", "--key-frames", "400M",
                                "--timeout", "250")
         self.assertEqual(recorded["stop"], "power-off")
-        for position in ("500M", "10G"):
+        for position in ("500M", recorded["instructions"]):
             self.assertNotEqual(self.assert_replays_from(recorded, position), 0)
 
 
