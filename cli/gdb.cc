@@ -44,7 +44,8 @@ Result<Position> start_position(const GdbCommand& options, const Timeline& timel
 // Commands for gdb's -x: connects, gets symbols where they are. gdb asks for registers only after a stop; so that it shows
 // those of where a monitor command has led to, it forgets what it knows behind each.
 Result<void> write_init_file(const GdbCommand& options, const std::string& address, gdb::TimelineTarget& target) {
-  std::string out = "set confirm off\nset pagination off\n";
+  // A caller's registers are known as far as they were saved: gdb is not to ask for more than it needs of them.
+  std::string out = "set confirm off\nset pagination off\nset print entry-values if-needed\n";
   // Without `target remote` before it, gdb does not know the architecture.
   if (!address.empty()) out += "target remote " + address + "\n";
   out += "define hookpost-monitor\n  maintenance flush register-cache\nend\n"

@@ -241,8 +241,8 @@ class Places(support.Case):
     def test_a_place_behind_the_end_is_told(self):
         words = self.tool("replay", self.trace, "--stop-at", "99M").words
         self.assertIn("--stop-at 99 000 000: the recording ends at 2", words)
-        words = self.tool("replay", self.trace, "--from", "99M").words
-        self.assertIn("--from 99 000 000: the recording ends at 2", words)
+        words = self.tool("replay", self.trace, "--from", "99M", expect=BAD_ARGUMENTS).words
+        self.assertIn("the recording ends at 2 (--from 99M)", words)
         shown = self.tool("trace", "dump", self.trace, "--from", "99M")
         self.assertEqual(shown.stdout, b"")
         self.assertIn("--from 99 000 000: the recording ends at 2: nothing is there", shown.words)
