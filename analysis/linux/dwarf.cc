@@ -19,7 +19,6 @@ namespace {
 using namespace dwarf;
 using Kind = Btf::Kind;
 
-constexpr uint64_t kImageBegin = 0xffffffff80000000;
 // What nobody's kernel has, and a made-up one shall not make a debugger's file of gigabytes with.
 constexpr uint32_t kMostParameters = 64;
 constexpr size_t kMostFunctionBytes = size_t{256} << 20;
@@ -100,7 +99,7 @@ class Maker {
     std::vector<const KernelSymbol*> sorted;
     for (const KernelSymbol& s : symbols_.symbols) {
       by_name_.push_back(&s);
-      if (s.address >= kImageBegin) sorted.push_back(&s);
+      if (s.address >= kKernelMap) sorted.push_back(&s);
     }
     std::sort(by_name_.begin(), by_name_.end(), [](const KernelSymbol* a, const KernelSymbol* b) {
       return std::tie(a->name, a->address) < std::tie(b->name, b->address);
@@ -176,9 +175,9 @@ class Maker {
     info_.u8(8);   // bytes of an address
     info_.u32(0);  // in .debug_abbrev
     shape(functions.empty() ? unit : unit_of_code);
-    info_.text("Retrovisor, from BTF");
+    info_.c_string("Retrovisor, from BTF");
     info_.u8(kLanguageC11);
-    info_.text("vmlinux");
+    info_.c_string("vmlinux");
     if (functions.empty()) return;
     begin_ = functions.front().symbol->address;
     info_.u64(begin_ + offset_);
@@ -194,7 +193,7 @@ class Maker {
     info_.u8(0);
     for (const uint32_t at : references_) {
       uint32_t id = 0;
-      std::memcpy(&id, info_.bytes().data() + at, sizeof id);
+      std::memcpy(&id, info_.data().data() + at, sizeof id);
       info_.set_u32(at, local_at_[id] != 0 ? local_at_[id] : die_at_[id]);
     }
     references_.clear();
@@ -395,7 +394,7 @@ class Maker {
       lists_.uleb(begin);
       lists_.uleb(entry_end);
       lists_.uleb(place->size());
-      lists_.put(*place);
+      lists_.bytes(*place);
       lists_.u8(kListEnd);
     }
     info_.u8(0);
@@ -428,7 +427,7 @@ class Maker {
     refer(v.type);
     info_.uleb(9);
     info_.u8(kOpAddr);
-    info_.u64(s.address + (s.address >= kImageBegin ? offset_ : 0));
+    info_.u64(s.address + (s.address >= kKernelMap ? offset_ : 0));
     ++out_.variables;
   }
 

@@ -18,7 +18,6 @@ constexpr size_t kMaxName = 2048;
 constexpr uint32_t kMinSymbols = 16, kMaxSymbols = 4'000'000;
 constexpr size_t kMarkerStep = 256;             // names between two markers
 constexpr size_t kMaxNames = size_t{64} << 20;  // bytes of names before the token table
-constexpr uint64_t kKernelMap = 0xffffffff80000000;
 
 Error bad(std::string message) { return {ErrorCode::bad_image, std::move(message), "kallsyms"}; }
 

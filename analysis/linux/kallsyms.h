@@ -31,7 +31,9 @@ struct KernelSymbols {
   uint64_t kaslr_offset() const;
 };
 
-// Where x86-64 kernels are linked to run: __START_KERNEL_map + CONFIG_PHYSICAL_START.
+// __START_KERNEL_map: x86-64 kernels' images lie from here on, and nothing else of theirs that has symbols does.
+inline constexpr uint64_t kKernelMap = 0xffffffff80000000;
+// Where they are linked to run: CONFIG_PHYSICAL_START behind it.
 inline constexpr uint64_t kLinkedText = 0xffffffff81000000;
 
 // From the bytes of a kernel image, as it lies in memory or in a vmlinux file. The addresses are those of the image: in

@@ -12,9 +12,6 @@ namespace retrovisor {
 namespace {
 
 constexpr size_t kLongestBanner = 512;
-// One machine is asked again and again where a task runs in user mode: page tables of its own have the kernel's half, or, with page table
-// isolation, next to nothing of it. Such a state is looked at through the kernel's own tables.
-constexpr uint64_t kKernelMap = 0xffffffff80000000;
 
 }  // namespace
 

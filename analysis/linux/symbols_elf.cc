@@ -13,7 +13,6 @@
 namespace retrovisor {
 namespace {
 
-constexpr uint64_t kImageBegin = 0xffffffff80000000;
 
 template <class T>
 void append(std::vector<uint8_t>& out, const T& value) {
@@ -59,7 +58,7 @@ Kind kind_of(const KernelSymbol& s) {
 constexpr const char* kPerCpuSection = ".data..percpu";
 constexpr uint64_t kMostPerCpu = uint64_t{16} << 20;
 
-bool in_image(const KernelSymbol& s) { return s.address >= kImageBegin; }
+bool in_image(const KernelSymbol& s) { return s.address >= kKernelMap; }
 
 // The kernel's image, from `begin` to `end`, cut wherever functions give way to data and back. The linker's marks at such a
 // place (_etext, __init_begin) have either's type: what differs from the area so far begins the next. `sorted` by address.
@@ -96,7 +95,7 @@ void name_areas(std::vector<Area>& areas, const KernelSymbols& symbols) {
 }  // namespace
 
 std::vector<uint8_t> symbols_elf(const KernelSymbols& symbols, uint64_t offset, const DebugSections* debug) {
-  uint64_t lowest = UINT64_MAX, highest = kImageBegin;
+  uint64_t lowest = UINT64_MAX, highest = kKernelMap;
   std::vector<const KernelSymbol*> sorted;
   for (const KernelSymbol& s : symbols.symbols) {
     sorted.push_back(&s);

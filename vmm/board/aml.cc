@@ -1,7 +1,7 @@
 #include "vmm/board/aml.h"
 
 #include "vmm/assert.h"
-#include "vmm/board/byte_builder.h"
+#include "vmm/byte_builder.h"
 
 namespace retrovisor::aml {
 namespace {

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "vmm/board/byte_builder.h"
+#include "vmm/byte_builder.h"
 #include "vmm/memory/guest_memory.h"
 #include "vmm/result.h"
 

@@ -2,7 +2,7 @@
 
 #include <array>
 
-#include "vmm/board/byte_builder.h"
+#include "vmm/byte_builder.h"
 #include "vmm/board/device_context.h"
 #include "vmm/devices/apic_bus.h"
 #include "vmm/devices/local_apic.h"
