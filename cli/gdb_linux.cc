@@ -4,7 +4,6 @@
 #include <xxhash.h>
 
 #include <cstring>
-#include <iterator>
 #include <memory>
 #include <string_view>
 
@@ -21,8 +20,6 @@ using Words = MonitorCommand::Words;
 constexpr size_t kMostFrames = 256;
 constexpr uint64_t kUserFrame = ~uint64_t{15};
 
-MachineMemory memory_of(Execution& e) { return {e.machine().memory(), e.machine().vcpu(e.selected()).state}; }
-
 Result<std::string> show(const LinuxViewCommand& view, KnownKernel& known, Execution& e, Words words) {
   RV_TRY(const LinuxKernel* const kernel, known.in(e.machine()));
   RV_TRY(const auto memory, KernelsMemory::of(e.machine(), *kernel, e.selected()));
@@ -35,27 +32,17 @@ std::vector<uint8_t> frames_for_script(KnownKernel& known, Execution& e) {
   const auto kernel = known.in(e.machine());
   const FrameRegisters first = FrameRegisters::of(e.machine().vcpu(e.selected()).state);
   if (kernel && (*kernel)->has_orc() && !first.user) {
-    const MachineMemory memory = memory_of(e);
-    const Unwinder unwinder = (*kernel)->unwinder(memory);
-    UnwindStep step;
-    step.caller = first;
-    for (; numbers[1] < kMostFrames; ++numbers[1]) {
-      const FrameRegisters frame = step.caller;
+    const MachineMemory memory(e.machine().memory(), e.machine().vcpu(e.selected()).state);
+    const auto frames = (*kernel)->unwinder(memory).frames(first, kMostFrames);
+    numbers[1] = frames.size();
+    for (const FrameRegisters& frame : frames) {
       const auto place = (*kernel)->place_of(frame.code());
-      step = unwinder.step(frame);
-      // Code outside of the kernel's image of which no table tells: gdb may know better.
-      const bool guessed = step.by_frame_pointer && !place;
-      const bool has_caller = step.end == UnwindEnd::none || step.end == UnwindEnd::user;
       uint64_t valid = 0;
       for (size_t i = 0; i < frame.gpr.size(); ++i) valid |= uint64_t{frame.gpr[i].has_value()} << i;
       // gdb wants a caller's frame to lie higher on the stack; a program's stack does not.
-      const uint64_t at = frame.user ? kUserFrame : has_caller ? step.cfa : frame.sp();
+      const uint64_t at = frame.user ? kUserFrame : frame.cfa != 0 ? frame.cfa : frame.sp();
       numbers.insert(numbers.end(), {frame.ip, place ? frame.code() - place->offset : 0, at, valid});
       for (const auto& value : frame.gpr) numbers.push_back(value.value_or(0));
-      if (guessed || !has_caller) {
-        ++numbers[1];
-        break;
-      }
     }
   }
   numbers[0] = XXH3_64bits(numbers.data() + 1, (numbers.size() - 1) * 8);

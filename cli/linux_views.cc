@@ -192,7 +192,13 @@ constexpr LinuxViewCommand kViews[] = {
 Result<LinuxKernel*> KnownKernel::in(Machine& machine) {
   for (uint32_t v = 0; v < machine.config().vcpus && kernel_ != nullptr; ++v)
     if (kernel_->is_in(MachineMemory(machine.memory(), machine.vcpu(VcpuId(v)).state))) return kernel_.get();
-  RV_TRY(kernel_, LinuxKernel::find(machine));
+  if (none_ && none_->first == machine.position()) return none_->second;
+  auto found = LinuxKernel::find(machine);
+  if (!found) {
+    none_.emplace(machine.position(), found.error());
+    return found.error();
+  }
+  kernel_ = std::move(*found);
   return kernel_.get();
 }
 

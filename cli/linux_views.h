@@ -19,6 +19,8 @@ class KnownKernel {
 
  private:
   std::unique_ptr<LinuxKernel> kernel_;
+  // Where none was found, at that place none is: a debugger asks for each frame, and all of memory would be searched.
+  std::optional<std::pair<Position, Error>> none_;
 };
 
 // The memory in which a kernel is: through the page tables of the first vCPU that have it, `preferred` before the others.

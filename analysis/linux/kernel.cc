@@ -52,10 +52,6 @@ void LinuxKernel::index() {
   // The section .text..__x86.indirect_thunk, as far as it is the array of thunks; then comes that for returns.
   thunks_begin_ = address_of("__x86_indirect_thunk_array").value_or(0);
   thunks_end_ = std::max(address_of("__x86_return_thunk").value_or(0), thunks_begin_);
-  for (const auto& [first, end] : {std::pair("_stext", "_etext"), std::pair("_text", "_etext"), std::pair("_sinittext", "_einittext")}) {
-    const auto a = address_of(first), b = address_of(end);
-    if (a && b && *a < *b) text_.emplace_back(*a, *b);
-  }
 }
 
 std::optional<uint64_t> LinuxKernel::address_of(std::string_view name) const {
@@ -94,10 +90,6 @@ std::string LinuxKernel::text_of(uint64_t address) const {
   return place->offset == 0 ? std::string(place->name) : fmt::format("{}+{:#x}", place->name, place->offset);
 }
 
-bool LinuxKernel::in_text(uint64_t address) const {
-  return std::any_of(text_.begin(), text_.end(), [&](const auto& t) { return address >= t.first && address < t.second; });
-}
-
 void LinuxKernel::read_orc(const KernelMemory& memory) {
   const auto ip = address_of("__start_orc_unwind_ip"), ip_end = address_of("__stop_orc_unwind_ip");
   const auto entries = address_of("__start_orc_unwind"), entries_end = address_of("__stop_orc_unwind");
@@ -133,9 +125,8 @@ Unwinder LinuxKernel::unwinder(const KernelMemory& memory) const {
   std::optional<ModuleOrc> modules;
   return Unwinder(memory, [this, &memory, modules](uint64_t ip) mutable -> std::optional<OrcEntry> {
     if (ip >= image_begin_ && ip < image_end_) return find_orc(ip);
-    const auto list = address_of("modules");
-    if (btf() == nullptr || !orc_ || !list) return std::nullopt;
-    if (!modules) modules.emplace(*btf(), memory, *list, orc_->packing());
+    if (!orc_) return std::nullopt;
+    if (!modules) modules.emplace(*this, memory, orc_->packing());
     return modules->find(ip);
   });
 }

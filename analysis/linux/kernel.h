@@ -36,8 +36,6 @@ class LinuxKernel {
   std::optional<Place> place_of(uint64_t address) const;
   // "vfs_read+0x1b", or the number in hexadecimal.
   std::string text_of(uint64_t address) const;
-  // `address` lies in the kernel's own code.
-  bool in_text(uint64_t address) const;
 
   // "Linux version 6.1.0-49-cloud-amd64 ...", as the kernel says it. Empty: it does not.
   const std::string& banner() const { return banner_; }
@@ -63,7 +61,6 @@ class LinuxKernel {
   std::vector<uint32_t> by_name_, by_address_;  // numbers in symbols_.symbols
   uint64_t image_begin_ = 0, image_end_ = 0;
   uint64_t thunks_begin_ = 0, thunks_end_ = 0;
-  std::vector<std::pair<uint64_t, uint64_t>> text_;
   std::string banner_;
   uint64_t banner_at_ = 0;
   std::optional<OrcTable> orc_;

@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <utility>
 
-#include "analysis/linux/kernel_btf.h"
+#include "analysis/linux/modules.h"
+#include "analysis/linux/objects.h"
 
 namespace retrovisor {
 namespace {
-
-constexpr size_t kMostModules = 4096;
 
 // Where a module's code lies: one piece each for it and its __init part up to 6.3, and the first and fifth kind of memory since.
 constexpr std::pair<const char*, const char*> kCode[] = {{"core_layout.base", "core_layout.size"},
@@ -18,21 +17,18 @@ constexpr std::pair<const char*, const char*> kCode[] = {{"core_layout.base", "c
 
 }  // namespace
 
-ModuleOrc::ModuleOrc(const Btf& btf, const KernelMemory& memory, uint64_t list, OrcPacking packing) : memory_(memory), packing_(packing) {
-  const auto field = [&](const char* path) -> std::optional<Btf::Field> {
-    auto found = btf.field("module", path);
-    if (!found) return std::nullopt;
-    return *found;
-  };
-  const auto links = field("list"), addresses = field("arch.orc_unwind_ip"), entries = field("arch.orc_unwind"), count = field("arch.num_orcs");
-  if (!links || !addresses || !entries || !count) return;
+ModuleOrc::ModuleOrc(const LinuxKernel& kernel, const KernelMemory& memory, OrcPacking packing) : memory_(memory), packing_(packing) {
+  const auto o = KernelObjects::of(kernel, memory);
+  if (!o) return;
+  const auto addresses = o->any_field("module", {"arch.orc_unwind_ip"}), entries = o->any_field("module", {"arch.orc_unwind"}),
+             count = o->any_field("module", {"arch.num_orcs"});
+  const auto found = module_addresses(*o);
+  if (!addresses || !entries || !count || !found) return;
   std::vector<std::pair<Btf::Field, Btf::Field>> code;
   for (const auto& [base, size] : kCode)
-    if (const auto b = field(base), s = field(size); b && s) code.emplace_back(*b, *s);
-  auto next = memory.get<uint64_t>(list);
-  for (size_t i = 0; next && *next != list && i < kMostModules; ++i, next = memory.get<uint64_t>(*next)) {
-    const uint64_t at = *next - links->offset;
-    const auto number = [&](const Btf::Field& f) { return read_field(memory, btf, at, f).value_or(0); };
+    if (const auto b = o->any_field("module", {base}), s = o->any_field("module", {size}); b && s) code.emplace_back(*b, *s);
+  for (const uint64_t at : found->at) {
+    const auto number = [&](const Btf::Field& f) { return o->read(at, f).value_or(0); };
     Module m;
     for (const auto& [base, size] : code) m.code.emplace_back(number(base), number(size));
     m.addresses = number(*addresses);

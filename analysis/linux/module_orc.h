@@ -6,7 +6,7 @@
 #include <optional>
 #include <vector>
 
-#include "analysis/linux/btf.h"
+#include "analysis/linux/kernel.h"
 #include "analysis/linux/kernel_memory.h"
 #include "analysis/linux/orc.h"
 
@@ -14,8 +14,8 @@ namespace retrovisor {
 
 class ModuleOrc {
  public:
-  // `list`: the variable `modules`. `memory`, in which it is looked for once, outlives the object. The lists may be hostile.
-  ModuleOrc(const Btf& btf, const KernelMemory& memory, uint64_t list, OrcPacking packing);
+  // Looks for the modules once; a kernel without types has none that can be found. Both outlive the object.
+  ModuleOrc(const LinuxKernel& kernel, const KernelMemory& memory, OrcPacking packing);
 
   // Nothing: no module's code, or its module has no table.
   std::optional<OrcEntry> find(uint64_t ip);

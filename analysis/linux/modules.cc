@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "analysis/linux/objects.h"
 
 namespace retrovisor {
 namespace {
@@ -37,9 +36,23 @@ Result<Layout> layout(const KernelObjects& o) {
 
 }  // namespace
 
+Result<ModuleAddresses> module_addresses(const KernelObjects& o) {
+  RV_TRY(const auto list, o.field("module", "list"));
+  RV_TRY([[maybe_unused]] const uint64_t named, o.symbol("modules"));
+  // Others may be called so too: the list is one whose first entry leads back to it.
+  uint64_t head = 0;
+  for (const uint64_t at : o.kernel().addresses_of("modules")) {
+    const auto first = o.memory().get<uint64_t>(at);
+    if (head == 0 && first && o.memory().get<uint64_t>(*first + 8) == at) head = at;
+  }
+  if (head == 0) return Error{ErrorCode::bad_image, "the kernel's list of modules is not where its symbols say", ""};
+  ListWalk walk = walk_list(o.memory(), head, kMostModules);
+  for (uint64_t& node : walk.nodes) node -= list.offset;
+  return ModuleAddresses{std::move(walk.nodes), std::move(walk.trouble)};
+}
+
 Result<ModuleList> read_modules(const LinuxKernel& kernel, const KernelMemory& memory) {
   RV_TRY(const auto o, KernelObjects::of(kernel, memory));
-  RV_TRY(const auto list, o.field("module", "list"));
   RV_TRY(const auto name, o.field("module", "name"));
   RV_TRY(const auto state, o.field("module", "state"));
   RV_TRY(const Layout parts, layout(o));
@@ -47,20 +60,11 @@ Result<ModuleList> read_modules(const LinuxKernel& kernel, const KernelMemory& m
   const auto references = o.any_field("module", {"refcnt.counter"}), users = o.any_field("module", {"source_list"}),
              use_node = o.any_field("module_use", {"source_list"}), use_source = o.any_field("module_use", {"source"}),
              init = o.any_field("module", {"init"}), exit = o.any_field("module", {"exit"});
-  RV_TRY([[maybe_unused]] const uint64_t named, o.symbol("modules"));
+  RV_TRY(ModuleAddresses found, module_addresses(o));
   ModuleList out;
-  // Others may be called so too: the list is one whose first entry leads back to it.
-  uint64_t head = 0;
-  for (const uint64_t at : kernel.addresses_of("modules")) {
-    const auto first = memory.get<uint64_t>(at);
-    if (head == 0 && first && memory.get<uint64_t>(*first + 8) == at) head = at;
-  }
-  if (head == 0) return Error{ErrorCode::bad_image, "the kernel's list of modules is not where its symbols say", ""};
-  ListWalk walk = walk_list(memory, head, kMostModules);
-  out.trouble = std::move(walk.trouble);
+  out.trouble = std::move(found.trouble);
   size_t users_left = kMostUsers;
-  for (const uint64_t node : walk.nodes) {
-    const uint64_t at = node - list.offset;
+  for (const uint64_t at : found.at) {
     LoadedModule m;
     m.at = at;
     const auto now = o.read(at, state);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "analysis/linux/kernel.h"
+#include "analysis/linux/objects.h"
 
 namespace retrovisor {
 
@@ -24,6 +25,13 @@ struct ModuleList {
   std::vector<LoadedModule> modules;  // the latest first, as the kernel has them
   std::string trouble;                // what could not be read; empty: nothing
 };
+
+// Where each loaded module's struct module is, the latest first.
+struct ModuleAddresses {
+  std::vector<uint64_t> at;
+  std::string trouble;  // as ModuleList's
+};
+Result<ModuleAddresses> module_addresses(const KernelObjects& objects);
 
 Result<ModuleList> read_modules(const LinuxKernel& kernel, const KernelMemory& memory);
 

@@ -52,7 +52,6 @@ UnwindStep Unwinder::by_registers(const FrameRegisters& frame, uint64_t at, bool
     return out;
   }
   out.cfa = iret + 40;
-  out.ip_at = iret;
   // Behind an interrupt's own frame the interrupted function's registers are as they are, but for those that are saved.
   out.caller.gpr = frame.gpr;
   if (all) {
@@ -99,8 +98,7 @@ UnwindStep Unwinder::step(const FrameRegisters& frame) const {
   const auto ip = memory_.get<uint64_t>(sp - 8);
   if (!ip) return ends(UnwindEnd::unreadable);
   out.cfa = sp;
-  out.ip_at = sp - 8;
-  out.caller.ip = recover_ ? recover_(*ip, sp - 8) : *ip;
+  out.caller.ip = *ip;
   out.caller.exact = false;
   out.caller.gpr[RSP] = sp;
   switch (orc.bp_reg) {
@@ -121,7 +119,10 @@ std::vector<FrameRegisters> Unwinder::frames(const FrameRegisters& frame, size_t
   while (out.size() < most) {
     UnwindStep s = step(out.back());
     last = s.end;
-    if (s.end == UnwindEnd::none || s.end == UnwindEnd::user) out.push_back(s.caller);
+    if (s.end == UnwindEnd::none || s.end == UnwindEnd::user) {
+      out.back().cfa = s.cfa;
+      out.push_back(s.caller);
+    }
     if (s.end != UnwindEnd::none) break;
   }
   if (end != nullptr) *end = last;

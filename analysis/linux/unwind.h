@@ -23,6 +23,8 @@ struct FrameRegisters {
   // `ip` is an instruction that was not finished: of an interrupt or exception, or of the CPU as it is. Else what a call returns to.
   bool exact = true;
   bool user = false;
+  // Unwinder::frames(): the frame's address, where it has a caller; else 0 (UnwindStep::cfa).
+  uint64_t cfa = 0;
 
   static FrameRegisters of(const CpuState& state);
   uint64_t sp() const { return gpr[4].value_or(0); }
@@ -42,8 +44,6 @@ struct UnwindStep {
   UnwindEnd end{};
   FrameRegisters caller;  // of UnwindEnd::none and user
   uint64_t cfa = 0;       // the frame's address: RSP in the caller, behind its return address
-  // Where on the stack the caller's RIP lies, if that is where it was taken from.
-  std::optional<uint64_t> ip_at;
   bool by_frame_pointer = false;
 };
 
@@ -51,11 +51,8 @@ class Unwinder {
  public:
   // Says which entry an instruction has; nothing: no table covers it.
   using Find = std::function<std::optional<OrcEntry>(uint64_t ip)>;
-  // Where a function really returns to whose return address was taken away (function graph tracing, kretprobes). May be empty.
-  using Recover = std::function<uint64_t(uint64_t ip, uint64_t at)>;
 
-  Unwinder(const KernelMemory& memory, Find find, Recover recover = {})
-      : memory_(memory), find_(std::move(find)), recover_(std::move(recover)) {}
+  Unwinder(const KernelMemory& memory, Find find) : memory_(memory), find_(std::move(find)) {}
 
   UnwindStep step(const FrameRegisters& frame) const;
   // All frames from `frame` on, it first; at most `most`. The last step's end is `*end`.
@@ -66,7 +63,6 @@ class Unwinder {
 
   const KernelMemory& memory_;
   Find find_;
-  Recover recover_;
 };
 
 }  // namespace retrovisor
