@@ -190,9 +190,7 @@ void add_debug(CLI::App& app, Action& action) {
   sub->add_option("--symbols", options->symbols, "symbols to load, instead of those that the kernel carries, which are kept as TRACE.sym")
       ->type_name("FILE");
   sub->add_option("--gdb", options->gdb, "the debugger to start")->capture_default_str()->type_name("PROGRAM");
-  sub->add_option("-k,--kernel", options->images.kernel, "the kernel, where it is not where it was")->type_name("FILE");
-  sub->add_option("-i,--initrd", options->images.initrd, "the initial RAM disk, likewise")->type_name("FILE");
-  sub->add_option("--module", options->images.modules, "a module, likewise; in the recorded order")->type_name("FILE")->allow_extra_args(false);
+  add_image_options(*sub, options->images);
   sub->add_option("arguments", options->arguments, "for gdb, behind --: retrovisor debug TRACE -- -ex bt")->type_name("...");
   sub->footer(kExitCodeHelp);
   sub->callback([options, &action] { action = [options] { return debug(*options); }; });

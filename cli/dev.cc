@@ -262,11 +262,7 @@ void add_dev(CLI::App& app, Action& action) {
       ->check(CLI::Range(1u, kMostBlockInstructions))
       ->capture_default_str();
   sub->add_flag("--json", options->json, "as JSON");
-  sub->add_option("-k,--kernel", options->images.kernel, "the kernel of the recording, where it is not where it was")->type_name("FILE");
-  sub->add_option("-i,--initrd", options->images.initrd, "the initial RAM disk, likewise")->type_name("FILE");
-  sub->add_option("--module", options->images.modules, "a module, likewise; in the recorded order")
-      ->type_name("FILE")
-      ->allow_extra_args(false);
+  add_image_options(*sub, options->images);
   sub->footer(std::string("Addresses of instructions and branches are instruction pointers: linear addresses without the base of CS.\n"
                           "A flag is live behind an instruction if something may read it before it is written again: an instruction,\n"
                           "a handler of a fault in between, or what comes behind the block.\n\n") +

@@ -34,13 +34,6 @@ struct GdbCommand {
   std::string symbols;
 };
 
-// "begin", "end", or as everywhere else.
-Result<Position> start_position(const GdbCommand& options, const Timeline& timeline) {
-  if (options.at == "begin") return timeline.begin();
-  if (options.at == "end") return timeline.end();
-  return parse_position(options.at, "--at");
-}
-
 // Commands for gdb's -x: connects, gets symbols where they are. gdb asks for registers only after a stop; so that it shows
 // those of where a monitor command has led to, it forgets what it knows behind each.
 Result<void> write_init_file(const GdbCommand& options, const std::string& address, gdb::TimelineTarget& target) {
@@ -98,7 +91,7 @@ Result<std::unique_ptr<gdb::TimelineTarget>> open_target(const GdbCommand& optio
 Result<void> prepare(const GdbCommand& options, gdb::TimelineTarget& target, const std::string& address) {
   Timeline& timeline = *target.timeline();
   if (options.warm) RV_TRY(timeline.warm());
-  RV_TRY(auto at, start_position(options, timeline));
+  RV_TRY(auto at, parse_place(options.at, "--at", timeline.begin(), timeline.end()));
   if (at > timeline.end())
     say("--at {}: the recording ends at {}: beginning there", grouped(at.value), grouped(timeline.end().value));
   RV_TRY(timeline.seek(at));
@@ -170,14 +163,7 @@ void add_gdb(CLI::App& app, Action& action) {
   const auto options = std::make_shared<GdbCommand>();
   const std::string trace = "Trace", server = "Server";
   sub->add_option("trace", options->trace, "trace file")->type_name("TRACE")->required();
-  sub->add_option("-k,--kernel", options->images.kernel, "the kernel, where it is not where it was")
-      ->type_name("FILE")
-      ->group(trace);
-  sub->add_option("-i,--initrd", options->images.initrd, "the initial RAM disk, likewise")->type_name("FILE")->group(trace);
-  sub->add_option("--module", options->images.modules, "a module, likewise; in the recorded order")
-      ->type_name("FILE")
-      ->allow_extra_args(false)
-      ->group(trace);
+  add_image_options(*sub, options->images, trace);
   sub->add_option("--at", options->at, "where to begin: begin, end or a position (200M)")
       ->capture_default_str()
       ->type_name("POSITION")

@@ -47,12 +47,7 @@ Result<std::string> show(LinuxCommand options) {
   Progress progress("linux", 0, false);
   how.progress = [&progress](Position now, Position) { progress.update(now.value); };
   RV_TRY(const auto timeline, Timeline::open(options.trace, images, std::move(how)));
-  Position at = timeline->end();
-  if (options.at == "begin") {
-    at = timeline->begin();
-  } else if (options.at != "end") {
-    RV_TRY(at, parse_position(options.at, "--at"));
-  }
+  RV_TRY(const Position at, parse_place(options.at, "--at", timeline->begin(), timeline->end()));
   if (at > timeline->end())
     return Error{ErrorCode::bad_argument, fmt::format("the recording ends at {}", grouped(timeline->end().value)), fmt::format("--at {}", at.value)};
   RV_TRY(timeline->seek(at));
@@ -81,11 +76,7 @@ void add_linux(CLI::App& app, Action& action) {
   sub->add_option("arguments", options->words, "of the view")->type_name("ARGUMENT");
   sub->add_option("--at", options->at, "where in the recording: begin, end or a position (200M)")->capture_default_str()->type_name("POSITION");
   sub->add_flag("--json", options->json, "as JSON");
-  sub->add_option("-k,--kernel", options->images.kernel, "the kernel of the recording, where it is not where it was")->type_name("FILE");
-  sub->add_option("-i,--initrd", options->images.initrd, "the initial RAM disk, likewise")->type_name("FILE");
-  sub->add_option("--module", options->images.modules, "a module, likewise; in the recorded order")
-      ->type_name("FILE")
-      ->allow_extra_args(false);
+  add_image_options(*sub, options->images);
   sub->footer(kExitCodeHelp);
   sub->callback([options, &action] { action = [options] { return linux_command(*options); }; });
 }

@@ -202,14 +202,7 @@ void add_replay(CLI::App& app, Action& action) {
   const auto options = std::make_shared<ReplayCommand>();
   const std::string group = "Trace";
   sub->add_option("trace", options->trace, "trace file")->type_name("TRACE")->required();
-  sub->add_option("-k,--kernel", options->images.kernel, "the kernel, where it is not where it was")
-      ->type_name("FILE")
-      ->group(group);
-  sub->add_option("-i,--initrd", options->images.initrd, "the initial RAM disk, likewise")->type_name("FILE")->group(group);
-  sub->add_option("--module", options->images.modules, "a module, likewise; in the recorded order")
-      ->type_name("FILE")
-      ->allow_extra_args(false)
-      ->group(group);
+  add_image_options(*sub, options->images, group);
   auto* stop_at = sub->add_option("--stop-at", options->stop_at, "end at this position (200M, 1'500'000)")
                       ->type_name("POSITION")
                       ->group(group);

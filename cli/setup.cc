@@ -162,6 +162,22 @@ Result<std::vector<uint8_t>> find_image(const TraceImage& image, const std::stri
 
 }  // namespace
 
+void add_image_options(CLI::App& command, ImageNames& images, const std::string& group) {
+  const auto add = [&](CLI::Option* option) {
+    if (!group.empty()) option->group(group);
+    return option->type_name("FILE");
+  };
+  add(command.add_option("-k,--kernel", images.kernel, "the kernel of the recording, where it is not where it was"));
+  add(command.add_option("-i,--initrd", images.initrd, "the initial RAM disk, likewise"));
+  add(command.add_option("--module", images.modules, "a module, likewise; in the recorded order"))->allow_extra_args(false);
+}
+
+Result<Position> parse_place(const std::string& text, const std::string& option, Position begin, Position end) {
+  if (text == "begin") return begin;
+  if (text == "end") return end;
+  return parse_position(text, option);
+}
+
 Result<BootImages> read_recorded_images(const TraceHeader& header, const std::string& trace, const ImageNames& instead,
                                         CommandFiles& files) {
   BootImages images;

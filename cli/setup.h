@@ -19,6 +19,10 @@ Result<std::vector<uint8_t>> read_image(const std::string& path, const std::stri
 // "FILE ARGS" of --module, split at the first space.
 std::pair<std::string, std::string> split_module(const std::string& text);
 Result<BootImages> read_images(const GuestOptions& options, uint64_t memory_size);
+// --kernel, --initrd and --module of commands that read a trace. `group`: of the help; empty: its usual one.
+void add_image_options(CLI::App& command, ImageNames& images, const std::string& group = "");
+// A place of a recording, which begins and ends there: "begin", "end" or a position.
+Result<Position> parse_place(const std::string& text, const std::string& option, Position begin, Position end);
 // The files that a trace names, or those of `instead` where it has any. One that is not where it was, or is another now, is
 // looked for beside the trace. All of them become inputs of `files`.
 Result<BootImages> read_recorded_images(const TraceHeader& header, const std::string& trace, const ImageNames& instead,

@@ -218,12 +218,7 @@ void add_symbols(CLI::App& app, Action& action) {
       ->type_name("OFFSET");
   sub->add_option("--btf", options->btf, "also write the kernel's own description of its types (BTF), for pahole and bpftool")
       ->type_name("FILE");
-  sub->add_option("-k,--kernel", options->images.kernel, "for a trace: the kernel, where it is not where it was")
-      ->type_name("FILE");
-  sub->add_option("-i,--initrd", options->images.initrd, "the initial RAM disk, likewise")->type_name("FILE");
-  sub->add_option("--module", options->images.modules, "a module, likewise; in the recorded order")
-      ->type_name("FILE")
-      ->allow_extra_args(false);
+  add_image_options(*sub, options->images);
   sub->footer(kExitCodeHelp);
   sub->callback([options, &action] { action = [options] { return symbols(*options); }; });
 }

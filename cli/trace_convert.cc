@@ -73,11 +73,7 @@ void add_trace_convert(CLI::App& trace, Action& action) {
   const auto options = std::make_shared<ConvertCommand>();
   sub->add_option("trace", options->trace, "trace file")->type_name("TRACE")->required();
   sub->add_option("-o,--output", options->output, "trace file to write")->type_name("TRACE")->required();
-  sub->add_option("-k,--kernel", options->images.kernel, "the kernel, where it is not where it was")->type_name("FILE");
-  sub->add_option("-i,--initrd", options->images.initrd, "the initial RAM disk, likewise")->type_name("FILE");
-  sub->add_option("--module", options->images.modules, "a module, likewise; in the recorded order")
-      ->type_name("FILE")
-      ->allow_extra_args(false);
+  add_image_options(*sub, options->images);
   sub->callback([options, &action] { action = [options] { return run(*options); }; });
 }
 
