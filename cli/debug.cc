@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <spawn.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,6 +22,7 @@
 #include "cli/exit_codes.h"
 #include "cli/say.h"
 #include "cli/setup.h"
+#include "vmm/host/stop_source.h"
 
 namespace retrovisor::cli {
 namespace {
@@ -135,6 +135,16 @@ std::vector<std::string> ourselves(std::initializer_list<std::string> words, con
   return out;
 }
 
+// The child's exit code; nothing: `done`, or we shall stop, before it ends.
+template <class Done>
+std::optional<int> wait_for(Child& child, const StopSource& stop, Done done) {
+  while (!stop.requested() && !done()) {
+    if (const auto code = child.ended(WNOHANG)) return code;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return std::nullopt;
+}
+
 bool newer(const std::string& file, const std::string& than) {
   std::error_code failed;
   const auto a = fs::last_write_time(file, failed);
@@ -144,13 +154,14 @@ bool newer(const std::string& file, const std::string& than) {
 }
 
 // A file with the kernel's symbols: kept beside the trace, or, where nothing can be written there, for this once. Empty: there are none.
-std::string symbols_for(const DebugCommand& options, const Scratch& scratch) {
+std::string symbols_for(const DebugCommand& options, const Scratch& scratch, const StopSource& stop) {
   const std::string beside = options.trace + ".sym";
   if (newer(beside, options.trace)) return beside;
-  const bool here = access(fs::path(options.trace).parent_path().empty() ? "." : fs::path(options.trace).parent_path().c_str(), W_OK) == 0;
+  const fs::path folder = fs::path(options.trace).parent_path();
+  const bool here = access(folder.empty() ? "." : folder.c_str(), W_OK) == 0;
   const std::string file = here ? beside : scratch.file("kernel.sym");
   const auto making = Child::start(ourselves({"symbols", options.trace, "-o", file}, options), true);
-  if (making && (*making)->ended(0) == kFine) return file;
+  if (making && wait_for(**making, stop, [] { return false; }) == kFine) return file;
   say("gdb goes without symbols of the kernel");
   return "";
 }
@@ -159,21 +170,26 @@ int debug(DebugCommand options) {
   auto trace = find_trace(options.trace);
   if (!trace) return fail(trace.error());
   options.trace = *trace;
+  // Until gdb is there, Ctrl-C is for us: what was started goes, too.
+  auto stop = StopSource::create();
+  if (!stop) return fail(stop.error());
+  auto signals = StopSignals::install(**stop, std::nullopt);
+  if (!signals) return fail(signals.error());
   const auto scratch = Scratch::create();
   if (!scratch) return fail(scratch.error());
   const std::string init = (*scratch)->file("init.gdb");
-  if (options.symbols.empty()) options.symbols = symbols_for(options, **scratch);
+  if (options.symbols.empty()) options.symbols = symbols_for(options, **scratch, **stop);
   auto words = ourselves({"gdb", options.trace, "--at", options.at, "--listen", "unix:" + (*scratch)->file("server"), "--init", init, "--once"}, options);
   if (!options.symbols.empty()) words.insert(words.end(), {"--symbols", options.symbols});
   const auto server = Child::start(words, true);
   if (!server) return fail(server.error());
-  // It is written when the machine stands where it shall.
-  for (struct stat found; stat(init.c_str(), &found) != 0;) {
-    if (const auto code = (*server)->ended(WNOHANG)) return *code == 0 ? kFailed : *code;  // which has said why
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
+  // It is written when the machine stands where it shall. A server that ends before has said why.
+  const auto served = wait_for(**server, **stop, [&init] { return access(init.c_str(), F_OK) == 0; });
+  if (served) return *served == kFine ? kFailed : *served;
+  if ((*stop)->requested()) return kFailed;
   std::vector<std::string> gdb{options.gdb, "-q", "-x", init};
   gdb.insert(gdb.end(), options.arguments.begin(), options.arguments.end());
+  signals->reset();
   signal(SIGINT, SIG_IGN);  // it is gdb's
   const auto debugger = Child::start(gdb, false);
   if (!debugger) return fail(debugger.error());

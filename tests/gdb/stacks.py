@@ -1,8 +1,9 @@
 """Backtraces of a stock kernel, by its own unwind tables, in gdb as `retrovisor debug` starts it, and in monitor bt."""
 import os
 import re
-import shutil
+import signal
 import subprocess
+import time
 import unittest
 
 from support import GDB, TOOL, Case, linux, main
@@ -17,6 +18,20 @@ def functions(backtrace):
     """The functions of gdb's or monitor's lines, without what the compiler has put behind their names."""
     lines = re.findall(r"^#\d+ +(?:0x[0-9a-f]+ (?:in )?)?([\w.?()]+)", backtrace, re.MULTILINE)
     return [re.sub(r"\.(cold|constprop|part|isra).*|\+0x.*", "", line) for line in lines]
+
+
+def processes_about(trace):
+    """The command lines of other processes that name this trace."""
+    found = []
+    for process in os.listdir("/proc"):
+        try:
+            with open(f"/proc/{int(process)}/cmdline", "rb") as file:
+                words = file.read().decode(errors="replace").split("\0")
+        except (OSError, ValueError):
+            continue
+        if int(process) != os.getpid() and trace in words:
+            found.append(words)
+    return found
 
 
 class Stacks(Case):
@@ -73,8 +88,27 @@ class Stacks(Case):
         result = subprocess.run([TOOL, "debug", trace, "--gdb", "/nosuch/gdb"], stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
         self.assertEqual(result.returncode, 7, result.stderr.decode())
         self.assertIn("cannot be started: No such file or directory (/nosuch/gdb)", result.stderr.decode())
-        left = [p for p in subprocess.run(["pgrep", "-f", trace], capture_output=True, text=True).stdout.split() if int(p) != os.getpid()]
-        self.assertEqual(left, [], "the server has ended with it")
+        self.assertEqual(processes_about(trace), [], "the server has ended with it")
+
+    def test_ctrl_c_before_gdb_is_there_leaves_nothing_behind(self):
+        trace = self.record(*linux("workload=poweroff"))
+        for wanted in ("symbols", "gdb"):
+            if wanted == "symbols" and os.path.exists(trace + ".sym"):
+                os.unlink(trace + ".sym")
+            process = subprocess.Popen([TOOL, "debug", trace, "--at", "end", "--gdb", "/nosuch/gdb"], stdin=subprocess.DEVNULL,
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            self.addCleanup(process.stderr.close)
+            until = time.monotonic() + 60
+            while not any(words[1] == wanted for words in processes_about(trace)) and time.monotonic() < until:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=60)[1].decode()
+            self.assertEqual(process.returncode, 1, said)
+            self.assertNotIn("/nosuch/gdb", said)
+            self.assertEqual(processes_about(trace), [])
+            if wanted == "symbols":
+                made = subprocess.run([TOOL, "symbols", trace, "-o", trace + ".sym"], capture_output=True, timeout=300)
+                self.assertEqual(made.returncode, 0, made.stderr.decode())
 
 
 if __name__ == "__main__":
