@@ -6,28 +6,11 @@
 %include "lib/modes.inc"
 %include "lib/pic.inc"
 
-PM1_STS equ 0x600
-PM1_EN  equ 0x602
-PM1_CNT equ 0x604
 TMR equ 1
 RTC equ 0x400
 WAK equ 0x8000
 TRAMPOLINE equ 0x6000
 
-%macro outw_dx 2
-  mov dx, %1
-  mov ax, %2
-  out dx, ax
-%endmacro
-%macro inw_dx 1
-  mov dx, %1
-  xor eax, eax
-  in ax, dx
-%endmacro
-%macro cmos_out 2
-  outb 0x70, %1
-  outb 0x71, %2
-%endmacro
 %macro sleep 0
   outw_dx PM1_CNT, 1 | 1 << 10 | 1 << 13
 %endmacro

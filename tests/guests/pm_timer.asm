@@ -4,11 +4,6 @@
 %include "lib/modes.inc"
 %include "lib/pic.inc"
 
-PM1_STS equ 0x600
-PM1_EN equ 0x602
-PM1_CNT equ 0x604
-PM_TMR equ 0x608
-
 %macro pm_now 0  ; into EAX
   mov dx, PM_TMR
   in eax, dx

@@ -2,12 +2,7 @@
 ; expect: reset
 ; console: ^going\n$
 %include "lib/guest.inc"
-
-%macro outb_dx 2
-  mov dx, %1
-  mov al, %2
-  out dx, al
-%endmacro
+%include "lib/ports.inc"
 
 GUEST
   puts "going", 10

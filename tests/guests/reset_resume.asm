@@ -5,15 +5,6 @@
 %include "lib/modes.inc"
 %include "lib/pic.inc"
 
-%macro outb_dx 2
-  mov dx, %1
-  mov al, %2
-  out dx, al
-%endmacro
-%macro cmos_out 2
-  outb 0x70, %1
-  outb 0x71, %2
-%endmacro
 ; The code, and where it leads: segment 07C0.
 %macro shutdown_code 2
   cmos_out 0x0f, %1

@@ -4,19 +4,6 @@
 %include "lib/modes.inc"
 %include "lib/pic.inc"
 
-%macro cmos_in 1  ; into EAX
-  mov al, %1
-  out 0x70, al
-  in al, 0x71
-  movzx eax, al
-%endmacro
-%macro cmos_out 2
-  mov al, %1
-  out 0x70, al
-  mov al, %2
-  out 0x71, al
-%endmacro
-
 GUEST
   start_long
   lapic_enable
