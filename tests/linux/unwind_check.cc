@@ -11,8 +11,6 @@
 #include <bit>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <random>
 #include <string>
@@ -21,26 +19,11 @@
 
 #include "analysis/linux/kernel.h"
 #include "replay/replay_session.h"
+#include "tests/replay/check_tool.h"
 #include "vmm/cpu/registers.h"
 
 namespace retrovisor {
 namespace {
-
-[[noreturn]] void fail(const std::string& why) {
-  fmt::print(stderr, "unwind_check: {}\n", why);
-  std::exit(1);
-}
-
-template <class T>
-T take(Result<T> result) {
-  if (!result) fail(result.error().text());
-  return std::move(result).value();
-}
-
-std::vector<uint8_t> file(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-}
 
 struct Chain {
   struct Call {
@@ -255,9 +238,7 @@ class Check {
 
 int run(const std::vector<std::string>& arguments) {
   if (arguments.size() < 4) fail("usage: unwind_check TRACE KERNEL INITRD POSITIONS [SEED [FROM]]");
-  BootImages images;
-  images.kernel = file(arguments[1]);
-  images.initrd = file(arguments[2]);
+  const BootImages images = guest_images(arguments[1], arguments[2]);
   const uint64_t wanted = std::stoull(arguments[3]);
   const uint64_t seed = arguments.size() > 4 ? std::stoull(arguments[4]) : 1;
   auto session = take(ReplaySession::open(arguments[0], images));

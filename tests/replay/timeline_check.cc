@@ -8,8 +8,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <random>
 #include <string>
@@ -18,26 +16,11 @@
 #include <vector>
 
 #include "replay/replay_session.h"
+#include "tests/replay/check_tool.h"
 #include "replay/timeline.h"
 
 namespace retrovisor {
 namespace {
-
-[[noreturn]] void fail(const std::string& why) {
-  fmt::print(stderr, "timeline_check: {}\n", why);
-  std::exit(1);
-}
-
-template <class T>
-T take(Result<T> result) {
-  if (!result) fail(result.error().text());
-  return std::move(result).value();
-}
-
-std::vector<uint8_t> file(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-}
 
 using Random = std::mt19937_64;
 using Reason = TimelineStop::Reason;
@@ -292,9 +275,7 @@ int run_main(int argc, char** argv) {
     return 2;
   }
   const std::string trace = argv[1];
-  BootImages images;
-  images.kernel = file(argv[2]);
-  images.initrd = file(argv[3]);
+  const BootImages images = guest_images(argv[2], argv[3]);
   const size_t positions = std::strtoull(argv[4], nullptr, 0);
   const size_t sets = std::strtoull(argv[5], nullptr, 0);
   const uint64_t seed = argc > 6 ? std::strtoull(argv[6], nullptr, 0) : std::random_device{}();
