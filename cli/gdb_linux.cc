@@ -67,7 +67,7 @@ LinuxView linux_view() {
 // caller at 0 is the end for gdb.
 std::string gdb_unwinder_script() {
   return fmt::format("python\nRETROVISOR_FRAMES = {:#x}\n", gdb::kWindow) + R"(
-import gdb, gdb.unwinder, itertools, struct
+import gdb, gdb.FrameDecorator, gdb.unwinder, itertools, struct
 
 class RetrovisorFrameId:
     def __init__(self, sp, pc):
@@ -108,6 +108,11 @@ class RetrovisorUnwinder(gdb.unwinder.Unwinder):
                 info.add_saved_register(name, gdb.Value(caller[4 + number]))
         return info
 
+class RetrovisorFrame(gdb.FrameDecorator.FrameDecorator):
+    def function(self):
+        name = super().function()
+        return name if isinstance(name, str) else self.inferior_frame().name() or "??"
+
 class RetrovisorEnd:
     """A backtrace ends where nobody knows the caller, and not a line later."""
     def __init__(self):
@@ -115,7 +120,8 @@ class RetrovisorEnd:
         gdb.frame_filters[self.name] = self
 
     def filter(self, frames):
-        return itertools.takewhile(lambda frame: frame.inferior_frame().pc() != 0 or frame.inferior_frame().level() == 0, frames)
+        known = itertools.takewhile(lambda frame: frame.inferior_frame().pc() != 0 or frame.inferior_frame().level() == 0, frames)
+        return map(RetrovisorFrame, known)
 
 RetrovisorEnd()
 gdb.unwinder.register_unwinder(None, RetrovisorUnwinder(), replace=True)

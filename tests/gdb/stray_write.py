@@ -115,6 +115,30 @@ class StrayWrite(Example):
         self.assertGreater(crashed_at - written_at, 0.2)
         self.assertLess(freed, written)
 
+    def test_stacks_lead_through_the_module_to_where_the_kernel_was_entered(self):
+        """By the module's own unwind table: from its code, through the kernel's, in a system call and in an interrupt."""
+        words = [support.TOOL, "debug", self.trace, "--at", "end", "--", "-nx", "-batch", "-ex", "set width 0",
+                 "-x", os.path.join(self.dir, "symbols.gdb")]
+        for function in (VICTIM, CORRUPTOR):
+            for command in (f"break {function}", "reverse-continue", "stepi", f"echo STACKS OF {function}\n", "bt", "monitor bt", "delete"):
+                words += ["-ex", command]
+        code, said = run(*words)
+        self.assertEqual(code, 0, said)
+        for function, callers in ((VICTIM, ["meter_write", "proc_reg_write", "vfs_write", "ksys_write", "do_syscall_64",
+                                            "entry_SYSCALL_64_after_hwframe"]),
+                                  (CORRUPTOR, ["call_timer_fn", "run_timer_softirq", "asm_sysvec_apic_timer_interrupt"])):
+            stacks = said.partition(f"STACKS OF {function}\n")[2].partition("STACKS OF")[0]
+            names = re.findall(r"^#\d+ +(?:0x[0-9a-f]+ in )?([\w.]+) \(", stacks, re.MULTILINE)
+            self.assertEqual(names[0], function, stacks)
+            self.assertEqual([n for n in names if n in callers], callers, stacks)
+            self.assertNotIn("Backtrace stopped", stacks)
+            # gdb and the server tell of the same places, in the same order; inlined functions are gdb's alone.
+            in_gdb = re.findall(r"^#\d+ +0x([0-9a-f]+) in ", stacks, re.MULTILINE)
+            server = re.findall(r"^#\d+ +0x([0-9a-f]+) (?!in )", stacks, re.MULTILINE)
+            self.assertGreaterEqual(len(in_gdb), len(callers), stacks)
+            self.assertEqual(in_gdb, server[-len(in_gdb):], stacks)
+            self.assertRegex(stacks, r"in \?\? \(\)\n" if function == VICTIM else r"\(interrupted\)", stacks)
+
     def test_gdb_knows_every_function_of_the_module_where_it_was(self):
         """Those of .text.unlikely, .init.text and .exit.text, too: left out, they would all seem to lie at 0."""
         module = os.path.join(self.dir, "module", "stray_write.ko")
